@@ -1,0 +1,113 @@
+"""Backends: three modules with one signature, looked up by name.
+
+Every backend answers to every operation.  Arrays that reach it are C-contiguous, aligned, in
+native byte order and of the problem's dtype; shapes are the problem's; ``out`` never overlaps an
+input and is written completely.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from voxconv.problem import ConvProblem, WindowProblem
+
+__all__ = ["NAMES", "Backend", "get_backend"]
+
+Array = npt.NDArray[Any]
+
+NAMES = {"native": "native", "numba": "numba_jit", "reference": "reference"}
+"""Public name of each backend, best first, and the module that holds it."""
+
+
+class Backend(Protocol):
+    """What a backend module offers.
+
+    ``operation`` is one of "conv", "conv_input_grad" and "conv_weight_grad"; ``algorithm`` one of
+    ``algorithms``.
+    """
+
+    @property
+    def name(self) -> str:
+        """The backend's public name."""
+        ...
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """Algorithms in order of preference."""
+        ...
+
+    def refusal(self, problem: ConvProblem, operation: str, algorithm: str, *, asked: bool) -> str | None:
+        """Why this algorithm is not taken, or None.
+
+        Where the caller asked for it by name, only impossibility counts; otherwise also that another serves better.
+        The answer depends on the problem alone, never on n (except the weight gradient), threads or memory layout.
+        """
+        ...
+
+    def workspace_bytes(self, problem: ConvProblem, operation: str, algorithm: str, threads: int) -> int:
+        """Memory that a call takes besides arguments and result: packing and scratch."""
+        ...
+
+    def pack(self, problem: ConvProblem, operation: str, algorithm: str, weight: Array) -> Any:
+        """The weight as ``conv`` or ``conv_input_grad`` wants it; may be kept and used many times."""
+        ...
+
+    def conv(self, problem: ConvProblem, algorithm: str, x: Array, packed: Any, bias: Array | None, out: Array) -> None:
+        """Forward pass: bias (k,) is added and the problem's activation applied; out (n, k, *output)."""
+        ...
+
+    def conv_input_grad(
+        self, problem: ConvProblem, algorithm: str, grad_output: Array, packed: Any, bias: Array | None, out: Array
+    ) -> None:
+        """Gradient to the input, out (n, c, *spatial).
+
+        It is also the transposed convolution, whose bias (c,) and activation (the problem's) apply to out.
+        """
+        ...
+
+    def conv_weight_grad(self, problem: ConvProblem, algorithm: str, x: Array, grad_output: Array, out: Array) -> None:
+        """Gradient to the weight, out (k, c / groups, *kernel)."""
+        ...
+
+    def conv_bias_grad(self, grad_output: Array, out: Array) -> None:
+        """Sum of grad_output (n, k, *output) over all but its channels, out (k,)."""
+        ...
+
+    def max_pool(self, problem: WindowProblem, x: Array, out: Array, indices: Array | None) -> None:
+        """Maximum of each window and, where asked, its position in the plane (int64)."""
+        ...
+
+    def scatter(self, values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
+        """Write values (planes, m) to positions of out (planes, size), zero elsewhere.
+
+        In index order: ``accumulate`` adds (max-pool's gradient), otherwise the last one stays (unpool).
+        """
+        ...
+
+    def avg_pool(self, problem: WindowProblem, x: Array, out: Array) -> None:
+        """Mean of each window."""
+        ...
+
+    def avg_pool_grad(self, problem: WindowProblem, grad_output: Array, out: Array) -> None:
+        """Gradient of the mean to the input."""
+        ...
+
+    def unfold(self, problem: WindowProblem, x: Array, out: Array) -> None:
+        """Windows as columns, out (n, c * taps, positions)."""
+        ...
+
+    def fold(self, problem: WindowProblem, columns: Array, out: Array) -> None:
+        """Sum of columns at the places that `unfold` took them from, out (n, c, *spatial)."""
+        ...
+
+
+def get_backend(name: str) -> Backend:
+    """The backend module of this name, imported on first use."""
+    module: Any = import_module(f"voxconv.backends.{NAMES[name]}")
+    backend: Backend = module
+    return backend
+
+
