@@ -259,10 +259,10 @@ def activation_of(function: str, value: object) -> Activation | None:
     if isinstance(value, str) and value == "relu":
         return Activation("relu", 0.0)
     if isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[0], str) and value[0] == "leaky_relu":
-        slope: Any = value[1]
+        slope = value[1]
         if isinstance(slope, (bool, np.bool_)) or not isinstance(slope, (int, float, np.integer, np.floating)):
             raise TypeError(rejection(function, "activation", value, "must have a real slope"))
-        if not abs(slope) <= FLOAT32_MAX:
+        if not -FLOAT32_MAX <= slope <= FLOAT32_MAX:
             raise ValueError(rejection(function, "activation", value, "must have a slope that is finite in float32"))
         return Activation("leaky_relu", float(slope))
     raise ValueError(rejection(function, "activation", value, rule))
