@@ -346,7 +346,7 @@ def out_array(
         raise ValueError(rejection(function, f"{argument}.shape", out.shape, "is read-only; it must be writable"))
     if not out.flags.aligned:
         raise ValueError(rejection(function, f"{argument}.shape", out.shape, "must be aligned to its dtype"))
-    if any(step == 0 and size > 1 for size, step in zip(out.shape, out.strides, strict=True)):
+    if out.size and any(step == 0 and size > 1 for size, step in zip(out.shape, out.strides, strict=True)):
         rule = "must not be a broadcast: several elements would share one place"
         raise ValueError(rejection(function, f"{argument}.shape", out.shape, rule, strides=out.strides))
     return out
