@@ -62,14 +62,12 @@ def input_grad(p, gy, w):
 
 def weight_grad(p, x, gy):
     """Gradient to the weight: the transpose of `conv` in w."""
+    axes = "xyz"[: p.rank]
     gw = np.zeros((p.groups, p.k // p.groups, p.c // p.groups, *p.kernel), x.dtype)
     xg = x.reshape(p.n, p.groups, p.c // p.groups, *p.spatial)
     gyg = gy.reshape(p.n, p.groups, p.k // p.groups, *p.output)
     for tap, outputs, inputs in _walk(p):
-        seen, by = xg[(..., *inputs)], gyg[(..., *outputs)]
-        gw[(..., *tap)] = np.einsum(
-            "ngkp,ngcp->gkc", by.reshape(*by.shape[:3], -1), seen.reshape(*seen.shape[:3], -1)
-        )
+        gw[(..., *tap)] = np.einsum(f"ngk{axes},ngc{axes}->gkc", gyg[(..., *outputs)], xg[(..., *inputs)])
     return gw.reshape(p.weight_shape)
 
 
@@ -167,19 +165,6 @@ def bound(magnitude, terms, dtype):
     d = terms + 2
     u = UNIT[np.dtype(dtype).name]
     return d * u / (1 - d * u) * magnitude + (terms + 1) * TINY[np.dtype(dtype).name]
-
-
-def winograd_magnitude(p, x):
-    """max|x| over the largest patch that a 4-wide tile around each output position can read.
-
-    A Winograd tile's error follows its patch, not the window: it is bounded by this in place of |x|.
-    """
-    reach = tuple((before + 3, after + 3) for before, after in p.padding)
-    values = np.full(p.output_shape[:1] + (p.c, *p.output), 0, np.longdouble)
-    ones = (1,) * p.rank
-    for _, outputs, inputs in taps(p.spatial, (9,) * p.rank, p.stride, reach, ones, p.output):
-        values[(..., *outputs)] = np.maximum(values[(..., *outputs)], np.abs(x[(..., *inputs)]))
-    return values
 
 
 def assert_within(actual, expected, limit):
