@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from isolation import Child
 from voxconv.backends import NAMES, get_backend
 
 
@@ -35,3 +36,10 @@ def algorithms(backend):
         return [a for a in module.algorithms if module.refusal(problem, operation, a, asked=True) is None]
 
     return capable
+
+
+@pytest.fixture(scope="session")
+def child():
+    process = Child()
+    yield process
+    process.close()

@@ -72,14 +72,14 @@ def weight_grad(p, x, gy):
 
 
 def max_pool(p, x):
-    """Values and flat indices, position by position: NaN wins, the first of a tie stays."""
+    """Values and flat indices, tap by tap: a NaN takes over, as in ``torch``, and the first of a tie stays."""
     places = np.arange(math.prod(p.spatial)).reshape(p.spatial)
     values = np.zeros(p.output_shape, x.dtype)
     indices = np.full(p.output_shape, -1, np.int64)
     for _, outputs, inputs in _walk(p):
         old, at, new = values[(..., *outputs)], indices[(..., *outputs)], x[(..., *inputs)]
         with np.errstate(invalid="ignore"):
-            better = (at < 0) | (new > old) | ((new != new) & (old == old))
+            better = (at < 0) | (new > old) | np.isnan(new)
         values[(..., *outputs)] = np.where(better, new, old)
         indices[(..., *outputs)] = np.where(better, places[inputs], at)
     return values, indices

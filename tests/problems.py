@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import oracle
 
+import oracle
 import voxconv as vc
 from voxconv import problem as rules
 

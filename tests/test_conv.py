@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import oracle
 import pytest
+
+import oracle
 from cases import CONV
 from problems import functions, limit, operands
-
 from voxconv import problem as rules
 
 named = pytest.mark.parametrize("case", CONV, ids=lambda case: case.name)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import oracle
 import pytest
+
+import oracle
+import voxconv as vc
 from cases import CONV
 from problems import functions, limit, operands
-
-import voxconv as vc
 from voxconv import problem as rules
 
 named = pytest.mark.parametrize("case", CONV, ids=lambda case: case.name)

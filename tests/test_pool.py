@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import oracle
 import pytest
-from cases import DILATED_POOL, POOL
 
+import oracle
 import voxconv as vc
+from cases import DILATED_POOL, POOL
 from voxconv import problem as rules
 
 pools = pytest.mark.parametrize("case", POOL, ids=lambda case: case.name)
@@ -63,8 +63,8 @@ def test_a_nan_is_seen_from_every_position(width, kind, backend):
 @pytest.mark.parametrize(
     ("row", "value", "place"),
     [
-        ([np.nan] * 4, np.nan, 0),
-        ([1, np.nan, np.nan, 2], np.nan, 1),
+        ([np.nan] * 4, np.nan, 3),
+        ([1, np.nan, np.nan, 2], np.nan, 2),
         ([-np.inf] * 4, -np.inf, 0),
         ([-np.finfo(np.float32).max] * 4, -np.finfo(np.float32).max, 0),
         ([-0.0, 0.0, -0.0, 0.0], -0.0, 0),

@@ -302,7 +302,8 @@ ceil_mode : bool
     before it."""
 
 MAX_POOL = f"""\
-Padding is never the maximum.  A NaN is the maximum of its window; a tie takes the first position.
+Padding is never the maximum.  A NaN is the maximum of its window, the last one where it holds several;
+a tie takes the first position.
 
 Parameters
 ----------
