@@ -18,7 +18,8 @@ EXACT = "direct", "im2col", "depthwise"
 
 @named
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_exact_on_integers(case, dtype, backend, algorithms, seed=1):
+@pytest.mark.parametrize("seed", [1])
+def test_exact_on_integers(case, dtype, backend, algorithms, seed):
     problem, x, w, b, _ = operands(case, oracle.integers, seed, dtype)
     expected = oracle.conv(problem, *(a.astype(np.int64) for a in (x, w, b)))
     for algorithm in algorithms(problem, "conv"):
@@ -33,7 +34,8 @@ def test_exact_on_integers(case, dtype, backend, algorithms, seed=1):
 
 @named
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_within_the_bound_on_floats(case, dtype, backend, algorithms, seed=2):
+@pytest.mark.parametrize("seed", [2])
+def test_within_the_bound_on_floats(case, dtype, backend, algorithms, seed):
     problem, x, w, b, _ = operands(case, oracle.floats, seed, dtype)
     expected = oracle.conv(problem, *oracle.wide(x, w, b))
     for algorithm in algorithms(problem, "conv"):
@@ -43,7 +45,8 @@ def test_within_the_bound_on_floats(case, dtype, backend, algorithms, seed=2):
 
 
 @named
-def test_strict_keeps_the_bound_of_the_direct_sum(case, backend, seed=3):
+@pytest.mark.parametrize("seed", [3])
+def test_strict_keeps_the_bound_of_the_direct_sum(case, backend, seed):
     problem, x, w, b, _ = operands(case, oracle.floats, seed, "float32")
     y = functions(case.rank)[0](x, w, b, **case.options, backend=backend, precision="strict")
     expected = oracle.conv(problem, *oracle.wide(x, w, b))
@@ -52,7 +55,8 @@ def test_strict_keeps_the_bound_of_the_direct_sum(case, backend, seed=3):
 
 @pytest.mark.parametrize("activation", ["relu", ("leaky_relu", 0.25), ("leaky_relu", -0.5)])
 @pytest.mark.parametrize("case", [c for c in CONV if c.name in ("3x3-stride-2", "1x1-odd", "depthwise", "3x3-batch")])
-def test_activation(case, activation, backend, algorithms, seed=4):
+@pytest.mark.parametrize("seed", [4])
+def test_activation(case, activation, backend, algorithms, seed):
     problem, x, w, b, _ = operands(case, oracle.integers, seed, "float32")
     slope = 0.0 if activation == "relu" else activation[1]
     plain = oracle.conv(problem, *(a.astype(np.int64) for a in (x, w, b)))
@@ -69,7 +73,8 @@ def test_activation(case, activation, backend, algorithms, seed=4):
 
 
 @named
-def test_unbatched_input_is_a_batch_of_one(case, backend, seed=5):
+@pytest.mark.parametrize("seed", [5])
+def test_unbatched_input_is_a_batch_of_one(case, backend, seed):
     if case.n == 0:
         pytest.skip("there is no sample to take")
     _, x, w, b, _ = operands(case, oracle.floats, seed, "float32")
@@ -79,7 +84,8 @@ def test_unbatched_input_is_a_batch_of_one(case, backend, seed=5):
 
 
 @pytest.mark.parametrize("kind", ["u2", ">i2", "i4", "f2", ">f4"])
-def test_input_dtypes(kind, backend, seed=6):
+@pytest.mark.parametrize("seed", [6])
+def test_input_dtypes(kind, backend, seed):
     rng = np.random.default_rng(seed)
     x = rng.integers(0, 5, (1, 3, 6, 9)).astype(kind)
     w = oracle.integers(rng, (4, 3, 3, 3), np.float32)

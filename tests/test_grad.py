@@ -37,7 +37,8 @@ def reference(problem, operation, x, w, gy):
 
 
 @named
-def test_exact_and_adjoint_on_integers(case, backend, algorithms, seed=11):
+@pytest.mark.parametrize("seed", [11])
+def test_exact_and_adjoint_on_integers(case, backend, algorithms, seed):
     problem, x, w, b, gy = operands(case, oracle.integers, seed, "float32")
     y = functions(case.rank)[0](x, w, **case.options, backend="reference")
     for operation, algorithm, result in gradients(case, problem, x, w, gy, backend, algorithms, "float32"):
@@ -52,7 +53,8 @@ def test_exact_and_adjoint_on_integers(case, backend, algorithms, seed=11):
 
 @named
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_within_the_bound_on_floats(case, dtype, backend, algorithms, seed=12):
+@pytest.mark.parametrize("seed", [12])
+def test_within_the_bound_on_floats(case, dtype, backend, algorithms, seed):
     problem, x, w, b, gy = operands(case, oracle.floats, seed, dtype)
     for operation, algorithm, result in gradients(case, problem, x, w, gy, backend, algorithms, dtype):
         expected = reference(problem, operation, *oracle.wide(x, w, gy))
@@ -60,7 +62,8 @@ def test_within_the_bound_on_floats(case, dtype, backend, algorithms, seed=12):
 
 
 @named
-def test_bias(case, backend, seed=13):
+@pytest.mark.parametrize("seed", [13])
+def test_bias(case, backend, seed):
     problem, _, _, _, gy = operands(case, oracle.floats, seed, "float32")
     out = np.full(problem.k, np.nan, np.float32)
     functions(case.rank)[3](gy, out=out, backend=backend)
@@ -71,7 +74,8 @@ def test_bias(case, backend, seed=13):
 
 
 @named
-def test_unbatched(case, backend, seed=14):
+@pytest.mark.parametrize("seed", [14])
+def test_unbatched(case, backend, seed):
     if case.n == 0:
         pytest.skip("there is no sample to take")
     _, x, w, _, gy = operands(case, oracle.integers, seed, "float32")
@@ -101,7 +105,8 @@ TRANSPOSED = {
 
 
 @pytest.mark.parametrize("name", TRANSPOSED)
-def test_transposed_convolution_and_its_gradients(name, backend, seed=15):
+@pytest.mark.parametrize("seed", [15])
+def test_transposed_convolution_and_its_gradients(name, backend, seed):
     x_shape, w_shape, options = TRANSPOSED[name]
     rank, rng = len(x_shape) - 2, np.random.default_rng(seed)
     x, w = oracle.integers(rng, x_shape, np.float32), oracle.integers(rng, w_shape, np.float32)
@@ -130,7 +135,8 @@ def test_transposed_convolution_and_its_gradients(name, backend, seed=15):
     oracle.assert_equal(gb, gy.sum(axis=(0, *range(2, 2 + rank))))
 
 
-def test_finite_differences(backend, seed=16):
+@pytest.mark.parametrize("seed", [16])
+def test_finite_differences(backend, seed):
     """One end-to-end check that the derivative is of this function: central differences in float64."""
     rng = np.random.default_rng(seed)
     x, w, gy = rng.normal(size=(1, 2, 5, 6)), rng.normal(size=(3, 2, 3, 3)), rng.normal(size=(1, 3, 3, 3))

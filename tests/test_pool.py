@@ -30,7 +30,8 @@ def window(case, x, **extra):
 @max_pools
 @pytest.mark.parametrize("kind", ["float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64",
                                   "uint64"])  # fmt: skip
-def test_max_pool(case, kind, backend, seed=21):
+@pytest.mark.parametrize("seed", [21])
+def test_max_pool(case, kind, backend, seed):
     rng = np.random.default_rng(seed)
     info = np.iinfo(kind) if kind[0] in "iu" else None
     shape = (case.n, case.c, *case.spatial)
@@ -84,7 +85,8 @@ def test_special_values(row, value, place, planes, backend):
 
 @max_pools
 @pytest.mark.parametrize("kind", ["float32", "float64"])
-def test_max_pool_gradient(case, kind, backend, seed=22):
+@pytest.mark.parametrize("seed", [22])
+def test_max_pool_gradient(case, kind, backend, seed):
     rng = np.random.default_rng(seed)
     x = case.array(oracle.integers, seed, kind)
     y, at = function("max_pool", case.rank)(x, case.kernel, **case.options, return_indices=True, backend="reference")
@@ -101,7 +103,8 @@ def test_max_pool_gradient(case, kind, backend, seed=22):
 
 
 @pools
-def test_max_unpool_puts_maxima_back(case, backend, seed=23):
+@pytest.mark.parametrize("seed", [23])
+def test_max_unpool_puts_maxima_back(case, backend, seed):
     x = case.array(oracle.floats, seed, "float32")
     y, at = function("max_pool", case.rank)(x, case.kernel, **case.options, return_indices=True, backend=backend)
     expected = np.zeros(x.shape, np.float32)
@@ -130,7 +133,8 @@ MEANS = [{}, {"count_include_pad": False}, {"divisor_override": 3}, {"divisor_ov
 @pools
 @pytest.mark.parametrize("mean", MEANS, ids=str)
 @pytest.mark.parametrize("kind", ["float32", "float64"])
-def test_avg_pool_and_its_gradient(case, mean, kind, backend, seed=24):
+@pytest.mark.parametrize("seed", [24])
+def test_avg_pool_and_its_gradient(case, mean, kind, backend, seed):
     x = case.array(oracle.floats, seed, kind)
     p = window(case, x, **mean)
     out = np.full(p.output_shape, np.nan, kind)
@@ -162,7 +166,8 @@ COLUMNS = [
 
 @pytest.mark.parametrize(("shape", "kernel", "options"), COLUMNS)
 @pytest.mark.parametrize("kind", ["float32", "float64"])
-def test_unfold_and_fold(shape, kernel, options, kind, backend, seed=25):
+@pytest.mark.parametrize("seed", [25])
+def test_unfold_and_fold(shape, kernel, options, kind, backend, seed):
     rank = len(kernel)
     unfold, fold = getattr(vc, UNFOLD[rank]), getattr(vc, FOLD[rank])
     x = oracle.integers(np.random.default_rng(seed), shape, kind)
@@ -183,7 +188,8 @@ def test_unfold_and_fold(shape, kernel, options, kind, backend, seed=25):
 
 
 @pools
-def test_unbatched(case, backend, seed=26):
+@pytest.mark.parametrize("seed", [26])
+def test_unbatched(case, backend, seed):
     if case.n == 0:
         pytest.skip("there is no sample to take")
     x = case.array(oracle.floats, seed, "float32")
