@@ -32,7 +32,7 @@ def normal(rng, shape, dtype):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_conv(benchmark, case, operation, backend):
     problem, x, w, b, gy = operands(case, normal, 81, "float32")
-    forward, input_grad, weight_grad, _ = functions(case.rank)
+    _, input_grad, weight_grad, _ = functions(case.rank)
     options = {**case.options, "backend": backend}
     planned = getattr(vc, f"plan_conv{case.rank}d")(x.shape, w, b, **options)
     out = {"forward": np.empty(problem.output_shape, "f4"), "input": np.empty_like(x), "weight": np.empty_like(w)}

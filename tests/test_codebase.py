@@ -17,7 +17,7 @@ from voxconv import errors, functional, grad, plan, problem, runtime
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "voxconv"
-PUBLIC = {name: getattr(vc, name) for name in vc.__all__ if inspect.isfunction(getattr(vc, name, None))}
+PUBLIC = {name: getattr(vc, name) for name in vc.__all__ if inspect.isfunction(vars(vc).get(name))}
 PUBLIC |= {f"grad.{name}": getattr(grad, name) for name in grad.__all__}
 
 
