@@ -15,6 +15,12 @@ static int64_t avg_divisor(const vox_window *p, int64_t d, int64_t h, int64_t w)
   return count;
 }
 
+/* Column taps that reach the plane from any of the outputs [w, w + n): a window may have far more taps than that. */
+static void run_taps(const vox_window *p, int64_t w, int64_t n, int64_t *first, int64_t *last) {
+  *first = vox_max(0, p->pad[2] - (w + n - 1) * p->stride[2]);
+  *last = vox_min(p->kernel[2], p->spatial[2] + p->pad[2] - w * p->stride[2]);
+}
+
 static void avg_pool(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x_, void *y_) {
   const int64_t *size = p->spatial, *out = p->output, *pad = p->pad, *step = p->stride;
   const real *x = (const real *)x_ + plane * size[0] * size[1] * size[2];
@@ -25,12 +31,13 @@ static void avg_pool(const vox_window *p, int64_t plane, int64_t row, int64_t ro
     vox_inside(size[1], 1, h * step[1] - pad[1], p->kernel[1], &h0, &h1);
     real *y = (real *)y_ + (plane * out[0] * out[1] + row) * out[2];
     for (int64_t w = 0; w < out[2]; w += RUN) {
-      int64_t n = vox_min(RUN, out[2] - w);
+      int64_t n = vox_min(RUN, out[2] - w), t0, t1;
+      run_taps(p, w, n, &t0, &t1);
       for (int64_t i = 0; i < n; i++) sum[i] = 0;
       for (int64_t td = d0; td < d1; td++)
         for (int64_t th = h0; th < h1; th++) {
           const real *line = x + ((d * step[0] - pad[0] + td) * size[1] + h * step[1] - pad[1] + th) * size[2];
-          for (int64_t tw = 0; tw < p->kernel[2]; tw++) {
+          for (int64_t tw = t0; tw < t1; tw++) {
             int64_t first, last, at = w * step[2] - pad[2] + tw;
             vox_inside(size[2], step[2], at, n, &first, &last);
             for (int64_t i = first; i < last; i++) sum[i] += line[at + i * step[2]];
@@ -52,12 +59,13 @@ static void avg_pool_grad(const vox_window *p, int64_t plane, const void *dy_, v
     vox_inside(size[0], 1, d * step[0] - pad[0], p->kernel[0], &d0, &d1);
     vox_inside(size[1], 1, h * step[1] - pad[1], p->kernel[1], &h0, &h1);
     for (int64_t w = 0; w < out[2]; w += RUN) {
-      int64_t n = vox_min(RUN, out[2] - w);
+      int64_t n = vox_min(RUN, out[2] - w), t0, t1;
+      run_taps(p, w, n, &t0, &t1);
       for (int64_t i = 0; i < n; i++) share[i] = dy[row * out[2] + w + i] / (real)avg_divisor(p, d, h, w + i);
       for (int64_t td = d0; td < d1; td++)
         for (int64_t th = h0; th < h1; th++) {
           real *line = dx + ((d * step[0] - pad[0] + td) * size[1] + h * step[1] - pad[1] + th) * size[2];
-          for (int64_t tw = 0; tw < p->kernel[2]; tw++) {
+          for (int64_t tw = t0; tw < t1; tw++) {
             int64_t first, last, at = w * step[2] - pad[2] + tw;
             vox_inside(size[2], step[2], at, n, &first, &last);
             for (int64_t i = first; i < last; i++) line[at + i * step[2]] += share[i];
