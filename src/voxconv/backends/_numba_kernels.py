@@ -323,6 +323,21 @@ def sweep_exact(
 
 
 @_compiled
+def dots(
+    total: Array, block: int, panel: Array, xoff: Array, extent_w: int, gy: Array, start: int, line: int, rows: int,
+    columns: int, parts: Array,
+) -> None:  # fmt: skip
+    """total[t * block] += sum over i, j of panel[xoff[t] + i * extent_w + j] * gy[start + i * line + j]."""
+    for t in range(xoff.size):
+        parts[:columns] = 0
+        for i in range(rows):
+            left, right = np.uint64(xoff[t] + i * extent_w), np.uint64(start + i * line)
+            for j in range(np.uint64(columns)):
+                parts[j] += panel[left + j] * gy[right + j]
+        total[t * block] += parts[:columns].sum()
+
+
+@_compiled
 def weight_sweep(
     x: Array, gy: Array, gw: Array, total: Array, panel: Array, pixels: Array, samples: int, groups: int,
     channels: int, outs: int, size: Triple, outputs: Triple, step: Triple, box_h: int, box_w: int, span_h: int,
@@ -333,6 +348,7 @@ def weight_sweep(
     The same product with other roles: rows are t, a (channel, tap), and SIMD runs along a block of
     output channels, for which ``pixels`` holds a box of gy as (pixel, channel) and ``total`` the sums
     as (t, channel).  Blocks are outermost: reading x once for each is cheaper than to keep all sums.
+    One or two output channels would leave the lanes idle: there SIMD runs along pixels.
     """
     extent_h, extent_w = box_h + span_h, box_w + span_w
     terms, block = woff.size, VECTORS * VECTOR_BYTES // total.itemsize
@@ -352,6 +368,14 @@ def weight_sweep(
                             panel, x, (n * groups + group) * channels, channels, size, step, (d, h, v), rows + span_h,
                             columns + span_w, start_d, start_h, start_w, extent_h, extent_w,
                         )  # fmt: skip
+                        if outs <= 2:
+                            for k in range(some):
+                                plane = (n * groups * outs + begin + k) * outputs[0] + d
+                                dots(
+                                    total[k:], block, panel, xoff, extent_w, gy,
+                                    (plane * outputs[1] + h) * outputs[2] + v, outputs[2], rows, columns, pixels,
+                                )  # fmt: skip
+                            continue
                         for i in range(rows):
                             for j in range(columns):
                                 places[i * columns + j] = i * extent_w + j

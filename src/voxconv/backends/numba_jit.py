@@ -197,7 +197,7 @@ def _sweep(problem: ConvProblem, backward: bool, algorithm: str, axes: tuple[Axi
     return Sweep(axes, slots, box, channels, outs, rows_of_w, woff, xoff, channels * volume)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _sweeps(problem: ConvProblem, operation: str, algorithm: str) -> tuple[Sweep, ...]:
     """Every sweep of a call; only the gradient to the input may have more or fewer than one."""
     sizes = (
@@ -219,11 +219,14 @@ def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool
         return f"the numba backend has no algorithm {algorithm!r}"
     if asked or algorithm != "direct":
         return None
-    # A flat run over the box drops the columns between two rows: with few columns and wide taps, too many.
     for sweep in _sweeps(problem, operation, algorithm):
-        wide = sweep.box[1] + sweep.spans[1]
-        if sweep.outs >= kernels.ROWS and operation != "conv_weight_grad" and 2 * wide > 3 * sweep.box[1]:
-            return f"computes {wide} columns to keep {sweep.box[1]}; im2col serves better"
+        columns, pixels = sweep.box[1], math.prod(sweep.box)
+        if sweep.panel > pixels * len(sweep.woff):
+            return "copies more of the input than im2col does, for wide taps around few outputs"
+        # A flat run over the box also computes the columns between two rows, and drops them.
+        run = columns + sweep.spans[1]
+        if operation != "conv_weight_grad" and sweep.outs >= kernels.ROWS and 2 * run > 3 * columns:
+            return f"computes {run} columns to keep {columns}; im2col serves better"
     return None
 
 
