@@ -414,6 +414,13 @@ def d12_out_may_overlap_an_input(backend):
     oracle.assert_same_bits(shifted, expected)
     pooled = vc.max_pool2d(same, 3, 1, 1, backend=backend)
     oracle.assert_same_bits(vc.max_pool2d(same, 3, 1, 1, out=same, backend=backend), pooled)
+    room = np.zeros(2 * pooled.size, np.int64)
+    at = room[: pooled.size].reshape(pooled.shape)
+    values = room.view(np.float64)[: pooled.size].reshape(pooled.shape)
+    wide = x.astype(np.float64)
+    expected = vc.max_pool2d(wide, 3, 1, 1, return_indices=True, backend=backend)
+    vc.max_pool2d(wide, 3, 1, 1, return_indices=True, out=(values, at), backend=backend)
+    oracle.assert_same_bits(at, expected[1])  # the last one written has the memory that both were given
 
 
 @check

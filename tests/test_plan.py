@@ -154,6 +154,9 @@ def test_the_first_candidate_that_accepts_is_taken(monkeypatch, missing):
     assert choice.algorithm == "im2col"
     assert [c.refusal for c in choice.candidates] == ["winograd is not for this", None, "direct is not for this"]
     assert plan.choose(problem, "conv", "reference", "direct").algorithm == "direct"
+    assert plan.choose(problem, "conv", "reference", "winograd").algorithm == "winograd"
+    with pytest.raises(ValueError, match="precision='strict' keeps to the bound"):
+        plan.choose(problem, "conv", "reference", "winograd", "strict")
 
 
 def test_runtime_info_goes_into_json():

@@ -233,10 +233,10 @@ def _padding(
         flat = tuple(_integer(function, "padding", value, part) for pair in value for part in pair)
         pairs = list(zip(flat[::2], flat[1::2], strict=True))
     else:
-        pairs = [(p, p) for p in integers(function, "padding", value, rank, -INT64_MAX - 1, **shapes)]
-    if min(min(pair) for pair in pairs) < 0:
-        raise ValueError(rejection(function, "padding", value, "must not be negative", **shapes))
+        pairs = [(p, p) for p in integers(function, "padding", value, rank, 0, **shapes)]
     for size, (before, after) in zip(spatial, pairs, strict=True):
+        if before < 0 or after < 0:
+            raise ValueError(rejection(function, "padding", value, "must not be negative", **shapes))
         if size + before + after > INT64_MAX:
             rule = f"pads an axis to {size + before + after}, which must fit a 64-bit integer"
             raise OverflowError(rejection(function, "padding", value, rule, **shapes))
@@ -294,11 +294,13 @@ def as_array(function: str, argument: str, value: object, kinds: str) -> Array:
 
 def prepared(array: Array, dtype: np.dtype[Any]) -> Array:
     """The same values, C-contiguous, aligned, in native byte order; a copy only where needed."""
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
+        return array
     return np.require(array, dtype=dtype, requirements=("C_CONTIGUOUS", "ALIGNED"))
 
 
 def _native(array: Array) -> np.dtype[Any]:
-    return array.dtype.newbyteorder("=")
+    return array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
 
 
 def batched_shape(function: str, argument: str, shape: tuple[int, ...], rank: int) -> tuple[bool, tuple[int, ...]]:
@@ -324,10 +326,11 @@ def _check_channels(function: str, argument: str, shape: tuple[int, ...]) -> Non
 def _floating(function: str, **arrays: Array | None) -> np.dtype[Any]:
     """The one dtype that the floating arguments share."""
     found = {name: _native(a) for name, a in arrays.items() if a is not None and a.dtype.kind == "f"}
-    if len(set(found.values())) > 1:
+    dtypes = set(found.values())
+    if len(dtypes) > 1:
         listing = ", ".join(f"{name} is {dtype}" for name, dtype in found.items())
         raise TypeError(f"{function}: floating arguments must share one dtype: {listing}")
-    return next(iter(found.values()))
+    return dtypes.pop()
 
 
 def out_array(

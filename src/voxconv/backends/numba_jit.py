@@ -197,7 +197,7 @@ def _sweep(problem: ConvProblem, backward: bool, algorithm: str, axes: tuple[Axi
     return Sweep(axes, slots, box, channels, outs, rows_of_w, woff, xoff, channels * volume)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _sweeps(problem: ConvProblem, operation: str, algorithm: str) -> tuple[Sweep, ...]:
     """Every sweep of a call; only the gradient to the input may have more or fewer than one."""
     sizes = (
@@ -219,24 +219,27 @@ def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool
         return f"the numba backend has no algorithm {algorithm!r}"
     if asked or algorithm != "direct":
         return None
-    # A flat run over the box drops the columns between two rows: with few columns and wide taps, too many.
     for sweep in _sweeps(problem, operation, algorithm):
-        wide = sweep.box[1] + sweep.spans[1]
-        if sweep.outs >= kernels.ROWS and operation != "conv_weight_grad" and 2 * wide > 3 * sweep.box[1]:
-            return f"computes {wide} columns to keep {sweep.box[1]}; im2col serves better"
+        columns, pixels = sweep.box[1], math.prod(sweep.box)
+        if sweep.panel > pixels * len(sweep.woff):
+            return "copies more of the input than im2col does, for wide taps around few outputs"
+        # A flat run over the box also computes the columns between two rows, and drops them.
+        run = columns + sweep.spans[1]
+        if operation != "conv_weight_grad" and sweep.outs >= kernels.ROWS and 2 * run > 3 * columns:
+            return f"computes {run} columns to keep {columns}; im2col serves better"
     return None
 
 
 def _scratch(sweep: Sweep, dtype: np.dtype[Any], total: int) -> tuple[Array, Array]:
-    """Sums and panel for one sweep."""
+    """Allocate sums and panel for one sweep."""
     return np.zeros(total, dtype), np.zeros(sweep.panel + sweep.run(dtype.itemsize), dtype)
 
 
 def _weight_totals(sweep: Sweep, dtype: np.dtype[Any]) -> tuple[int, int]:
-    """Elements of the weight gradient's sums, (channel and tap, output channel), and of its box of pixels."""
+    """Elements of the weight gradient's sums and of its box of pixels, each for a block of output channels."""
     slack = kernels.SLACK // dtype.itemsize
-    pitch = -(-sweep.outs // slack) * slack
-    return len(sweep.woff) * pitch, sweep.box[0] * sweep.box[1] * pitch
+    block = kernels.VECTORS * kernels.VECTOR_BYTES // dtype.itemsize
+    return len(sweep.woff) * block + slack, sweep.box[0] * sweep.box[1] * block + slack
 
 
 def workspace_bytes(problem: ConvProblem, operation: str, algorithm: str, threads: int) -> int:
@@ -303,7 +306,8 @@ def conv_input_grad(
 def conv_weight_grad(problem: ConvProblem, algorithm: str, x: Array, grad_output: Array, out: Array) -> None:
     """Gradient to the weight."""
     (sweep,) = _sweeps(problem, "conv_weight_grad", algorithm)
-    out[...] = 0  # taps that meet padding alone are in no table
+    if len(sweep.woff) < math.prod(problem.weight_shape[1:]):
+        out[...] = 0  # taps that meet padding alone are in no table
     flat = (x.reshape(-1), grad_output.reshape(-1), out.reshape(-1))
     shape = (
         problem.n, problem.groups, sweep.channels, sweep.outs, sweep.triple("size"), sweep.triple("outputs"),
