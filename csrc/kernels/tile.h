@@ -1,6 +1,8 @@
 /* The two register tiles that all convolutions run on.  Sizes are compile-time constants after inlining, so the
  * accumulators are registers; `*_tiles` pick the instance. */
 
+enum { MOST_M = 8, MOST_V = 6 };
+
 /* Pixel-vector tile:  c[i][v] (+)= sum over t < n of  a[t][i] * b[off[t] + v]
  *
  * a     n x M weights, packed, contiguous
@@ -9,7 +11,7 @@
  * n may be 0.  Nothing is ragged here: callers keep b and c wide enough. */
 INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, const real *a, const real *b,
                        const int64_t *off, real *c, int64_t ldc) {
-  vec sum[M][V];
+  vec sum[MOST_M][MOST_V]; /* constant bounds: a variable-length array would live on the stack */
   UNROLL for (int i = 0; i < M; i++)
     UNROLL for (int v = 0; v < V; v++) sum[i][v] = v_zero();
   if (accumulate)
@@ -17,7 +19,7 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
       UNROLL for (int v = 0; v < V; v++) sum[i][v] = v_load(c + i * ldc + v * LANES);
   for (int64_t t = 0; t < n; t++, a += M) {
     const real *x = b + off[t];
-    vec pixel[V];
+    vec pixel[MOST_V];
     UNROLL for (int v = 0; v < V; v++) pixel[v] = v_load(x + v * LANES);
     UNROLL for (int i = 0; i < M; i++) {
       vec weight = v_set1(a[i]);
@@ -83,14 +85,14 @@ INLINE int64_t panel_width(int64_t left) {
  * c     M x (V * LANES) sums, contiguous.  The n products of one call are summed from zero, then added. */
 INLINE void row_tile(const int M, const int V, int64_t n, const real *x, const int64_t *row, const int64_t *off,
                      const real *d, real *c) {
-  vec sum[M][V];
-  const real *at[M];
+  vec sum[MOST_M][MOST_V];
+  const real *at[MOST_M];
   UNROLL for (int i = 0; i < M; i++) at[i] = x + row[i];
   UNROLL for (int i = 0; i < M; i++)
     UNROLL for (int v = 0; v < V; v++) sum[i][v] = v_zero();
   for (int64_t p = 0; p < n; p++, d += V * LANES) {
     int64_t o = off[p];
-    vec g[V];
+    vec g[MOST_V];
     UNROLL for (int v = 0; v < V; v++) g[v] = v_load(d + v * LANES);
     UNROLL for (int i = 0; i < M; i++) {
       vec pixel = v_set1(at[i][o]);

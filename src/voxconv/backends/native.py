@@ -103,10 +103,12 @@ def info() -> dict[str, Any]:
     used = _isa()
     lanes = lib.vox_isa_lanes(names.index(used), lib.VOX_F32)
     return {
-        "isa_compiled": names,
-        "isa_supported": [isa for i, isa in enumerate(names) if lib.vox_isa_supported(i)],
-        "isa_used": used,
-        "lanes": {"float32": lanes, "float64": lanes // 2},
+        "isa": {
+            "compiled": names,
+            "supported": [isa for i, isa in enumerate(names) if lib.vox_isa_supported(i)],
+            "used": used,
+            "lanes": {"float32": lanes, "float64": lanes // 2},
+        },
         "threads": get_num_threads(),
         "thread_caps": _thread_caps(),
         "memory": {"live_bytes": lib.vox_live_bytes(), "peak_bytes": lib.vox_peak_bytes()},
