@@ -372,7 +372,7 @@ def _mean(problem: WindowProblem, image: Array, means: Array, backward: bool) ->
     after = _deep(tuple(pair[1] for pair in problem.padding), 0)
     kernels.mean(
         image.reshape(-1), means.reshape(-1), backward, *_window(problem), after, _deep(problem.output, 1),
-        problem.count_include_pad, float(problem.divisor_override or 0),
+        _met_taps(problem), problem.count_include_pad, float(problem.divisor_override or 0),
     )  # fmt: skip
 
 
