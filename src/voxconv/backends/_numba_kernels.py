@@ -57,10 +57,10 @@ _WIDE = "+avx512f" in _FEATURES
 VECTOR_BYTES = 64 if _WIDE else 32 if "+avx" in _FEATURES else 16
 """Bytes of a SIMD register."""
 
-# Accumulators must fit the register file beside one row of x: 32 registers with AVX-512 and on AArch64, else 16.
+# Sums, one row of x and a weight must fit the register file: 32 registers with AVX-512 and on AArch64, else 16.
 ROWS = 8 if _WIDE or "+neon" in _FEATURES else 4
-VECTORS = 3 if ROWS == 8 else 2
-LONE_VECTORS = 2 * VECTORS
+VECTORS = 3
+LONE_VECTORS = 6
 
 SLACK = 8 * 64
 """Bytes past its last element that a tile may touch in ``x`` and ``total``."""
