@@ -25,7 +25,10 @@ def rejection(function: str, argument: str, value: object, rule: str, **shapes: 
     -------
     str
     """
-    received = repr(value)
+    try:
+        received = repr(value)
+    except Exception:  # an object may refuse to be shown, as an integer of 5000 digits does
+        received = f"<{type(value).__name__}>"
     if len(received) > 120:
         received = received[:117] + "..."
     context = ", ".join(f"{name}={shape!r}" for name, shape in shapes.items())

@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 Pairs = tuple[tuple[int, int], ...]
 
 INT64_MAX = 2**63 - 1
-FLOATS = (np.dtype("float32"), np.dtype("float64"))
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 OPERATIONS = ("conv", "conv_input_grad", "conv_weight_grad")
 PADDING_WORDS = ("valid", "same", "same_lower")
 
@@ -180,9 +180,16 @@ def integers(
     return result
 
 
+def integer(function: str, argument: str, value: object, minimum: int, **shapes: Any) -> int:
+    """One integer, not below ``minimum``; a sequence is refused even if it holds a single one."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        raise TypeError(rejection(function, argument, value, "must be one integer", **shapes))
+    return integers(function, argument, value, 1, minimum, **shapes)[0]
+
+
 def _size(function: str, argument: str, value: object, **shapes: Any) -> tuple[int, ...]:
     """A full shape: a sequence of integers, none negative."""
-    if not isinstance(value, (list, tuple, np.ndarray)):
+    if not isinstance(value, (list, tuple)) and not (isinstance(value, np.ndarray) and value.ndim == 1):
         raise TypeError(rejection(function, argument, value, "must be a tuple of integers", **shapes))
     result = tuple(_integer(function, argument, value, part) for part in value)
     if result and min(result) < 0:
@@ -214,25 +221,22 @@ def _padding(
     if isinstance(value, str):
         if value not in PADDING_WORDS:
             raise ValueError(rejection(function, "padding", value, f"must be one of {PADDING_WORDS}", **shapes))
-        if value == "valid":
-            return ((0, 0),) * rank
         pairs = []
         for size, span, step in zip(spatial, extent, stride, strict=True):
-            total = max((-(-size // step) - 1) * step + span - size, 0)
+            total = 0 if value == "valid" else max((-(-size // step) - 1) * step + span - size, 0)
             less, more = total // 2, total - total // 2
-            pairs.append((less, more) if value == "same" else (more, less))
-        return tuple(pairs)
-    if isinstance(value, (list, tuple)) and any(isinstance(part, (list, tuple)) for part in value):
+            pairs.append((more, less) if value == "same_lower" else (less, more))
+    elif isinstance(value, (list, tuple)) and any(isinstance(part, (list, tuple)) for part in value):
         if len(value) != rank or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in value):
             rule = f"must hold one (before, after) pair for each of {rank} axes"
             raise ValueError(rejection(function, "padding", value, rule, **shapes))
         flat = tuple(_integer(function, "padding", value, part) for pair in value for part in pair)
         pairs = list(zip(flat[::2], flat[1::2], strict=True))
     else:
-        pairs = [(p, p) for p in integers(function, "padding", value, rank, -INT64_MAX - 1, **shapes)]
-    if min(min(pair) for pair in pairs) < 0:
-        raise ValueError(rejection(function, "padding", value, "must not be negative", **shapes))
+        pairs = [(p, p) for p in integers(function, "padding", value, rank, 0, **shapes)]
     for size, (before, after) in zip(spatial, pairs, strict=True):
+        if before < 0 or after < 0:
+            raise ValueError(rejection(function, "padding", value, "must not be negative", **shapes))
         if size + before + after > INT64_MAX:
             rule = f"pads an axis to {size + before + after}, which must fit a 64-bit integer"
             raise OverflowError(rejection(function, "padding", value, rule, **shapes))
@@ -240,8 +244,10 @@ def _padding(
 
 
 def _check_bytes(function: str, argument: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    if math.prod(shape) * dtype.itemsize > INT64_MAX:
-        rule = f"takes {math.prod(shape) * dtype.itemsize} bytes, which must fit a 64-bit integer"
+    # NumPy refuses an empty array too if its other axes overflow, so an axis of 0 counts as 1.
+    size = math.prod(max(axis, 1) for axis in shape) * dtype.itemsize
+    if size > INT64_MAX:
+        rule = f"takes {size} bytes, which must fit a 64-bit integer"
         raise OverflowError(rejection(function, argument, shape, rule))
 
 
@@ -252,15 +258,13 @@ def activation_of(function: str, value: object) -> Activation | None:
         return value
     if isinstance(value, str) and value == "relu":
         return Activation("relu", 0.0)
-    if isinstance(value, (list, tuple)) and len(value) == 2 and value[0] == "leaky_relu":
+    if isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[0], str) and value[0] == "leaky_relu":
         slope = value[1]
         if isinstance(slope, (bool, np.bool_)) or not isinstance(slope, (int, float, np.integer, np.floating)):
             raise TypeError(rejection(function, "activation", value, "must have a real slope"))
-        if not math.isfinite(slope):
-            raise ValueError(rejection(function, "activation", value, "must have a finite slope"))
+        if not -FLOAT32_MAX <= slope <= FLOAT32_MAX:
+            raise ValueError(rejection(function, "activation", value, "must have a slope that is finite in float32"))
         return Activation("leaky_relu", float(slope))
-    if value == "leaky_relu":
-        raise ValueError(rejection(function, "activation", value, rule + ": the slope is missing"))
     raise ValueError(rejection(function, "activation", value, rule))
 
 
@@ -281,8 +285,8 @@ def as_array(function: str, argument: str, value: object, kinds: str) -> Array:
     names = {"f": "float32, float64, float16", "i": "integers"}
     if array.dtype.kind not in kinds or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
         accepted = ", ".join(names[kind] for kind in "fi" if kind in kinds)
-        rule = f"has dtype {array.dtype}; accepted: {accepted}"
-        raise TypeError(rejection(function, argument, f"array of shape {array.shape}", rule))
+        rule = f"is not supported; accepted: {accepted}"
+        raise TypeError(rejection(function, f"{argument}.dtype", str(array.dtype), rule))
     if array.dtype.kind == "f" and array.dtype.itemsize == 2:
         return array.astype(np.float32)
     return array
@@ -290,11 +294,13 @@ def as_array(function: str, argument: str, value: object, kinds: str) -> Array:
 
 def prepared(array: Array, dtype: np.dtype[Any]) -> Array:
     """The same values, C-contiguous, aligned, in native byte order; a copy only where needed."""
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
+        return array
     return np.require(array, dtype=dtype, requirements=("C_CONTIGUOUS", "ALIGNED"))
 
 
 def _native(array: Array) -> np.dtype[Any]:
-    return array.dtype.newbyteorder("=")
+    return array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
 
 
 def batched_shape(function: str, argument: str, shape: tuple[int, ...], rank: int) -> tuple[bool, tuple[int, ...]]:
@@ -304,41 +310,59 @@ def batched_shape(function: str, argument: str, shape: tuple[int, ...], rank: in
     if len(shape) == rank + 1:
         return False, (1, *shape)
     rule = f"must have {rank + 2} dimensions (N, C, and {rank} spatial), or {rank + 1} without N; got {len(shape)}"
-    raise ValueError(rejection(function, argument, f"array of shape {shape}", rule))
+    raise ValueError(rejection(function, f"{argument}.shape", shape, rule))
 
 
 def _check_spatial(function: str, argument: str, shape: tuple[int, ...]) -> None:
     if min(shape[2:]) < 1:
-        raise ValueError(rejection(function, argument, f"array of shape {shape}", "must not have an empty spatial axis"))
+        raise ValueError(rejection(function, f"{argument}.shape", shape, "must not have an empty spatial axis"))
+
+
+def _check_channels(function: str, argument: str, shape: tuple[int, ...]) -> None:
+    if shape[1] < 1:
+        raise ValueError(rejection(function, f"{argument}.shape", shape, "must have at least one channel"))
 
 
 def _floating(function: str, **arrays: Array | None) -> np.dtype[Any]:
     """The one dtype that the floating arguments share."""
     found = {name: _native(a) for name, a in arrays.items() if a is not None and a.dtype.kind == "f"}
-    if len(set(found.values())) > 1:
+    dtypes = set(found.values())
+    if len(dtypes) > 1:
         listing = ", ".join(f"{name} is {dtype}" for name, dtype in found.items())
         raise TypeError(f"{function}: floating arguments must share one dtype: {listing}")
-    return next(iter(found.values()))
+    return dtypes.pop()
 
 
-def out_array(function: str, out: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array | None:
+def out_array(
+    function: str, out: object, shape: tuple[int, ...], dtype: np.dtype[Any], argument: str = "out"
+) -> Array | None:
     """Check ``out=``: a writable array of exactly this shape and dtype, no two elements in one place."""
     if out is None:
         return None
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(rejection(function, "out", type(out).__name__, "must be a NumPy array"))
+        raise TypeError(rejection(function, argument, type(out).__name__, "must be a NumPy array"))
     if out.shape != shape:
-        raise ValueError(rejection(function, "out", f"array of shape {out.shape}", f"must have shape {shape}"))
+        raise ValueError(rejection(function, f"{argument}.shape", out.shape, f"must have shape {shape}"))
     if out.dtype != dtype or not out.dtype.isnative:
-        raise TypeError(rejection(function, "out", f"array of dtype {out.dtype}", f"must have dtype {dtype}"))
+        raise TypeError(rejection(function, f"{argument}.dtype", str(out.dtype), f"must have dtype {dtype}"))
     if not out.flags.writeable:
-        raise ValueError(rejection(function, "out", f"array of shape {out.shape}", "is read-only; it must be writable"))
+        raise ValueError(rejection(function, f"{argument}.shape", out.shape, "is read-only; it must be writable"))
     if not out.flags.aligned:
-        raise ValueError(rejection(function, "out", f"array of shape {out.shape}", "must be aligned to its dtype"))
-    if any(step == 0 and size > 1 for size, step in zip(out.shape, out.strides, strict=True)):
+        raise ValueError(rejection(function, f"{argument}.shape", out.shape, "must be aligned to its dtype"))
+    if out.size and any(step == 0 and size > 1 for size, step in zip(out.shape, out.strides, strict=True)):
         rule = "must not be a broadcast: several elements would share one place"
-        raise ValueError(rejection(function, "out", f"array of shape {out.shape}", rule, strides=out.strides))
+        raise ValueError(rejection(function, f"{argument}.shape", out.shape, rule, strides=out.strides))
     return out
+
+
+def out_pair(function: str, out: object) -> tuple[object, object]:
+    """Take ``out=`` apart where a function returns two arrays."""
+    if out is None:
+        return None, None
+    if not isinstance(out, (list, tuple)) or len(out) != 2:
+        rule = "must be a pair of arrays, for the values and the indices"
+        raise TypeError(rejection(function, "out", type(out).__name__, rule))
+    return out[0], out[1]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -360,17 +384,15 @@ def _conv_geometry(
     shapes = {"input.shape": input_shape, "weight.shape": weight_shape}
     if len(weight_shape) != rank + 2:
         rule = f"must have {rank + 2} dimensions (K, C / groups, and {rank} of the kernel); got {len(weight_shape)}"
-        raise ValueError(rejection(function, "weight", f"array of shape {weight_shape}", rule, **shapes))
+        raise ValueError(rejection(function, "weight.shape", weight_shape, rule, **shapes))
     _check_spatial(function, "input", input_shape)
     if min(weight_shape[2:]) < 1:
         raise ValueError(
-            rejection(function, "weight", f"array of shape {weight_shape}", "must not have an empty kernel axis", **shapes)
+            rejection(function, "weight.shape", weight_shape, "must not have an empty kernel axis", **shapes)
         )
     strides = integers(function, "stride", stride, rank, 1, **shapes)
     dilations = integers(function, "dilation", dilation, rank, 1, **shapes)
-    if isinstance(groups, (list, tuple, np.ndarray)):
-        raise TypeError(rejection(function, "groups", groups, "must be one integer", **shapes))
-    (g,) = integers(function, "groups", groups, 1, 1, **shapes)
+    g = integer(function, "groups", groups, 1, **shapes)
     n, c, *spatial = input_shape
     k, channels, *kernel = weight_shape
     if c % g or k % g:
@@ -378,7 +400,7 @@ def _conv_geometry(
         raise ValueError(rejection(function, "groups", g, rule, **shapes))
     if channels != c // g:
         rule = f"must have {c // g} input channels a group: {c} channels in {g} groups"
-        raise ValueError(rejection(function, "weight", f"array of shape {weight_shape}", rule, **shapes))
+        raise ValueError(rejection(function, "weight.shape", weight_shape, rule, **shapes))
     span = extents(function, tuple(kernel), dilations, **shapes)
     pairs = _padding(function, padding, tuple(spatial), span, strides, **shapes)
     output = []
@@ -400,7 +422,7 @@ def _conv_geometry(
 def _check_bias(function: str, bias: Array | None, k: int, **shapes: Any) -> None:
     if bias is not None and bias.shape != (k,):
         rule = f"must have shape ({k},), one value for each output channel"
-        raise ValueError(rejection(function, "bias", f"array of shape {bias.shape}", rule, **shapes))
+        raise ValueError(rejection(function, "bias.shape", bias.shape, rule, **shapes))
 
 
 def conv(
@@ -445,9 +467,9 @@ def planned_input(function: str, problem: ConvProblem, batched: bool, input: obj
     x = as_array(function, "input", input, "fiu")
     expected = problem.input_shape if batched else problem.input_shape[1:]
     if x.shape != expected:
-        raise ValueError(rejection(function, "input", f"array of shape {x.shape}", f"must have the planned shape {expected}"))
+        raise ValueError(rejection(function, "input.shape", x.shape, f"must have the planned shape {expected}"))
     if x.dtype.kind == "f" and _native(x) != problem.dtype:
-        raise TypeError(rejection(function, "input", f"array of dtype {x.dtype}", f"must be {problem.dtype} as planned"))
+        raise TypeError(rejection(function, "input.dtype", str(x.dtype), f"must be {problem.dtype} as planned"))
     return prepared(x.reshape(problem.input_shape), problem.dtype)
 
 
@@ -456,9 +478,9 @@ def _check_grad_output(function: str, problem: ConvProblem, shape: tuple[int, ..
         rule = f"must have shape {problem.output_shape}, the output's"
         raise ValueError(
             rejection(
-                function, "grad_output", f"array of shape {shape}", rule,
+                function, "grad_output.shape", shape, rule,
                 input_shape=problem.input_shape, weight_shape=problem.weight_shape,
-            )  # fmt: skip
+            )
         )
 
 
@@ -514,23 +536,21 @@ def _transpose_geometry(
     shapes = {"input.shape": input_shape, "weight.shape": weight_shape}
     if len(weight_shape) != rank + 2:
         rule = f"must have {rank + 2} dimensions (C, K / groups, and {rank} of the kernel); got {len(weight_shape)}"
-        raise ValueError(rejection(function, "weight", f"array of shape {weight_shape}", rule, **shapes))
+        raise ValueError(rejection(function, "weight.shape", weight_shape, rule, **shapes))
     _check_spatial(function, "input", input_shape)
     if min(weight_shape[2:]) < 1:
         raise ValueError(
-            rejection(function, "weight", f"array of shape {weight_shape}", "must not have an empty kernel axis", **shapes)
+            rejection(function, "weight.shape", weight_shape, "must not have an empty kernel axis", **shapes)
         )
     strides = integers(function, "stride", stride, rank, 1, **shapes)
     dilations = integers(function, "dilation", dilation, rank, 1, **shapes)
     pads = integers(function, "padding", padding, rank, 0, **shapes)
     extra = integers(function, "output_padding", output_padding, rank, 0, **shapes)
-    if isinstance(groups, (list, tuple, np.ndarray)):
-        raise TypeError(rejection(function, "groups", groups, "must be one integer", **shapes))
-    (g,) = integers(function, "groups", groups, 1, 1, **shapes)
+    g = integer(function, "groups", groups, 1, **shapes)
     n, c, *size = input_shape
     if weight_shape[0] != c:
         rule = f"must have {c} input channels, its first axis"
-        raise ValueError(rejection(function, "weight", f"array of shape {weight_shape}", rule, **shapes))
+        raise ValueError(rejection(function, "weight.shape", weight_shape, rule, **shapes))
     if c % g:
         raise ValueError(rejection(function, "groups", g, f"must divide the input's channels ({c})", **shapes))
     kernel = weight_shape[2:]
@@ -590,6 +610,7 @@ def conv_transpose_input_grad(
     problem = _transpose_geometry(
         function, rank, shape, w.shape, stride, padding, output_padding, groups, dilation, dtype
     )
+    _check_bytes(function, "input_size", shape, dtype)
     gy = _transposed_grad_output(function, problem, batched, gy)
     return problem, batched, prepared(w, dtype), prepared(gy, dtype)
 
@@ -607,6 +628,7 @@ def conv_transpose_weight_grad(
     problem = _transpose_geometry(
         function, rank, shape, size, stride, padding, output_padding, groups, dilation, dtype
     )
+    _check_bytes(function, "weight_size", size, dtype)
     gy = _transposed_grad_output(function, problem, batched, gy)
     return problem, prepared(x.reshape(shape), dtype), prepared(gy, dtype)
 
@@ -615,7 +637,7 @@ def _transposed_grad_output(function: str, problem: ConvProblem, batched: bool, 
     shape = gy.shape if batched else (1, *gy.shape)
     if shape != problem.input_shape:
         rule = f"must have shape {problem.input_shape}, the output's"
-        raise ValueError(rejection(function, "grad_output", f"array of shape {gy.shape}", rule))
+        raise ValueError(rejection(function, "grad_output.shape", gy.shape, rule))
     return gy.reshape(shape)
 
 
@@ -623,13 +645,24 @@ def _transposed_grad_output(function: str, problem: ConvProblem, batched: bool, 
 # Windows: pooling, unfold, fold
 
 
-def _check_no_empty_window(
-    function: str, problem: WindowProblem, ceil_mode: bool
-) -> None:
+def _floor_sum(n: int, m: int, a: int, b: int) -> int:
+    """Sum of (a * i + b) // m over i in range(n), by Euclid's recursion in O(log m) steps."""
+    total = 0
+    while n > 0:
+        total += (n - 1) * n // 2 * (a // m) + n * (b // m)
+        a, b = a % m, b % m
+        top = a * n + b
+        n, m, a, b = top // m, a, m, top % m
+    return total
+
+
+def _check_no_empty_window(function: str, problem: WindowProblem) -> None:
     """Refuse a window whose every tap falls on padding: it has no maximum and no mean.
 
-    Taps ``d`` apart can only straddle an axis that is shorter than ``d``.  The windows that start
-    before the axis repeat with the period of their residue, so at most ``d`` of them are looked at.
+    Padding is smaller than the window, so one that starts inside the axis has an element, and one
+    that starts before it reaches beyond: its first tap at or past 0 lies at ``start mod dilation``,
+    and has to be below the axis' size.  The windows for which it is are counted, not walked: there
+    may be 2^60 of them.
     """
     axes = zip(
         problem.spatial, problem.kernel, problem.stride, problem.padding, problem.dilation, problem.output, strict=True
@@ -637,17 +670,16 @@ def _check_no_empty_window(
     for size, taps, step, (before, _), gap, count in axes:
         if size >= gap or taps == 1:
             continue
-        for position in range(min(count, gap)):
-            start = position * step - before
-            first = start if start >= 0 else start + -(-(-start) // gap) * gap
-            if first >= size or first > start + (taps - 1) * gap:
-                rule = f"leaves the window at output position {position} without an element"
-                raise ValueError(
-                    rejection(
-                        function, "padding", problem.padding, rule, spatial=problem.spatial,
-                        kernel_size=problem.kernel, dilation=problem.dilation, ceil_mode=ceil_mode,
-                    )  # fmt: skip
+        early = min(count, -(-before // step))
+        good = _floor_sum(early, gap, step, -before) - _floor_sum(early, gap, step, -before - size)
+        if good < early:
+            rule = f"leaves {early - good} windows along an axis without an element"
+            raise ValueError(
+                rejection(
+                    function, "padding", problem.padding, rule, spatial=problem.spatial,
+                    kernel_size=problem.kernel, stride=problem.stride, dilation=problem.dilation,
                 )
+            )
 
 
 def window_geometry(
@@ -658,23 +690,19 @@ def window_geometry(
     """Walk a window over (N, C, *spatial).
 
     With ``ceil_mode`` a last window that hangs over the end is kept if it starts inside the input
-    or its left padding.  ``pooling`` adds the rule that no window may lie in padding alone.
+    or its left padding, even if it is the only one.  ``pooling`` adds the rule that no window may lie in padding alone.
     """
     rank = len(input_shape) - 2
     shapes = {"input.shape": input_shape}
     _check_spatial(function, "input", input_shape)
-    if pooling and input_shape[1] < 1:
-        raise ValueError(rejection(function, "input", f"array of shape {input_shape}", "must have at least one channel"))
+    _check_channels(function, "input", input_shape)
     kernel = integers(function, "kernel_size", kernel_size, rank, 1, **shapes)
     strides = kernel if stride is None else integers(function, "stride", stride, rank, 1, **shapes)
     dilations = integers(function, "dilation", dilation, rank, 1, **shapes)
-    for name, flag in (("ceil_mode", ceil_mode), ("count_include_pad", count_include_pad)):
-        if not isinstance(flag, (bool, np.bool_)):
-            raise TypeError(rejection(function, name, flag, "must be a bool"))
+    ceil = flag(function, "ceil_mode", ceil_mode)
+    include = flag(function, "count_include_pad", count_include_pad)
     if divisor_override is not None:
-        if isinstance(divisor_override, (list, tuple, np.ndarray)):
-            raise TypeError(rejection(function, "divisor_override", divisor_override, "must be one integer"))
-        (divisor_override,) = integers(function, "divisor_override", divisor_override, 1, -INT64_MAX)
+        divisor_override = integer(function, "divisor_override", divisor_override, -INT64_MAX, **shapes)
         if divisor_override == 0:
             raise ValueError(rejection(function, "divisor_override", 0, "must not be zero"))
     spatial = input_shape[2:]
@@ -686,21 +714,24 @@ def window_geometry(
             rule = f"must be smaller than the window, which spans {extent} positions with its dilation"
             raise ValueError(rejection(function, "padding", padding, rule, **shapes, kernel_size=kernel))
         padded = size + before + after
-        if padded < extent:
+        count = (padded - extent) // step + 1
+        if ceil and (padded - extent) % step and count * step < size + before:
+            count += 1
+        if count < 1:
             rule = f"spans {extent} positions with its dilation, more than the padded input's {padded}"
             raise ValueError(rejection(function, "kernel_size", kernel_size, rule, **shapes, padding=pairs))
-        count = (padded - extent) // step + 1
-        if ceil_mode and (padded - extent) % step and count * step < size + before:
-            count += 1
+        if (count - 1) * step + extent > INT64_MAX:
+            rule = f"ends the last window at {(count - 1) * step + extent}, which must fit a 64-bit integer"
+            raise OverflowError(rejection(function, "kernel_size", kernel_size, rule, **shapes, padding=pairs))
         output.append(count)
     problem = WindowProblem(
         n=input_shape[0], c=input_shape[1], spatial=spatial, kernel=kernel, stride=strides, padding=pairs,
-        dilation=dilations, output=tuple(output), dtype=dtype, count_include_pad=bool(count_include_pad),
+        dilation=dilations, output=tuple(output), dtype=dtype, count_include_pad=include,
         divisor_override=divisor_override,
     )  # fmt: skip
     if pooling:
         _check_bytes(function, "output", problem.output_shape, np.dtype(np.int64))
-        _check_no_empty_window(function, problem, bool(ceil_mode))
+        _check_no_empty_window(function, problem)
     else:
         _check_bytes(function, "columns", problem.columns_shape, dtype)
     return problem
@@ -735,7 +766,7 @@ def avg_pool_grad(
     gy_shape = gy.shape if batched else (1, *gy.shape)
     if gy_shape != problem.output_shape:
         rule = f"must have shape {problem.output_shape}, the pool's output"
-        raise ValueError(rejection(function, "grad_output", f"array of shape {gy.shape}", rule))
+        raise ValueError(rejection(function, "grad_output.shape", gy.shape, rule))
     return problem, batched, prepared(gy.reshape(gy_shape), problem.dtype)
 
 
@@ -747,7 +778,7 @@ def fold(
     columns = as_array(function, "input", input, "f")
     if columns.ndim not in (2, 3):
         rule = f"must have 3 dimensions (N, C * taps, positions), or 2 without N; got {columns.ndim}"
-        raise ValueError(rejection(function, "input", f"array of shape {columns.shape}", rule))
+        raise ValueError(rejection(function, "input.shape", columns.shape, rule))
     batched = columns.ndim == 3
     shape = columns.shape if batched else (1, *columns.shape)
     spatial = integers(function, "output_size", output_size, rank, 1)
@@ -755,7 +786,7 @@ def fold(
     taps = math.prod(kernel)
     if shape[1] % taps:
         rule = f"must have a multiple of {taps} rows, the taps of kernel_size={kernel}"
-        raise ValueError(rejection(function, "input", f"array of shape {columns.shape}", rule))
+        raise ValueError(rejection(function, "input.shape", columns.shape, rule))
     problem = window_geometry(
         function, (shape[0], shape[1] // taps, *spatial), kernel, stride, padding, dilation, False,
         _native(columns), pooling=False,
@@ -763,7 +794,7 @@ def fold(
     if shape[2] != math.prod(problem.output):
         rule = f"must have {math.prod(problem.output)} columns, one for each window position {problem.output}"
         raise ValueError(
-            rejection(function, "input", f"array of shape {columns.shape}", rule, output_size=spatial, kernel_size=kernel)
+            rejection(function, "input.shape", columns.shape, rule, output_size=spatial, kernel_size=kernel)
         )
     _check_bytes(function, "output", problem.input_shape, problem.dtype)
     return problem, batched, prepared(columns.reshape(shape), problem.dtype)
@@ -773,9 +804,9 @@ def _indices(function: str, indices: object, shape: tuple[int, ...], plane: int)
     """int64 positions in a plane, of this shape, each checked."""
     array = as_array(function, "indices", indices, "iu")
     if _native(array) != np.dtype(np.int64):
-        raise TypeError(rejection(function, "indices", f"array of dtype {array.dtype}", "must be int64"))
+        raise TypeError(rejection(function, "indices.dtype", str(array.dtype), "must be int64"))
     if array.shape != shape:
-        raise ValueError(rejection(function, "indices", f"array of shape {array.shape}", f"must have shape {shape}"))
+        raise ValueError(rejection(function, "indices.shape", array.shape, f"must have shape {shape}"))
     if array.size and (array.min() < 0 or array.max() >= plane):
         position = tuple(int(i) for i in np.argwhere((array < 0) | (array >= plane))[0])
         rule = f"must lie in 0..{plane - 1}; the first that does not is at {position}"
@@ -789,12 +820,14 @@ def scatter(
     """Sample axis, values (N, C, *), indices, and the result's (N, C, *spatial) for a max-pool's way back."""
     v = as_array(function, argument, values, "f" if argument == "grad_output" else "fiu")
     batched, shape = batched_shape(function, argument, v.shape, rank)
+    _check_spatial(function, argument, shape)
     full = _size(function, "input_size", size, **{f"{argument}.shape": v.shape})
     target = full if batched else (1, *full)
     if len(target) != rank + 2 or target[:2] != shape[:2]:
         rule = f"must be a shape of {v.ndim} axes that starts with {v.shape[: v.ndim - rank]}"
         raise ValueError(rejection(function, "input_size", size, rule, **{f"{argument}.shape": v.shape}))
     _check_spatial(function, "input_size", target)
+    _check_channels(function, "input_size", target)
     _check_bytes(function, "input_size", target, v.dtype)
     places = _indices(function, indices, v.shape, math.prod(target[2:])).reshape(shape)
     return batched, prepared(v.reshape(shape), _native(v)), places, target
@@ -808,13 +841,15 @@ def max_unpool(
     x = as_array(function, "input", input, "fiu")
     batched, shape = batched_shape(function, "input", x.shape, rank)
     _check_spatial(function, "input", shape)
+    _check_channels(function, "input", shape)
     shapes = {"input.shape": x.shape}
     kernel = integers(function, "kernel_size", kernel_size, rank, 1, **shapes)
     strides = kernel if stride is None else integers(function, "stride", stride, rank, 1, **shapes)
     pads = integers(function, "padding", padding, rank, 0, **shapes)
     for pad, size in zip(pads, kernel, strict=True):
         if pad >= size:
-            raise ValueError(rejection(function, "padding", padding, f"must be smaller than the window {kernel}", **shapes))
+            rule = f"must be smaller than the window {kernel}"
+            raise ValueError(rejection(function, "padding", padding, rule, **shapes))
     natural = tuple((i - 1) * s - 2 * p + k for i, s, p, k in zip(shape[2:], strides, pads, kernel, strict=True))
     if output_size is None:
         spatial = natural
@@ -822,7 +857,7 @@ def max_unpool(
             raise ValueError(rejection(function, "padding", padding, f"leaves an output of size {spatial}", **shapes))
     else:
         spatial = _size(function, "output_size", output_size, **shapes)
-        if len(spatial) == x.ndim and x.ndim != rank:
+        if len(spatial) == x.ndim:
             if spatial[: x.ndim - rank] != x.shape[: x.ndim - rank]:
                 rule = f"must start with {x.shape[: x.ndim - rank]} when it is a full shape"
                 raise ValueError(rejection(function, "output_size", output_size, rule, **shapes))
@@ -841,7 +876,14 @@ def max_unpool(
 
 
 # --------------------------------------------------------------------------------------------------
-# Words that choose
+# Words and flags that choose
+
+
+def flag(function: str, argument: str, value: object) -> bool:
+    """An option that is on or off."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(rejection(function, argument, value, "must be a bool"))
+    return bool(value)
 
 
 def one_of(function: str, argument: str, value: object, accepted: Sequence[str]) -> str:

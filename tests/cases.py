@@ -1,0 +1,166 @@
+"""Named shapes, one line each; tests and benchmarks walk the same table.
+
+Sizes sit at vector lengths (4, 8, 16), register tiles and channel blocks, and one beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution: (n, c, *spatial) with k filters of size ``kernel``; ``options`` as the API takes them."""
+
+    name: str
+    n: int
+    c: int
+    k: int
+    spatial: tuple[int, ...]
+    kernel: tuple[int, ...]
+    options: dict = field(default_factory=dict)
+
+    @property
+    def rank(self):
+        return len(self.spatial)
+
+    @property
+    def groups(self):
+        return self.options.get("groups", 1)
+
+    def arrays(self, fill, seed, dtype):
+        """Input, weight and bias."""
+        rng = np.random.default_rng(seed)
+        shapes = (self.n, self.c, *self.spatial), (self.k, self.c // self.groups, *self.kernel), (self.k,)
+        return tuple(fill(rng, shape, dtype) for shape in shapes)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A window over (n, c, *spatial)."""
+
+    name: str
+    n: int
+    c: int
+    spatial: tuple[int, ...]
+    kernel: tuple[int, ...]
+    options: dict = field(default_factory=dict)
+
+    @property
+    def rank(self):
+        return len(self.spatial)
+
+    def array(self, fill, seed, dtype):
+        return fill(np.random.default_rng(seed), (self.n, self.c, *self.spatial), dtype)
+
+    @property
+    def elements(self):
+        return self.n * self.c * math.prod(self.spatial)
+
+
+def _conv(name, n, c, k, spatial, kernel, **options):
+    return Conv(name, n, c, k, spatial, kernel, options)
+
+
+def _pool(name, n, c, spatial, kernel, **options):
+    return Pool(name, n, c, spatial, kernel, options)
+
+
+CONV = [
+    # one axis
+    _conv("1d-single", 1, 1, 1, (1,), (1,)),
+    _conv("1d-kernel-is-input", 1, 2, 3, (7,), (7,)),
+    *(_conv(f"1d-width-{w}", 1, 3, 5, (w,), (3,), padding=1) for w in (3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 67)),
+    _conv("1d-stride-2", 2, 3, 8, (35,), (5,), stride=2, padding=2),
+    _conv("1d-stride-over-kernel", 1, 2, 3, (40,), (2,), stride=7),
+    _conv("1d-dilated", 1, 4, 4, (50,), (3,), dilation=9, padding=9),
+    _conv("1d-asymmetric", 1, 2, 3, (13,), (4,), padding=((3, 0),)),
+    _conv("1d-same-even", 1, 2, 3, (13,), (4,), padding="same", stride=3),
+    _conv("1d-same-lower", 1, 2, 3, (13,), (4,), padding="same_lower"),
+    _conv("1d-pad-over-kernel", 1, 2, 3, (6,), (2,), padding=5),
+    _conv("1d-groups", 2, 6, 9, (20,), (3,), groups=3),
+    _conv("1d-depthwise", 2, 5, 5, (37,), (5,), groups=5, padding=2),
+    _conv("1d-long-kernel", 1, 1, 2, (200,), (128,), padding=64),
+    # two axes: pointwise
+    _conv("1x1", 1, 8, 16, (9, 9), (1, 1)),
+    _conv("1x1-odd", 2, 7, 13, (5, 11), (1, 1)),
+    _conv("1x1-stride-2", 1, 17, 9, (9, 9), (1, 1), stride=2),
+    _conv("1x1-one-pixel", 3, 19, 33, (1, 1), (1, 1)),
+    _conv("1x1-padded", 1, 3, 4, (4, 4), (1, 1), padding=2),
+    # two axes: 3x3 around tiles and blocks
+    *(_conv(f"3x3-map-{s}", 1, 5, 7, (s, s), (3, 3), padding=1) for s in (3, 4, 5, 7, 8, 9, 14, 15, 16, 17)),
+    *(_conv(f"3x3-k-{k}", 1, 3, k, (6, 10), (3, 3)) for k in (1, 2, 4, 6, 8, 15, 16, 17, 33)),
+    *(_conv(f"3x3-c-{c}", 1, c, 4, (6, 10), (3, 3), padding=1) for c in (1, 2, 7, 8, 9, 16, 31)),
+    _conv("3x3-winograd-size", 1, 32, 32, (20, 20), (3, 3), padding=1),
+    _conv("3x3-batch", 4, 16, 24, (14, 14), (3, 3), padding=1),
+    _conv("3x3-small-map-many-channels", 2, 40, 48, (7, 7), (3, 3), padding=1),
+    _conv("3x3-stride-2", 2, 8, 12, (15, 17), (3, 3), stride=2, padding=1),
+    _conv("3x3-stride-3-1", 1, 4, 8, (16, 19), (3, 3), stride=(3, 1)),
+    _conv("3x3-stride-over-kernel", 1, 2, 3, (19, 19), (3, 3), stride=(5, 4), padding=1),
+    _conv("3x3-dilated-2", 1, 6, 6, (17, 15), (3, 3), dilation=2, padding=2),
+    _conv("3x3-dilated-over-map", 1, 3, 4, (5, 6), (3, 3), dilation=7, padding=7),
+    _conv("3x3-dilated-strided", 2, 3, 5, (18, 21), (3, 3), dilation=(2, 3), stride=(3, 2), padding=(3, 4)),
+    _conv("3x3-asymmetric", 1, 4, 8, (9, 10), (3, 3), padding=((0, 2), (3, 1))),
+    _conv("3x3-pad-over-kernel", 1, 2, 4, (4, 5), (3, 3), padding=6),
+    _conv("3x3-same-stride-2", 1, 4, 8, (12, 13), (3, 3), padding="same", stride=2),
+    _conv("2x2-same", 1, 4, 8, (9, 9), (2, 2), padding="same"),
+    _conv("2x2-stride-2", 1, 8, 16, (12, 12), (2, 2), stride=2),
+    _conv("first-layer-7x7", 1, 3, 16, (29, 31), (7, 7), stride=2, padding=3),
+    _conv("5x5", 1, 6, 10, (13, 18), (5, 5), padding=2),
+    _conv("1x7", 1, 8, 8, (9, 17), (1, 7), padding=(0, 3)),
+    _conv("7x1", 1, 8, 8, (17, 9), (7, 1), padding=(3, 0)),
+    _conv("kernel-is-map", 2, 9, 5, (6, 5), (6, 5)),
+    _conv("wide-row", 1, 2, 3, (1, 131), (1, 3), padding=(0, 1)),
+    _conv("tall-column", 1, 2, 3, (131, 1), (3, 1), padding=(1, 0)),
+    _conv("groups-2", 2, 8, 12, (9, 9), (3, 3), groups=2, padding=1),
+    _conv("groups-uneven", 1, 15, 9, (8, 11), (3, 3), groups=3, padding=1),
+    _conv("groups-1x1", 1, 16, 8, (7, 9), (1, 1), groups=4),
+    _conv("groups-stride", 1, 8, 8, (11, 11), (3, 3), groups=4, stride=2, padding=1),
+    _conv("depthwise", 2, 9, 9, (12, 19), (3, 3), groups=9, padding=1),
+    _conv("depthwise-stride-2", 1, 16, 16, (15, 15), (3, 3), groups=16, stride=2, padding=1),
+    _conv("depthwise-5x5-dilated", 1, 7, 7, (16, 17), (5, 5), groups=7, dilation=2, padding=4),
+    _conv("depthwise-multiplier", 1, 4, 12, (9, 10), (3, 3), groups=4, padding=1),
+    # three axes
+    _conv("3d-3x3x3", 1, 4, 6, (6, 7, 9), (3, 3, 3), padding=1),
+    _conv("3d-winograd-size", 1, 16, 16, (6, 12, 12), (3, 3, 3), padding=1),
+    _conv("3d-1x1x1", 2, 5, 9, (3, 4, 5), (1, 1, 1)),
+    _conv("3d-stride-2", 1, 3, 8, (9, 8, 11), (3, 3, 3), stride=2, padding=1),
+    _conv("3d-dilated", 1, 2, 4, (9, 8, 10), (2, 3, 3), dilation=(3, 2, 1), padding=(1, 2, 1)),
+    _conv("3d-asymmetric", 1, 3, 4, (4, 6, 7), (3, 2, 3), padding=((2, 0), (0, 1), (1, 2))),
+    _conv("3d-groups", 1, 6, 4, (5, 6, 7), (3, 3, 3), groups=2, padding=1),
+    _conv("3d-depthwise", 1, 5, 5, (6, 7, 18), (3, 3, 3), groups=5, padding=1),
+    _conv("3d-2x2x2-stride-2", 1, 4, 8, (6, 6, 8), (2, 2, 2), stride=2),
+    # nothing in some axis
+    _conv("no-samples", 0, 3, 4, (5, 6), (3, 3), padding=1),
+    _conv("no-input-channels", 2, 0, 4, (5, 6), (3, 3), padding=1),
+    _conv("no-output-channels", 2, 3, 0, (5, 6), (3, 3), padding=1),
+]
+
+POOL = [
+    _pool("1d-2", 2, 3, (17,), (2,)),
+    *(_pool(f"1d-width-{w}", 1, 2, (w,), (3,), stride=1, padding=1) for w in (1, 4, 7, 8, 9, 16, 17, 33)),
+    _pool("2x2", 2, 4, (12, 14), (2, 2)),
+    _pool("2x2-odd", 1, 5, (13, 15), (2, 2)),
+    _pool("3x3-stride-2", 1, 8, (15, 15), (3, 3), stride=2, padding=1),
+    _pool("3x3-stride-1", 1, 3, (9, 21), (3, 3), stride=1, padding=1),
+    _pool("5x5-stride-1", 1, 2, (13, 13), (5, 5), stride=1, padding=2),
+    _pool("stride-over-kernel", 1, 2, (14, 17), (2, 2), stride=(5, 3)),
+    _pool("ceil", 1, 3, (10, 11), (3, 3), stride=2, ceil_mode=True),
+    _pool("ceil-padded", 1, 3, (6, 7), (3, 3), stride=(2, 4), padding=1, ceil_mode=True),
+    _pool("ceil-only-window", 1, 2, (2, 5), (3, 3), stride=2, ceil_mode=True),
+    _pool("asymmetric", 1, 2, (8, 9), (3, 4), stride=(1, 2), padding=((0, 2), (3, 1))),
+    _pool("same", 1, 2, (9, 10), (4, 4), stride=3, padding="same"),
+    _pool("global", 3, 7, (7, 7), (7, 7)),
+    _pool("3d", 1, 3, (6, 7, 9), (2, 2, 2)),
+    _pool("3d-3x3x3", 1, 2, (5, 6, 17), (3, 3, 3), stride=(2, 1, 2), padding=1),
+    _pool("no-samples", 0, 3, (6, 6), (2, 2)),
+]
+
+DILATED_POOL = [
+    _pool("1d-dilated", 1, 2, (23,), (3,), stride=1, padding=1, dilation=4),
+    _pool("dilated-padded", 1, 2, (9, 11), (3, 2), stride=2, padding=(2, 1), dilation=(2, 3)),
+    _pool("3d-dilated-ceil", 1, 2, (7, 8, 9), (2, 2, 2), stride=2, dilation=2, ceil_mode=True),
+]

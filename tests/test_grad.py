@@ -1,0 +1,152 @@
+"""Gradients: the adjoint identities tie forward and both gradients together, exactly on integers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import oracle
+import voxconv as vc
+from cases import CONV
+from problems import functions, limit, operands
+from voxconv import problem as rules
+
+named = pytest.mark.parametrize("case", CONV, ids=lambda case: case.name)
+EXACT = "direct", "im2col", "depthwise"
+
+
+def dot(a, b):
+    return int(np.sum(a.astype(np.int64) * b.astype(np.int64)))
+
+
+def gradients(case, problem, x, w, gy, backend, algorithms, dtype):
+    """Operation, algorithm and result, into outputs that start as NaN."""
+    _, input_grad, weight_grad, _ = functions(case.rank)
+    for algorithm in algorithms(problem, "conv_input_grad"):
+        out = np.full(x.shape, np.nan, dtype)
+        input_grad(x.shape, w, gy, **case.options, out=out, backend=backend, algorithm=algorithm)
+        yield "conv_input_grad", algorithm, out
+    for algorithm in algorithms(problem, "conv_weight_grad"):
+        out = np.full(w.shape, np.nan, dtype)
+        weight_grad(x, w.shape, gy, **case.options, out=out, backend=backend, algorithm=algorithm)
+        yield "conv_weight_grad", algorithm, out
+
+
+def reference(problem, operation, x, w, gy):
+    return oracle.input_grad(problem, gy, w) if operation == "conv_input_grad" else oracle.weight_grad(problem, x, gy)
+
+
+@named
+@pytest.mark.parametrize("seed", [11])
+def test_exact_and_adjoint_on_integers(case, backend, algorithms, seed):
+    problem, x, w, b, gy = operands(case, oracle.integers, seed, "float32")
+    y = functions(case.rank)[0](x, w, **case.options, backend="reference")
+    for operation, algorithm, result in gradients(case, problem, x, w, gy, backend, algorithms, "float32"):
+        expected = reference(problem, operation, *(a.astype(np.int64) for a in (x, w, gy)))
+        if algorithm in EXACT:
+            oracle.assert_equal(result, expected)
+            partner = x if operation == "conv_input_grad" else w
+            assert dot(y, gy) == dot(partner, result)
+        else:
+            oracle.assert_within(result, expected, limit(problem, operation, algorithm, x, w, b, gy))
+
+
+@named
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("seed", [12])
+def test_within_the_bound_on_floats(case, dtype, backend, algorithms, seed):
+    problem, x, w, b, gy = operands(case, oracle.floats, seed, dtype)
+    for operation, algorithm, result in gradients(case, problem, x, w, gy, backend, algorithms, dtype):
+        expected = reference(problem, operation, *oracle.wide(x, w, gy))
+        oracle.assert_within(result, expected, limit(problem, operation, algorithm, x, w, b, gy))
+
+
+@named
+@pytest.mark.parametrize("seed", [13])
+def test_bias(case, backend, seed):
+    problem, _, _, _, gy = operands(case, oracle.floats, seed, "float32")
+    out = np.full(problem.k, np.nan, np.float32)
+    functions(case.rank)[3](gy, out=out, backend=backend)
+    axes = (0, *range(2, 2 + case.rank))
+    (exact,), (size,) = oracle.wide(gy), oracle.magnitudes(gy)
+    terms = problem.n * int(np.prod(problem.output))
+    oracle.assert_within(out, exact.sum(axis=axes), oracle.bound(size.sum(axis=axes), terms, "float32"))
+
+
+@named
+@pytest.mark.parametrize("seed", [14])
+def test_unbatched(case, backend, seed):
+    if case.n == 0:
+        pytest.skip("there is no sample to take")
+    _, x, w, _, gy = operands(case, oracle.integers, seed, "float32")
+    _, input_grad, weight_grad, bias_grad = functions(case.rank)
+    options = {**case.options, "backend": backend}
+    one = input_grad(x.shape[1:], w, gy[0], **options)
+    oracle.assert_same_bits(one, input_grad((1, *x.shape[1:]), w, gy[:1], **options)[0])
+    one = weight_grad(x[0], w.shape, gy[0], **options)
+    oracle.assert_same_bits(one, weight_grad(x[:1], w.shape, gy[:1], **options))
+    oracle.assert_same_bits(bias_grad(gy[0], backend=backend), bias_grad(gy[:1], backend=backend))
+
+
+TRANSPOSED = {
+    "1d": ((2, 3, 7), (3, 2, 4), {"stride": 3, "padding": 1, "output_padding": 2}),
+    "2x2-stride-2": ((1, 8, 6, 5), (8, 4, 2, 2), {"stride": 2}),
+    "3x3": ((2, 4, 5, 9), (4, 6, 3, 3), {"padding": 1}),
+    "4x4-stride-2": ((1, 5, 4, 7), (5, 3, 4, 4), {"stride": 2, "padding": 1}),
+    "groups": ((1, 6, 5, 5), (6, 2, 3, 3), {"stride": 2, "groups": 3, "output_padding": 1}),
+    "depthwise": ((1, 6, 5, 5), (6, 1, 3, 3), {"stride": 2, "groups": 6, "padding": 1}),
+    "dilated": ((1, 3, 6, 6), (3, 4, 3, 2), {"dilation": (2, 3), "stride": (1, 2), "output_padding": (1, 2)}),
+    "crops-all-but-one": ((1, 2, 1, 1), (2, 3, 5, 5), {"padding": 2}),
+    "3d": ((1, 4, 3, 4, 5), (4, 3, 2, 2, 2), {"stride": 2}),
+    "3d-odd": ((1, 2, 3, 3, 4), (2, 4, 3, 3, 3), {"stride": (2, 1, 3), "padding": 1, "output_padding": (1, 0, 2)}),
+    "no-samples": ((0, 2, 3, 3), (2, 3, 2, 2), {"stride": 2}),
+    "no-channels": ((1, 0, 3, 3), (0, 3, 2, 2), {"stride": 2}),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPOSED)
+@pytest.mark.parametrize("seed", [15])
+def test_transposed_convolution_and_its_gradients(name, backend, seed):
+    x_shape, w_shape, options = TRANSPOSED[name]
+    rank, rng = len(x_shape) - 2, np.random.default_rng(seed)
+    x, w = oracle.integers(rng, x_shape, np.float32), oracle.integers(rng, w_shape, np.float32)
+    arguments = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1, **options}
+    b = oracle.integers(rng, (w_shape[1] * arguments["groups"],), np.float32)
+    problem = rules.conv_transpose("conv_transpose", rank, x, w, b, **arguments)[0]
+    whole_x, whole_w = x.astype(np.int64), w.astype(np.int64)
+    plain = oracle.input_grad(problem, whole_x, whole_w)
+    forward = getattr(vc, f"conv_transpose{rank}d")
+    biased = plain + b.astype(np.int64).reshape(-1, *(1,) * rank)
+    y = forward(x, w, b, **options, backend=backend, precision="strict")
+    oracle.assert_equal(y, biased)
+    rectified = forward(x, w, b, **options, activation="relu", backend=backend, precision="strict")
+    oracle.assert_equal(rectified, np.maximum(biased, 0))
+
+    gy = oracle.integers(rng, y.shape, np.float32)
+    grads = {kind: getattr(vc.grad, f"conv_transpose{rank}d_{kind}") for kind in ("input", "weight", "bias")}
+    gx = grads["input"](x.shape, w, gy, **options, backend=backend, precision="strict")
+    gw = grads["weight"](x, w.shape, gy, **options, backend=backend, precision="strict")
+    assert gx.shape == x.shape
+    assert gw.shape == w.shape
+    assert dot(plain, gy) == dot(x, gx) == dot(w, gw)
+    oracle.assert_equal(gx, oracle.conv(problem, gy.astype(np.int64), whole_w))
+    oracle.assert_equal(gw, oracle.weight_grad(problem, gy.astype(np.int64), whole_x))
+    gb = grads["bias"](gy, backend=backend)
+    oracle.assert_equal(gb, gy.sum(axis=(0, *range(2, 2 + rank))))
+
+
+@pytest.mark.parametrize("seed", [16])
+def test_finite_differences(backend, seed):
+    """One end-to-end check that the derivative is of this function: central differences in float64."""
+    rng = np.random.default_rng(seed)
+    x, w, gy = rng.normal(size=(1, 2, 5, 6)), rng.normal(size=(3, 2, 3, 3)), rng.normal(size=(1, 3, 3, 3))
+    options = {"stride": (2, 2), "padding": 1, "backend": backend}
+
+    def loss(x, w):
+        return float(np.sum(vc.conv2d(x, w, **options) * gy))
+
+    dx, dw, h = rng.normal(size=x.shape), rng.normal(size=w.shape), 1e-3
+    along_x = (loss(x + h * dx, w) - loss(x - h * dx, w)) / (2 * h)
+    along_w = (loss(x, w + h * dw) - loss(x, w - h * dw)) / (2 * h)
+    assert along_x == pytest.approx(np.sum(dx * vc.grad.conv2d_input(x.shape, w, gy, **options)), rel=1e-9)
+    assert along_w == pytest.approx(np.sum(dw * vc.grad.conv2d_weight(x, w.shape, gy, **options)), rel=1e-9)

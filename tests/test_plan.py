@@ -1,0 +1,162 @@
+"""Plans: the choice, its explanation, and what cannot be chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import oracle
+import voxconv as vc
+from cases import CONV
+from problems import operands
+from voxconv import backends, plan
+from voxconv.errors import MissingExtra
+
+named = pytest.mark.parametrize("case", CONV, ids=lambda case: case.name)
+X, W = (1, 8, 12, 12), np.ones((8, 8, 3, 3), np.float32)
+
+
+@named
+@pytest.mark.parametrize("seed", [51])
+def test_a_plan_gives_the_bits_of_a_plain_call(case, backend, seed):
+    _, x, w, b, _ = operands(case, oracle.floats, seed, "float32")
+    planned = getattr(vc, f"plan_conv{case.rank}d")(x.shape, w, b, **case.options, backend=backend)
+    expected = getattr(vc, f"conv{case.rank}d")(x, w, b, **case.options, backend=backend)
+    oracle.assert_same_bits(planned(x), expected)
+    out = np.full(expected.shape, np.nan, np.float32)
+    assert planned(x, out=out) is out
+    oracle.assert_same_bits(out, expected)
+
+
+def test_a_plan_keeps_its_own_weight(backend):
+    w, b = W.copy(), np.ones(8, np.float32)
+    planned = vc.plan_conv2d(X, w, b, backend=backend)
+    first = planned(np.ones(X, np.float32))
+    w[...], b[...] = 0, 0
+    oracle.assert_same_bits(planned(np.ones(X, np.float32)), first)
+
+
+def test_a_plan_takes_what_was_planned(backend):
+    planned = vc.plan_conv2d(X[1:], W, backend=backend)
+    assert planned(np.ones(X[1:], np.uint16)).dtype == np.float32
+    with pytest.raises(ValueError, match="planned shape"):
+        planned(np.ones(X, np.float32))
+    with pytest.raises(TypeError, match="as planned"):
+        planned(np.ones(X[1:], np.float64))
+    with pytest.raises(ValueError, match="out"):
+        planned(np.ones(X[1:], np.float32), out=np.ones(3, np.float32))
+
+
+def test_the_explanation_says_what_and_why(backend):
+    planned = vc.plan_conv2d(X, W, padding=1, backend=backend)
+    facts = json.loads(json.dumps(planned.explain(as_dict=True)))
+    assert facts["backend"] == planned.backend == backend
+    assert facts["algorithm"] == planned.algorithm
+    assert facts["flops"] == 2 * 8 * 8 * 9 * 144
+    assert facts["bytes"] == 4 * (2 * 8 * 144 + W.size)
+    assert facts["intensity"] == pytest.approx(facts["flops"] / facts["bytes"])
+    assert facts["workspace_bytes"] == planned.workspace_bytes >= 0
+    accepted = [c for c in facts["candidates"] if c["refusal"] is None]
+    assert (accepted[0]["backend"], accepted[0]["algorithm"]) == (backend, planned.algorithm)
+    text = planned.explain()
+    for word in ("conv2d", "float32", "GFLOP", "chosen", planned.algorithm):
+        assert word in text
+    for c in facts["candidates"]:
+        assert c["refusal"] is None or c["refusal"] in text
+    assert backend in repr(planned)
+
+
+def test_what_is_asked_for_and_impossible_is_refused_with_its_reason(backend):
+    for algorithm in set(plan.ALGORITHMS) - {"auto", "direct"}:
+        problem = operands(CONV[0], oracle.integers, 52, "float32")[0]
+        module = backends.get_backend(backend)
+        offered = algorithm in module.algorithms
+        if offered and module.refusal(problem, "conv", algorithm, asked=True) is None:
+            continue
+        with pytest.raises(ValueError, match=f"algorithm='{algorithm}' cannot do this problem: {backend}"):
+            plan.choose(problem, "conv", backend, algorithm)
+
+
+def test_strict_refuses_winograd(backend):
+    with pytest.raises(ValueError, match="cannot do this problem"):
+        vc.plan_conv2d(X, W, backend=backend, algorithm="winograd", precision="strict")
+    assert vc.plan_conv2d(X, W, backend=backend, precision="strict").algorithm != "winograd"
+
+
+def test_the_choice_does_not_look_at_the_batch(backend):
+    for n in (0, 1, 2, 64):
+        chosen = vc.plan_conv2d((n, *X[1:]), W, backend=backend).algorithm
+        assert chosen == vc.plan_conv2d(X, W, backend=backend).algorithm
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("backend", "cuda"), ("algorithm", "fft"), ("precision", "half"), ("backend", 1), ("algorithm", None)],
+)
+def test_unknown_names(argument, value):
+    with pytest.raises(ValueError, match=rf"plan_conv2d: {argument}=.*must be one of"):
+        vc.plan_conv2d(X, W, **{argument: value})
+
+
+@pytest.fixture
+def missing(monkeypatch):
+    """Make backends look as if they were not installed."""
+
+    def hide(*names):
+        for name in names:
+            module = f"voxconv.backends.{backends.NAMES[name]}"
+            monkeypatch.setitem(sys.modules, module, None)
+            if name == "numba":
+                monkeypatch.setattr(plan, "find_spec", lambda package: None)
+        plan._load.cache_clear()
+        plan._choose.cache_clear()
+
+    yield hide
+    monkeypatch.undo()
+    plan._load.cache_clear()
+    plan._choose.cache_clear()
+
+
+def test_without_the_compiled_library_the_next_one_serves(missing):
+    missing("native", "numba")
+    planned = vc.plan_conv2d(X, W)
+    assert planned.backend == "reference"
+    refusals = {c["backend"]: c["refusal"] for c in planned.explain(as_dict=True)["candidates"]}
+    assert "could not be imported" in refusals["native"]
+    assert "pip install" in refusals["numba"]
+    for function in (lambda: vc.max_pool2d(W, 2, backend="native"), lambda: vc.conv2d(W, W, backend="native")):
+        with pytest.raises(RuntimeError, match="backend='native' could not be imported"):
+            function()
+    with pytest.raises(RuntimeError, match="needs the package 'numba'"):
+        vc.conv2d(W, W, backend="numba")
+    assert issubclass(MissingExtra, RuntimeError)
+
+
+def test_the_first_candidate_that_accepts_is_taken(monkeypatch, missing):
+    """The rule itself, on a backend made of refusals."""
+
+    class Picky:
+        name = "reference"
+        algorithms = ("winograd", "im2col", "direct")
+
+        @staticmethod
+        def refusal(problem, operation, algorithm, *, asked):
+            return None if algorithm == "im2col" or asked else f"{algorithm} is not for this"
+
+    missing()
+    monkeypatch.setattr(plan, "get_backend", lambda name: Picky)
+    problem = dataclasses.replace(operands(CONV[0], oracle.integers, 53, "float32")[0])
+    choice = plan.choose(problem, "conv", "reference")
+    assert choice.algorithm == "im2col"
+    assert [c.refusal for c in choice.candidates] == ["winograd is not for this", None, "direct is not for this"]
+    assert plan.choose(problem, "conv", "reference", "direct").algorithm == "direct"
+
+
+def test_runtime_info_goes_into_json():
+    info = json.loads(json.dumps(vc.runtime_info()))
+    assert info["voxconv"] == vc.__version__
+    assert {"python", "numpy", "cffi", "numba", "platform", "native"} <= set(info)

@@ -1,0 +1,199 @@
+"""Pooling, unpooling, unfold and fold, with their gradients."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import oracle
+import voxconv as vc
+from cases import DILATED_POOL, POOL
+from voxconv import problem as rules
+
+pools = pytest.mark.parametrize("case", POOL, ids=lambda case: case.name)
+max_pools = pytest.mark.parametrize("case", POOL + DILATED_POOL, ids=lambda case: case.name)
+UNFOLD = {1: "unfold1d", 2: "unfold", 3: "unfold3d"}
+FOLD = {1: "fold1d", 2: "fold", 3: "fold3d"}
+
+
+def function(name, rank):
+    return getattr(vc, f"{name}{rank}d")
+
+
+def window(case, x, **extra):
+    options = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, **case.options, **extra}
+    return rules.window("pool", case.rank, x, case.kernel, kinds="fiu", **options)[0]
+
+
+@max_pools
+@pytest.mark.parametrize("kind", ["float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64",
+                                  "uint64"])  # fmt: skip
+@pytest.mark.parametrize("seed", [21])
+def test_max_pool(case, kind, backend, seed):
+    rng = np.random.default_rng(seed)
+    info = np.iinfo(kind) if kind[0] in "iu" else None
+    shape = (case.n, case.c, *case.spatial)
+    if info is None:
+        x = rng.choice([-np.inf, -1.5, -0.0, 0.0, 2.0, 3.0], shape).astype(kind)
+    else:
+        x = rng.choice(np.array([info.min, info.min + 1, 0, 1, info.max], kind), shape)
+    expected, places = oracle.max_pool(window(case, x), x)
+    values, indices = np.full(expected.shape, 99, kind), np.full(expected.shape, -7, np.int64)
+    pool = function("max_pool", case.rank)
+    pool(x, case.kernel, **case.options, return_indices=True, out=(values, indices), backend=backend)
+    oracle.assert_same_bits(values, expected)
+    oracle.assert_same_bits(indices, places)
+    oracle.assert_same_bits(pool(x, case.kernel, **case.options, backend=backend), expected)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("width", [*range(1, 20), 33])
+def test_a_nan_is_seen_from_every_position(width, kind, backend):
+    pool = {"kernel_size": 3, "stride": 1, "padding": 1}
+    x = np.tile(np.arange(width, dtype=kind), (width, 1))
+    np.fill_diagonal(x, np.nan)
+    y, at = vc.max_pool1d(x[None], **pool, return_indices=True, backend=backend)
+    for i in range(width):
+        seen = np.abs(np.arange(width) - i) <= 1
+        np.testing.assert_array_equal(np.isnan(y[0, i]), seen)
+        np.testing.assert_array_equal(at[0, i, seen], i)
+
+
+@pytest.mark.parametrize(
+    ("row", "value", "place"),
+    [
+        ([np.nan] * 4, np.nan, 3),
+        ([1, np.nan, np.nan, 2], np.nan, 2),
+        ([-np.inf] * 4, -np.inf, 0),
+        ([-np.finfo(np.float32).max] * 4, -np.finfo(np.float32).max, 0),
+        ([-0.0, 0.0, -0.0, 0.0], -0.0, 0),
+        ([0.0, -0.0, 0.0, -0.0], 0.0, 0),
+        ([3, 7, 7, 7], 7, 1),
+        ([np.inf, np.nan, np.inf, 0], np.nan, 1),
+    ],
+)
+@pytest.mark.parametrize("planes", [1, 7, 16, 17])
+def test_special_values(row, value, place, planes, backend):
+    x = np.tile(np.array(row, np.float32).reshape(2, 2), (1, planes, 1, 1))
+    y, at = vc.max_pool2d(x, 2, return_indices=True, backend=backend)
+    oracle.assert_equal(y, np.full((1, planes, 1, 1), value, np.float32))
+    np.testing.assert_array_equal(np.signbit(y), np.signbit(np.float32(value)))
+    np.testing.assert_array_equal(at, place)
+
+
+@max_pools
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("seed", [22])
+def test_max_pool_gradient(case, kind, backend, seed):
+    rng = np.random.default_rng(seed)
+    x = case.array(oracle.integers, seed, kind)
+    y, at = function("max_pool", case.rank)(x, case.kernel, **case.options, return_indices=True, backend="reference")
+    gy = oracle.integers(rng, y.shape, kind)
+    planes = math.prod(x.shape[:2])
+    expected = np.zeros((planes, math.prod(case.spatial)), np.int64)
+    for plane, places, values in zip(expected, at.reshape(planes, -1) if planes else (), gy.reshape(-1, y[0, 0].size)
+                                     if planes else (), strict=True):  # fmt: skip
+        np.add.at(plane, places, values.astype(np.int64))
+    out = np.full(x.shape, np.nan, kind)
+    gx = getattr(vc.grad, f"max_pool{case.rank}d_input")(gy, at, x.shape, out=out, backend=backend)
+    oracle.assert_equal(gx, expected.reshape(x.shape))
+    assert gx.sum() == gy.sum()
+
+
+@pools
+@pytest.mark.parametrize("seed", [23])
+def test_max_unpool_puts_maxima_back(case, backend, seed):
+    x = case.array(oracle.floats, seed, "float32")
+    y, at = function("max_pool", case.rank)(x, case.kernel, **case.options, return_indices=True, backend=backend)
+    expected = np.zeros(x.shape, np.float32)
+    rows = (a.reshape(math.prod(x.shape[:2]), math.prod(a.shape[2:])) for a in (expected, at, y))
+    for row, places, values in zip(*rows, strict=True):
+        row[places] = values
+    plain = {"stride": 1, "padding": 0, "ceil_mode": False}
+    if any(case.options.get(key, usual) != usual for key, usual in plain.items()):
+        pytest.skip("the size of the input does not follow from the pool's plain arguments")
+    back = function("max_unpool", case.rank)(y, at, case.kernel, output_size=x.shape[2:], backend=backend)
+    oracle.assert_same_bits(back, expected)
+    whole = function("max_unpool", case.rank)(y, at, case.kernel, output_size=x.shape, backend=backend)
+    oracle.assert_same_bits(whole, expected)
+
+
+def test_max_unpool_keeps_the_last_of_equal_indices(backend):
+    values = np.array([[[1, 2, 3, 4]]], np.float32)
+    at = np.array([[[0, 5, 5, 0]]])
+    y = vc.max_unpool1d(values, at, 2, backend=backend)
+    np.testing.assert_array_equal(y, [[[4, 0, 0, 0, 0, 3, 0, 0]]])
+
+
+MEANS = [{}, {"count_include_pad": False}, {"divisor_override": 3}, {"divisor_override": -2}]
+
+
+@pools
+@pytest.mark.parametrize("mean", MEANS, ids=str)
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("seed", [24])
+def test_avg_pool_and_its_gradient(case, mean, kind, backend, seed):
+    x = case.array(oracle.floats, seed, kind)
+    p = window(case, x, **mean)
+    out = np.full(p.output_shape, np.nan, kind)
+    y = function("avg_pool", case.rank)(x, case.kernel, **case.options, **mean, out=out, backend=backend)
+    exact, size = oracle.avg_pool(p, *oracle.wide(x)), np.abs(oracle.avg_pool(p, *oracle.magnitudes(x)))
+    oracle.assert_within(y, exact, oracle.bound(size, math.prod(p.kernel), kind))
+
+    gy = oracle.floats(np.random.default_rng(seed), p.output_shape, kind)
+    out = np.full(x.shape, np.nan, kind)
+    grad = getattr(vc.grad, f"avg_pool{case.rank}d_input")
+    gx = grad(gy, x.shape, case.kernel, **case.options, **mean, out=out, backend=backend)
+    exact = oracle.avg_pool_grad(p, *oracle.wide(gy))
+    size = oracle.avg_pool_grad(p, *oracle.magnitudes(gy))
+    if p.divisor_override is not None and p.divisor_override < 0:
+        size = -size
+    oracle.assert_within(gx, exact, oracle.bound(size, math.prod(p.kernel), kind))
+
+
+COLUMNS = [
+    ((1, 2, 17), (3,), {"padding": 2}),
+    ((2, 3, 9), (4,), {"stride": 3, "dilation": 2}),
+    ((2, 3, 6, 7), (3, 2), {"stride": (2, 1), "padding": ((1, 0), (2, 1))}),
+    ((1, 5, 8, 17), (3, 3), {"padding": 1}),
+    ((1, 2, 5, 6), (3, 3), {"padding": 6, "dilation": 3}),
+    ((1, 2, 4, 5, 6), (2, 3, 2), {"stride": (2, 1, 2), "padding": 1}),
+    ((0, 2, 4, 5), (2, 2), {}),
+]
+
+
+@pytest.mark.parametrize(("shape", "kernel", "options"), COLUMNS)
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("seed", [25])
+def test_unfold_and_fold(shape, kernel, options, kind, backend, seed):
+    rank = len(kernel)
+    unfold, fold = getattr(vc, UNFOLD[rank]), getattr(vc, FOLD[rank])
+    x = oracle.integers(np.random.default_rng(seed), shape, kind)
+    arguments = {"stride": 1, "padding": 0, "dilation": 1, **options}
+    p = rules.window("unfold", rank, x, kernel, **arguments, pooling=False)[0]
+    out = np.full(p.columns_shape, np.nan, kind)
+    oracle.assert_equal(unfold(x, kernel, **options, out=out, backend=backend), oracle.unfold(p, x))
+    columns = oracle.integers(np.random.default_rng(seed + 1), p.columns_shape, kind)
+    out = np.full(x.shape, np.nan, kind)
+    folded = fold(columns, shape[2:], kernel, **options, out=out, backend=backend)
+    oracle.assert_equal(folded, oracle.fold(p, columns))
+    assert np.sum(out * x) == np.sum(columns * unfold(x, kernel, **options, backend=backend))
+    if shape[0]:
+        one = unfold(x[0], kernel, **options, backend=backend)
+        oracle.assert_same_bits(one, unfold(x[:1], kernel, **options, backend=backend)[0])
+        one = fold(columns[0], shape[2:], kernel, **options, backend=backend)
+        oracle.assert_same_bits(one, folded[0])
+
+
+@pools
+@pytest.mark.parametrize("seed", [26])
+def test_unbatched(case, backend, seed):
+    if case.n == 0:
+        pytest.skip("there is no sample to take")
+    x = case.array(oracle.floats, seed, "float32")
+    for name in ("max_pool", "avg_pool"):
+        pool = function(name, case.rank)
+        one = pool(x[0], case.kernel, **case.options, backend=backend)
+        oracle.assert_same_bits(one, pool(x, case.kernel, **case.options, backend=backend)[0])
