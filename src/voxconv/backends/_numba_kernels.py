@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,27 +27,24 @@ try:
 except ImportError:
     raise MissingExtra("numba", "numba", "The numba backend") from None
 
-if config.DISABLE_JIT:
-    raise RuntimeError(
-        "The numba backend cannot run uncompiled: unset NUMBA_DISABLE_JIT, or choose another backend"
-    )
+if config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise RuntimeError("The numba backend cannot run uncompiled: unset NUMBA_DISABLE_JIT, or choose another backend")
 
 Array = npt.NDArray[Any]
 Triple = tuple[int, int, int]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _compiled(function: Function) -> Function:
+def _compiled(function: Callable[..., Any]) -> Any:
     """Compile on first call, without the GIL, kept on disk where there is a place for it."""
     global _cache
-    options = {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     if _cache:
         try:
-            return njit(cache=True, **options)(function)  # type: ignore[no-any-return]
-        except RuntimeError as error:  # Numba found no writable directory
+            return njit(cache=True, **options)(function)
+        except RuntimeError as error:  # Numba found no directory that it may write to
             _cache = False
             warnings.warn(f"voxconv's Numba kernels are compiled anew in each process: {error}", stacklevel=2)
-    return njit(**options)(function)  # type: ignore[no-any-return]
+    return njit(**options)(function)
 
 
 _cache = True
@@ -314,8 +311,8 @@ def sweep_exact(
                                 xd = d * step[0] + off_d[i]
                                 for j in range(off_h.size):
                                     xh = h * step[1] + off_h[j]
-                                    for l in range(off_w.size):
-                                        xw = v * step[2] + off_w[l]
+                                    for u in range(off_w.size):
+                                        xw = v * step[2] + off_w[u]
                                         if 0 <= xd < size[0] and 0 <= xh < size[1] and 0 <= xw < size[2]:
                                             source = ((c * size[0] + xd) * size[1] + xh) * size[2] + xw
                                             value += w[wrow[k] + woff[t]] * x[source]
@@ -331,45 +328,44 @@ def weight_sweep(
     channels: int, outs: int, size: Triple, outputs: Triple, step: Triple, box_h: int, box_w: int, span_h: int,
     span_w: int, start_d: Array, start_h: Array, start_w: Array, wrow: Array, woff: Array, xoff: Array,
 ) -> None:  # fmt: skip
-    """The weight gradient: gw[wrow[k] + woff[t]] = sum over n, q of panel[xoff[t] + q] * gy[n, k, q].
+    """Sum over pixels, for the weight: gw[wrow[k] + woff[t]] = sum over n, q of panel[xoff[t] + q] * gy[n, k, q].
 
-    The same product with other roles: rows are (channel, tap), SIMD runs along the output channels
-    of ``pixels``, which holds a box of gy as (pixel, channel), and the sum runs over pixels.
+    The same product with other roles: rows are t, a (channel, tap), and SIMD runs along a block of
+    output channels, for which ``pixels`` holds a box of gy as (pixel, channel) and ``total`` the sums
+    as (t, channel).  Blocks are outermost: reading x once for each is cheaper than to keep all sums.
     """
     extent_h, extent_w = box_h + span_h, box_w + span_w
-    pitch = pixels.size // (box_h * box_w)
-    places, lines = np.empty(box_h * box_w, np.int64), np.empty(box_h * box_w, np.int64)
-    pixels[:] = 0
-    for group in range(groups):
+    terms, block = woff.size, VECTORS * VECTOR_BYTES // total.itemsize
+    places, lines = np.empty(box_h * box_w, np.int64), np.arange(box_h * box_w) * block
+    blocks = -(-outs // block)
+    for index in range(groups * blocks):
+        group, first = index // blocks, index % blocks * block
+        begin, some = group * outs + first, min(block, outs - first)
         total[:] = 0
         for n in range(samples):
-            sample_group = n * groups + group
             for d in range(outputs[0]):
                 for h in range(0, outputs[1], box_h):
                     rows = min(box_h, outputs[1] - h)
                     for v in range(0, outputs[2], box_w):
                         columns = min(box_w, outputs[2] - v)
                         fill(
-                            panel, x, sample_group * channels, channels, size, step, (d, h, v), rows + span_h,
+                            panel, x, (n * groups + group) * channels, channels, size, step, (d, h, v), rows + span_h,
                             columns + span_w, start_d, start_h, start_w, extent_h, extent_w,
                         )  # fmt: skip
                         for i in range(rows):
                             for j in range(columns):
-                                at = i * columns + j
-                                places[at], lines[at] = i * extent_w + j, at * pitch
-                        for k in range(outs):
-                            plane = (sample_group * outs + k) * outputs[0] + d
-                            for i in range(rows):
+                                places[i * columns + j] = i * extent_w + j
+                            for k in range(some):
+                                plane = (n * groups * outs + begin + k) * outputs[0] + d
                                 source = np.uint64((plane * outputs[1] + h + i) * outputs[2] + v)
-                                target, stride = np.uint64(i * columns * pitch + k), np.uint64(pitch)
+                                target, stride = np.uint64(i * columns * block + k), np.uint64(block)
                                 for j in range(np.uint64(columns)):
                                     pixels[target + j * stride] = gy[source + j]
-                        product(
-                            total, pitch, woff.size, panel, xoff, 0, places, pixels, lines, outs, rows * columns
-                        )
-        for k in range(outs):
-            for t in range(woff.size):
-                gw[wrow[group * outs + k] + woff[t]] = total[t * pitch + k]
+                        product(total, block, terms, panel, xoff, 0, places, pixels, lines, some, rows * columns)
+        for low in range(0, terms, 16):  # both sides of this transpose stay in L1
+            for k in range(some):
+                for t in range(low, min(low + 16, terms)):
+                    gw[wrow[begin + k] + woff[t]] = total[t * block + k]
 
 
 @_compiled
@@ -383,7 +379,7 @@ def weight_sweep_exact(
         for c in range(k // outs * channels, (k // outs + 1) * channels):
             for i in range(off_d.size):
                 for j in range(off_h.size):
-                    for l in range(off_w.size):
+                    for u in range(off_w.size):
                         value = gw.dtype.type(0)
                         for n in range(samples):
                             for d in range(outputs[0]):
@@ -391,7 +387,7 @@ def weight_sweep_exact(
                                 for h in range(outputs[1]):
                                     xh = h * step[1] + off_h[j]
                                     for v in range(outputs[2]):
-                                        xw = v * step[2] + off_w[l]
+                                        xw = v * step[2] + off_w[u]
                                         if 0 <= xd < size[0] and 0 <= xh < size[1] and 0 <= xw < size[2]:
                                             plane = (n * groups * channels + c) * size[0] + xd
                                             other = (n * groups * outs + k) * outputs[0] + d

@@ -228,15 +228,15 @@ def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool
 
 
 def _scratch(sweep: Sweep, dtype: np.dtype[Any], total: int) -> tuple[Array, Array]:
-    """Sums and panel for one sweep."""
+    """Allocate sums and panel for one sweep."""
     return np.zeros(total, dtype), np.zeros(sweep.panel + sweep.run(dtype.itemsize), dtype)
 
 
 def _weight_totals(sweep: Sweep, dtype: np.dtype[Any]) -> tuple[int, int]:
-    """Elements of the weight gradient's sums, (channel and tap, output channel), and of its box of pixels."""
+    """Elements of the weight gradient's sums and of its box of pixels, each for a block of output channels."""
     slack = kernels.SLACK // dtype.itemsize
-    pitch = -(-sweep.outs // slack) * slack
-    return len(sweep.woff) * pitch, sweep.box[0] * sweep.box[1] * pitch
+    block = kernels.VECTORS * kernels.VECTOR_BYTES // dtype.itemsize
+    return len(sweep.woff) * block + slack, sweep.box[0] * sweep.box[1] * block + slack
 
 
 def workspace_bytes(problem: ConvProblem, operation: str, algorithm: str, threads: int) -> int:
@@ -303,7 +303,8 @@ def conv_input_grad(
 def conv_weight_grad(problem: ConvProblem, algorithm: str, x: Array, grad_output: Array, out: Array) -> None:
     """Gradient to the weight."""
     (sweep,) = _sweeps(problem, "conv_weight_grad", algorithm)
-    out[...] = 0  # taps that meet padding alone are in no table
+    if len(sweep.woff) < math.prod(problem.weight_shape[1:]):
+        out[...] = 0  # taps that meet padding alone are in no table
     flat = (x.reshape(-1), grad_output.reshape(-1), out.reshape(-1))
     shape = (
         problem.n, problem.groups, sweep.channels, sweep.outs, sweep.triple("size"), sweep.triple("outputs"),
