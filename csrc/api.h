@@ -1,0 +1,79 @@
+/* The library's C interface.  cffi reads this file as it stands, so it holds no preprocessor line.
+ *
+ * Sizes are 64-bit and counted in elements; 1-D and 2-D problems have leading axes of size 1.  Arrays are contiguous,
+ * row-major and aligned to their element.  Functions that return int give a vox_status.  Long work returns VOX_AGAIN
+ * about every 50 ms: call again with the same arguments and the same cursor, which starts at 0. */
+
+enum vox_status { VOX_OK = 0, VOX_AGAIN = 1, VOX_INVALID = -1, VOX_OVERFLOW = -2 };
+
+enum vox_type {
+  VOX_F32 = 0, VOX_F64 = 1, VOX_I8 = 2, VOX_U8 = 3, VOX_I16 = 4, VOX_U16 = 5, VOX_I32 = 6, VOX_U32 = 7, VOX_I64 = 8,
+  VOX_U64 = 9
+};
+
+enum vox_operation { VOX_CONV = 0, VOX_CONV_INPUT_GRAD = 1, VOX_CONV_WEIGHT_GRAD = 2 };
+
+enum vox_algorithm { VOX_DIRECT = 0, VOX_IM2COL = 1 };
+
+enum vox_activation { VOX_IDENTITY = 0, VOX_RELU = 1, VOX_LEAKY_RELU = 2 };
+
+/* input (n, c, spatial), weight (k, c / groups, kernel), output (n, k, output); pad is what lies before each axis. */
+typedef struct vox_conv {
+  int64_t n, c, k, groups;
+  int64_t spatial[3], kernel[3], stride[3], pad[3], dilation[3], output[3];
+  int32_t type, operation, algorithm, activation;
+  double slope;
+} vox_conv;
+
+/* x (planes, spatial), y (planes, output).  pad_after and the last two fields concern average pooling. */
+typedef struct vox_window {
+  int64_t planes;
+  int64_t spatial[3], kernel[3], stride[3], pad[3], pad_after[3], dilation[3], output[3];
+  int32_t type, count_include_pad;
+  int64_t divisor; /* 0: the number of elements of the window */
+} vox_window;
+
+/* Which instruction sets this build has, best first, and which of them this machine can run. */
+int vox_isa_count(void);
+const char *vox_isa_name(int isa);
+int vox_isa_supported(int isa);
+int vox_isa_lanes(int isa, int type);
+
+/* The instruction set in use: VOXCONV_ISA if set, else the best; VOX_INVALID if that name is unknown or not there. */
+int vox_isa_used(void);
+
+/* Packed weights, workspace of a call, and the call.  For the weight gradient, a is the input, b the output's gradient
+ * and nothing is packed; otherwise a is what the sum reads and b the packed weight.  bias may be NULL. */
+int64_t vox_conv_packed_bytes(const vox_conv *p);
+int64_t vox_conv_workspace_bytes(const vox_conv *p, int64_t threads);
+int vox_conv_pack(const vox_conv *p, const void *weight, void *packed);
+int vox_conv_run(const vox_conv *p, int64_t threads, const void *a, const void *b, const void *bias, void *out,
+                 void *workspace, int64_t *cursor);
+
+/* out (k) = sum of grad_output (n, k, size) over n and size. */
+int vox_conv_bias_grad(int32_t type, int64_t threads, int64_t n, int64_t k, int64_t size, const void *grad_output,
+                       void *out, int64_t *cursor);
+
+/* indices may be NULL.  Any vox_type. */
+int vox_max_pool(const vox_window *p, int64_t threads, const void *x, void *y, int64_t *indices, int64_t *cursor);
+
+/* out (planes, size) = 0, then values (planes, count) are stored or added at indices, in order.  Any vox_type. */
+int vox_scatter(int32_t type, int64_t threads, int64_t planes, int64_t count, int64_t size, int32_t accumulate,
+                const void *values, const int64_t *indices, void *out, int64_t *cursor);
+
+/* float and double only.  columns are (planes * taps, output). */
+int vox_avg_pool(const vox_window *p, int64_t threads, const void *x, void *y, int64_t *cursor);
+int vox_avg_pool_grad(const vox_window *p, int64_t threads, const void *dy, void *dx, int64_t *cursor);
+int vox_unfold(const vox_window *p, int64_t threads, const void *x, void *columns, int64_t *cursor);
+int vox_fold(const vox_window *p, int64_t threads, const void *columns, void *x, int64_t *cursor);
+
+/* Aligned memory, counted. */
+void *vox_alloc(int64_t bytes);
+void vox_free(void *memory);
+int64_t vox_live_bytes(void);
+int64_t vox_peak_bytes(void);
+void vox_reset_peak(void);
+
+/* The process-wide number of threads that calls use, and what it can be at most in one call. */
+void vox_set_num_threads(int64_t threads);
+int64_t vox_get_num_threads(void);

@@ -1,0 +1,212 @@
+/* Convolution's entry points: check, lay out the work, share the items out. */
+
+#include "../problem.h"
+
+/* Before the packed weights: whether an Inf or a NaN is among them. */
+enum { HEADER = VOX_ALIGN };
+
+static int64_t element_size(const vox_conv *p) { return p->type == VOX_F64 ? 8 : 4; }
+
+/* A kernel of one tap at stride 1 without padding sees the image as one line. */
+static vox_conv flattened(const vox_conv *p) {
+  vox_conv f = *p;
+  for (int i = 0; i < 3; i++)
+    if (p->kernel[i] != 1 || p->stride[i] != 1 || p->pad[i] != 0 || p->output[i] != p->spatial[i]) return f;
+  f.spatial[2] = f.output[2] = p->spatial[0] * p->spatial[1] * p->spatial[2];
+  f.spatial[0] = f.spatial[1] = f.output[0] = f.output[1] = 1;
+  return f;
+}
+
+int64_t vox_conv_packed_bytes(const vox_conv *p) {
+  if (vox_conv_valid(p)) return vox_conv_valid(p);
+  if (p->operation == VOX_CONV_WEIGHT_GRAD) return 0;
+  int64_t bytes = p->k * (p->c / p->groups) * p->kernel[0] * p->kernel[1] * p->kernel[2] * element_size(p);
+  return __builtin_add_overflow(bytes, HEADER, &bytes) ? VOX_OVERFLOW : bytes;
+}
+
+typedef struct {
+  int64_t shared, each; /* bytes: for all threads, for each */
+} workspace;
+
+static int workspace_of(const vox_conv *p, int64_t threads, vox_layout *l, vox_weight_layout *w, workspace *s) {
+  const vox_unit *u = vox_unit_used(p->type);
+  if (!u || threads < 1) return VOX_INVALID;
+  int64_t elements, integers, size = element_size(p);
+  if (p->operation == VOX_CONV_WEIGHT_GRAD) {
+    int status = vox_weight_layout_of(p, u, threads, w);
+    if (status) return status;
+    if (__builtin_mul_overflow(w->sums, size, &s->shared) || __builtin_add_overflow(w->scratch, w->packed, &elements) ||
+        __builtin_add_overflow(w->offsets, vox_round_up(w->rows, 8), &integers))
+      return VOX_OVERFLOW;
+  } else {
+    int status = vox_conv_layout(p, u, threads, l);
+    if (status) return status;
+    s->shared = 0;
+    integers = l->offsets;
+    if (__builtin_add_overflow(l->scratch, l->sums, &elements)) return VOX_OVERFLOW;
+  }
+  if (__builtin_mul_overflow(elements, size, &elements) || __builtin_mul_overflow(integers, 8, &integers) ||
+      __builtin_add_overflow(elements, integers, &s->each))
+    return VOX_OVERFLOW;
+  s->each = vox_round_up(s->each, VOX_ALIGN);
+  return VOX_OK;
+}
+
+int64_t vox_conv_workspace_bytes(const vox_conv *problem, int64_t threads) {
+  int status = vox_conv_valid(problem);
+  if (status) return status;
+  vox_conv p = flattened(problem);
+  vox_layout l;
+  vox_weight_layout w;
+  workspace s;
+  int64_t bytes;
+  status = workspace_of(&p, threads, &l, &w, &s);
+  if (status) return status;
+  if (__builtin_mul_overflow(s.each, threads, &bytes) || __builtin_add_overflow(bytes, s.shared, &bytes))
+    return VOX_OVERFLOW;
+  return bytes;
+}
+
+static void phase_of(const vox_conv *p, const vox_layout *l, int64_t index, vox_item *it, vox_phase *phase) {
+  it->phase[2] = index % l->phases[2];
+  it->phase[1] = index / l->phases[2] % l->phases[1];
+  it->phase[0] = index / l->phases[2] / l->phases[1];
+  vox_conv_phase(p, it->phase, phase);
+}
+
+int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
+  int status = vox_conv_valid(problem);
+  if (status) return status;
+  if (problem->operation == VOX_CONV_WEIGHT_GRAD) return VOX_INVALID;
+  vox_conv p = flattened(problem);
+  const vox_unit *u = vox_unit_used(p.type);
+  vox_layout l;
+  if (!u) return VOX_INVALID;
+  status = vox_conv_layout(&p, u, 1, &l);
+  if (status) return status;
+  const int64_t size = element_size(&p);
+  int nonfinite = 0;
+  for (int64_t i = 0; i < l.phases[0] * l.phases[1] * l.phases[2]; i++) {
+    vox_item it;
+    vox_phase phase;
+    phase_of(&p, &l, i, &it, &phase);
+    if (!phase.taps) continue;
+    for (int64_t g = 0; g < p.groups; g++)
+      for (int64_t k = 0, m; k < l.cout; k += m) {
+        int64_t left = l.cout - k;
+        m = left >= u->tile_m ? u->tile_m : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        int64_t at = (phase.before * p.groups + g * phase.taps) * l.cin * l.cout + k * l.cin * phase.taps;
+        nonfinite |= u->conv_pack(&p, &l, &phase, g, k, m, weight, (char *)packed + HEADER + at * size);
+      }
+  }
+  *(int32_t *)packed = nonfinite;
+  return VOX_OK;
+}
+
+typedef struct {
+  vox_conv_job job;
+  const vox_unit *unit;
+  char *scratch;
+  int64_t each;
+} conv_call;
+
+static void conv_body(void *context, int64_t index, int64_t slot) {
+  const conv_call *call = context;
+  const vox_layout *l = call->job.l;
+  vox_item it;
+  vox_phase phase;
+  it.part = index % l->parts;
+  index /= l->parts;
+  for (int i = 2; i >= 0; i--) {
+    it.band[i] = index % l->bands[i];
+    index /= l->bands[i];
+  }
+  it.group = index % call->job.p->groups;
+  index /= call->job.p->groups;
+  it.n = index % call->job.p->n;
+  phase_of(call->job.p, l, index / call->job.p->n, &it, &phase);
+  call->unit->conv_item(&call->job, &phase, &it, call->scratch + slot * call->each);
+}
+
+typedef struct {
+  vox_weight_job job;
+  const vox_unit *unit;
+  char *scratch;
+  int64_t each;
+} weight_call;
+
+static void weight_body(void *context, int64_t item, int64_t slot) {
+  const weight_call *call = context;
+  call->unit->weight_item(&call->job, item, call->scratch + slot * call->each);
+}
+
+static void finish_body(void *context, int64_t item, int64_t slot) {
+  const weight_call *call = context;
+  (void)slot;
+  call->unit->weight_finish(&call->job, item);
+}
+
+/* *cursor counts stages; the last one writes the result. */
+static int weight_run(weight_call *call, int64_t threads, int64_t *cursor) {
+  const vox_weight_layout *l = call->job.l;
+  for (; *cursor < l->stages; ++*cursor) {
+    int64_t item = 0;
+    call->job.stage = *cursor;
+    /* a stage is short: its items are finished even when the slice is over, then the caller gets its turn */
+    int late = 0;
+    while (vox_parallel(l->items, threads, weight_body, call, &item) == VOX_AGAIN) late = 1;
+    if (late) {
+      ++*cursor;
+      return VOX_AGAIN;
+    }
+  }
+  int64_t item = *cursor - l->stages;
+  int status = vox_parallel(call->job.p->k, threads, finish_body, call, &item);
+  *cursor = l->stages + item;
+  return status;
+}
+
+int vox_conv_run(const vox_conv *problem, int64_t threads, const void *a, const void *b, const void *bias, void *out,
+                 void *memory, int64_t *cursor) {
+  int status = vox_conv_valid(problem);
+  if (status) return status;
+  if (*cursor < 0) return VOX_INVALID;
+  vox_conv p = flattened(problem);
+  vox_layout l;
+  vox_weight_layout w;
+  workspace s;
+  status = workspace_of(&p, threads, &l, &w, &s);
+  if (status) return status;
+  const vox_unit *unit = vox_unit_used(p.type);
+  char *scratch = (char *)memory + s.shared;
+  if (p.operation == VOX_CONV_WEIGHT_GRAD) {
+    weight_call call = {.job = {.p = &p, .l = &w, .x = a, .dy = b, .dw = out, .sums = memory},
+                        .unit = unit, .scratch = scratch, .each = s.each};
+    return weight_run(&call, threads, cursor);
+  }
+  conv_call call = {.job = {.p = &p, .l = &l, .x = a, .bias = bias, .packed = (const char *)b + HEADER,
+                            .nonfinite = *(const int32_t *)b, .y = out},
+                    .unit = unit, .scratch = scratch, .each = s.each};
+  if (l.cout == 0) return VOX_OK;
+  return vox_parallel(l.items, threads, conv_body, &call, cursor);
+}
+
+typedef struct {
+  const vox_unit *unit;
+  int64_t n, k, size;
+  const void *dy;
+  void *out;
+} bias_call;
+
+static void bias_body(void *context, int64_t channel, int64_t slot) {
+  const bias_call *c = context;
+  (void)slot;
+  c->unit->bias_grad(c->n, c->k, c->size, channel, c->dy, c->out);
+}
+
+int vox_conv_bias_grad(int32_t type, int64_t threads, int64_t n, int64_t k, int64_t size, const void *grad_output,
+                       void *out, int64_t *cursor) {
+  bias_call call = {vox_unit_used(type), n, k, size, grad_output, out};
+  if (!call.unit || n < 0 || k < 0 || size < 0) return VOX_INVALID;
+  return vox_parallel(k, threads, bias_body, &call, cursor);
+}

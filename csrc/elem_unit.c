@@ -1,0 +1,22 @@
+/* One element type, any of the ten, without vectors: what pooling needs beside the floating kernels.  The build defines
+ * VOX_ELEM, ELEM_IS_FLOAT and VOX_UNIT, the table's symbol. */
+#include <string.h>
+
+#include "problem.h"
+
+typedef VOX_ELEM elem;
+#include "kernels/max_pool.h"
+
+/* out[index] = or += value, in order, for one plane; the caller has checked that every index is inside. */
+static void scatter(int64_t count, int64_t size, int accumulate, const void *values_, const int64_t *indices, void *out_) {
+  const elem *values = values_;
+  elem *out = out_;
+  memset(out, 0, (size_t)size * sizeof(elem));
+  for (int64_t i = 0; i < count; i++) {
+    uint64_t at = (uint64_t)indices[i];
+    if (at >= (uint64_t)size) continue; /* changed by another thread since it was checked */
+    out[at] = accumulate ? (elem)(out[at] + values[i]) : values[i];
+  }
+}
+
+const vox_elem_unit VOX_UNIT = {.size = sizeof(elem), .max_pool = max_pool, .scatter = scatter};

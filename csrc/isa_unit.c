@@ -1,0 +1,36 @@
+/* One instruction set and one floating type: compiled once for each pair, exporting the table alone.  The build defines
+ * VOX_ISA_<name>, VOX_DOUBLE, and VOX_UNIT, the table's symbol. */
+#include <stddef.h>
+
+#include "problem.h"
+#include "simd.h"
+
+#include "kernels/tile.h"
+#include "kernels/gather.h"
+#include "kernels/conv.h"
+#include "kernels/weight_grad.h"
+#include "kernels/window.h"
+
+typedef real elem;
+#define ELEM_IS_FLOAT 1
+#define ELEM_VECTORS
+#include "kernels/max_pool.h"
+
+const vox_unit VOX_UNIT = {
+    .lanes = LANES,
+    .tile_m = TILE_M,
+    .tile_v = TILE_V,
+    .narrow_v = NARROW_V,
+    .tile_rows = TILE_ROWS,
+    .tile_k = TILE_K,
+    .conv_pack = conv_pack,
+    .conv_item = conv_item,
+    .weight_item = weight_item,
+    .weight_finish = weight_finish,
+    .bias_grad = bias_grad,
+    .max_pool = max_pool,
+    .avg_pool = avg_pool,
+    .avg_pool_grad = avg_pool_grad,
+    .unfold = unfold,
+    .fold = fold,
+};

@@ -1,0 +1,186 @@
+/* Convolution forward and backward to the data: packing of weights, and one item of the sum
+ *
+ *   y[n, k, p] = act(b[k] + sum over (c, t) of  w[k, c, t] * x[n, c, base(p) + off(t)])
+ *
+ * Every output is one chain of fused additions in the order of (c, t), started from zero; the bias comes last. */
+
+/* One panel of m output channels of a phase, [cin * taps][m], from weight (k, c / groups, kernel).  The input gradient
+ * swaps the roles of k and c.  Returns whether an Inf or a NaN is among them. */
+static int conv_pack(const vox_conv *p, const vox_layout *l, const vox_phase *ph, int64_t group, int64_t k0, int64_t m,
+                     const void *weight, void *packed) {
+  const int64_t *kernel = p->kernel;
+  const int64_t taps = kernel[0] * kernel[1] * kernel[2];
+  const int forward = p->operation == VOX_CONV;
+  const int64_t out_stride = forward ? l->cin * taps : taps, in_stride = forward ? taps : l->cout * taps;
+  const real *w = (const real *)weight + group * l->cin * l->cout * taps + k0 * out_stride;
+  const vox_axis *a = ph->axis;
+  real *to = packed;
+  for (int64_t c = 0; c < l->cin; c++)
+    for (int64_t td = 0; td < a[0].taps; td++)
+      for (int64_t th = 0; th < a[1].taps; th++)
+        for (int64_t tw = 0; tw < a[2].taps; tw++) {
+          int64_t id = a[0].index0 + td * a[0].index_step, ih = a[1].index0 + th * a[1].index_step;
+          int64_t iw = a[2].index0 + tw * a[2].index_step;
+          const real *from = w + c * in_stride + (id * kernel[1] + ih) * kernel[2] + iw;
+          for (int64_t i = 0; i < m; i++) *to++ = from[i * out_stride];
+        }
+  return has_nonfinite(packed, l->cin * ph->taps * m);
+}
+
+INLINE vec activate(vec y, int activation, vec slope) {
+  if (activation == VOX_RELU) return v_select(y < v_zero(), v_zero(), y);
+  if (activation == VOX_LEAKY_RELU) return v_select(y < v_zero(), slope * y, y);
+  return y;
+}
+
+/* m rows of sums c, pitch ldc, pixels [p0, p0 + count) of lines that are `pitch` long of which `cols` count.  Line 0 is
+ * line `line` of the phase's (depth, row) lines and starts at its column w0. */
+static void conv_store(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, int64_t k0, int64_t m,
+                       const real *c, int64_t ldc, int64_t line, int64_t w0, int64_t pitch, int64_t cols, int64_t p0,
+                       int64_t count) {
+  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
+  const int64_t *size = job->p->operation == VOX_CONV ? job->p->output : job->p->spatial;
+  const int64_t plane = size[0] * size[1] * size[2];
+  const int64_t channel = it->group * job->l->cout + k0;
+  const int64_t channels = job->p->groups * job->l->cout;
+  const int activation = job->p->activation;
+  const vec slope = v_set1((real)job->p->slope);
+  for (int64_t p = p0; p < p0 + count;) {
+    int64_t row = p / pitch, col = p - row * pitch;
+    int64_t n = vox_min(cols - col, p0 + count - p);
+    int64_t next = vox_min((row + 1) * pitch, p0 + count);
+    if (n > 0) {
+      int64_t d = (line + row) / ay->count, h = (line + row) % ay->count;
+      int64_t at = ((az->first + d * az->spread) * size[1] + ay->first + h * ay->spread) * size[2] + ax->first +
+                   (w0 + col) * ax->spread;
+      real *y = (real *)job->y + (it->n * channels + channel) * plane + at;
+      for (int64_t i = 0; i < m; i++, y += plane) {
+        const real *from = c + i * ldc + (p - p0);
+        vec bias = v_set1(job->bias ? ((const real *)job->bias)[channel + i] : 0);
+        for (int64_t j = 0; j < n; j += LANES) {
+          int64_t left = vox_min(LANES, n - j);
+          vec sum = left == LANES ? v_load(from + j) : v_load_n(from + j, left);
+          if (job->bias) sum += bias;
+          sum = activate(sum, activation, slope);
+          if (ax->spread == 1) {
+            if (left == LANES)
+              v_store(y + j, sum);
+            else
+              v_store_n(y + j, sum, left);
+          } else {
+            for (int64_t e = 0; e < left; e++) y[(j + e) * ax->spread] = sum[e];
+          }
+        }
+      }
+    }
+    p = next;
+  }
+}
+
+/* Where a weight is not finite, a zero of the border times it is a NaN, yet padding contributes nothing.  So the
+ * outputs whose window leaves the input are summed once more, skipping the taps that do. */
+static void conv_mend_borders(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, const real *x,
+                              const real *packed, int64_t k_first, int64_t k_last, int64_t line, int64_t lines,
+                              int64_t w0, int64_t cols) {
+  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
+  const int64_t image = az->size * ay->size * ax->size, terms = job->l->cin * ph->taps;
+  for (int64_t row = 0; row < lines; row++)
+    for (int64_t col = 0; col < cols; col++) {
+      int64_t z = (line + row) / ay->count * az->step, h = (line + row) % ay->count * ay->step, w = (w0 + col) * ax->step;
+      int leaves = 0;
+      for (int axis = 0; axis < 3; axis++) {
+        const vox_axis *a = &ph->axis[axis];
+        int64_t at = axis == 0 ? z : axis == 1 ? h : w;
+        int64_t u = at + vox_axis_offset(a, 0), v = at + vox_axis_offset(a, a->taps - 1);
+        leaves |= vox_min(u, v) < 0 || vox_max(u, v) >= a->size;
+      }
+      if (!leaves) continue;
+      for (int64_t k0 = k_first, m; k0 < k_last; k0 += m) {
+        m = panel_width(job->l->cout - k0);
+        for (int64_t i = 0; i < m; i++) {
+          real sum = 0;
+          const real *weight = packed + k0 * terms + i;
+          for (int64_t r = 0; r < terms; r++, weight += m) {
+            int64_t t = r % ph->taps;
+            int64_t sz = z + vox_axis_offset(az, t / ax->taps / ay->taps);
+            int64_t sh = h + vox_axis_offset(ay, t / ax->taps % ay->taps), sw = w + vox_axis_offset(ax, t % ax->taps);
+            if (sz >= 0 && sz < az->size && sh >= 0 && sh < ay->size && sw >= 0 && sw < ax->size)
+              sum = s_fma(*weight, x[r / ph->taps * image + (sz * ay->size + sh) * ax->size + sw], sum);
+          }
+          conv_store(job, ph, it, k0 + i, 1, &sum, 1, line + row, w0 + col, 1, 1, 0, 1);
+        }
+      }
+    }
+}
+
+static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, void *workspace) {
+  const vox_conv *p = job->p;
+  const vox_layout *l = job->l;
+  const int direct = p->algorithm == VOX_DIRECT;
+  const int64_t width = l->vectors * LANES, terms = l->cin * ph->taps;
+  const int64_t input = ph->axis[0].size * ph->axis[1].size * ph->axis[2].size;
+  const real *x = (const real *)job->x + (it->n * p->groups + it->group) * l->cin * input;
+  const real *packed = (const real *)job->packed + ((ph->before * p->groups) + it->group * ph->taps) * l->cin * l->cout;
+  real *scratch = workspace, *sums = scratch + l->scratch;
+  int64_t *off = (int64_t *)(sums + l->sums);
+
+  /* the outputs of this item: pixels [0, pixels), in lines of `pitch` of which `cols` count, from (line, w0) on */
+  int64_t line, w0, pitch, cols, pixels, d = 0, h0 = 0, q0 = 0, lines;
+  band b = {0};
+  if (direct) {
+    d = it->band[0];
+    h0 = it->band[1] * l->band[1];
+    w0 = it->band[2] * l->band[2];
+    if (d >= ph->axis[0].count || h0 >= ph->axis[1].count || w0 >= ph->axis[2].count) return;
+    lines = vox_min(l->band[1], ph->axis[1].count - h0);
+    cols = vox_min(l->band[2], ph->axis[2].count - w0);
+    b = band_of(ph, lines, cols);
+    pitch = b.pitch;
+    pixels = (lines - 1) * pitch + cols;
+    line = d * ph->axis[1].count + h0;
+  } else {
+    int64_t total = ph->axis[0].count * ph->axis[1].count * ph->axis[2].count;
+    q0 = it->band[2] * width;
+    if (q0 >= total) return;
+    pixels = vox_min(width, total - q0);
+    pitch = cols = ph->axis[2].count;
+    line = q0 / pitch;
+    w0 = 0;
+    lines = (q0 + pixels - 1) / pitch - line + 1;
+  }
+  const int64_t skip = direct ? 0 : q0 - line * pitch; /* pixels of the first line that belong to the tile before */
+
+  int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), TILE_M);
+  int64_t k_first = it->part * per_part, k_last = vox_min(l->cout, k_first + per_part);
+  const int one_block = terms == 0 || l->block >= l->cin;
+  const int64_t ldc = one_block ? width : l->columns;
+
+  int64_t c0 = 0;
+  do {
+    int64_t channels = vox_min(l->block, l->cin - c0), depth = terms ? channels * ph->taps : 0;
+    int last = c0 + channels >= l->cin || terms == 0;
+    if (depth && direct) {
+      band_copy(ph, &b, d, h0, w0, x + c0 * input, channels, scratch);
+      /* tiles may run past the last channel's end by less than a tile */
+      memset(scratch + channels * b.plane, 0, (size_t)width * sizeof(real));
+      if (c0 == 0) band_offsets(ph, &b, channels, off);
+    } else if (depth) {
+      panel_pack(ph, q0, pixels, x + c0 * input, 0, depth, width, scratch);
+      if (c0 == 0)
+        for (int64_t t = 0; t < depth; t++) off[t] = t * width;
+    }
+    for (int64_t p0 = 0; p0 < pixels; p0 += width) {
+      int64_t count = vox_min(width, pixels - p0), v = vox_ceil_div(count, LANES);
+      for (int64_t k0 = k_first, m; k0 < k_last; k0 += m) {
+        m = panel_width(l->cout - k0);
+        real *c = one_block ? sums : sums + (k0 - k_first) * ldc + p0;
+        const real *a = packed + k0 * terms + c0 * ph->taps * m;
+        pixel_tiles(m, v, c0 > 0, depth, a, scratch + p0, off, c, ldc);
+        if (last) conv_store(job, ph, it, k0, m, c, ldc, line, w0, pitch, cols, skip + p0, count);
+      }
+    }
+    c0 += channels;
+  } while (c0 < l->cin && terms);
+
+  if (job->nonfinite && terms) conv_mend_borders(job, ph, it, x, packed, k_first, k_last, line, lines, w0, cols);
+}

@@ -1,0 +1,156 @@
+/* What the drivers hand to the kernels: problems cut into phases, bands, blocks and items.  Nothing here knows an
+ * element type or an instruction set. */
+#ifndef VOX_PROBLEM_H
+#define VOX_PROBLEM_H
+
+#include <stdint.h>
+
+#include "api.h"
+
+#define VOX_ALIGN 64
+
+/* One axis of one phase of the sum.  The forward pass has a single phase.  The input gradient of a strided axis has one
+ * for each residue of the input position modulo the stride: only the taps that reach that residue are in it, so no
+ * zeros are inserted.  Output q of a phase stands at first + q * spread; tap i has kernel index
+ * index0 + i * index_step and reads position q * step + offset0 + i * offset_step. */
+typedef struct vox_axis {
+  int64_t size, count, step, first, spread;
+  int64_t taps, index0, index_step, offset0, offset_step;
+} vox_axis;
+
+typedef struct vox_phase {
+  vox_axis axis[3];
+  int64_t taps;   /* product over the axes */
+  int64_t before; /* taps of all phases before this one */
+} vox_phase;
+
+/* How the sum is cut.  Only the speed depends on it: every output is one chain of additions in the order of
+ * (channel, tap), wherever the cuts fall. */
+typedef struct vox_layout {
+  int64_t cin, cout;       /* channels of one group that are read and written */
+  int64_t phases[3];       /* residues along each axis */
+  int64_t band[3];         /* outputs of a band along each axis (direct) */
+  int64_t bands[3];        /* bands along each axis; im2col: tiles, in [2] */
+  int64_t block;           /* channels that are read between two visits of an output */
+  int64_t plane;           /* elements of one channel in the scratch, at most */
+  int64_t parts;           /* parts of the output channels */
+  int64_t vectors;         /* vectors of pixels of a tile */
+  int64_t columns;         /* pitch of the accumulators */
+  int64_t scratch, offsets, sums; /* elements of the three pieces of a thread's workspace */
+  int64_t items;
+} vox_layout;
+
+/* One item: a band (or a tile) of one phase, sample, group and part of the output channels. */
+typedef struct vox_item {
+  int64_t phase[3], n, group, band[3], part;
+} vox_item;
+
+/* Everything that an item of a convolution needs, and where its thread may write. */
+typedef struct vox_conv_job {
+  const vox_conv *p;
+  const vox_layout *l;
+  const void *x, *bias;
+  const void *packed; /* after its header */
+  int nonfinite;      /* the weights hold an Inf or a NaN, which padding must not meet */
+  void *y;
+} vox_conv_job;
+
+/* The weight gradient: dw[k][c, t] = sum over samples and pixels of dy[k][p] * x[c][p * stride + off(t)]. */
+typedef struct vox_weight_layout {
+  vox_phase phase;         /* the forward pass's */
+  int64_t cin, cout;
+  int64_t lanes;           /* output channels of a panel */
+  int64_t panels, panel_parts;
+  int64_t block, blocks;   /* input channels of an item, and how many such blocks */
+  int64_t band[3], bands[3]; /* pixels of a chunk */
+  int64_t chunks, chunks_per_stage, stages;
+  int64_t rows;            /* (c, tap) rows of a block, rounded up to the tile */
+  int64_t plane, scratch, offsets, packed; /* elements a thread needs */
+  int64_t sums;            /* elements of the shared accumulators */
+  int64_t items;
+} vox_weight_layout;
+
+typedef struct vox_weight_job {
+  const vox_conv *p;
+  const vox_weight_layout *l;
+  const void *x, *dy;
+  void *dw, *sums;
+  int64_t stage;
+} vox_weight_job;
+
+/* One instruction set's kernels for one element type: the only symbol of its unit. */
+typedef struct vox_unit {
+  int64_t lanes, tile_m, tile_v, narrow_v; /* of the pixel-vector tile; narrow_v for fewer than tile_m channels */
+  int64_t tile_rows, tile_k;               /* of the weight gradient's tile: rows, vectors */
+  int (*conv_pack)(const vox_conv *p, const vox_layout *l, const vox_phase *phase, int64_t group, int64_t k0,
+                   int64_t m, const void *weight, void *packed);
+  void (*conv_item)(const vox_conv_job *job, const vox_phase *phase, const vox_item *item, void *scratch);
+  void (*weight_item)(const vox_weight_job *job, int64_t item, void *scratch);
+  void (*weight_finish)(const vox_weight_job *job, int64_t item);
+  void (*bias_grad)(int64_t n, int64_t k, int64_t size, int64_t channel, const void *dy, void *out);
+  void (*max_pool)(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x, void *y, int64_t *indices);
+  void (*avg_pool)(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x, void *y);
+  void (*avg_pool_grad)(const vox_window *p, int64_t plane, const void *dy, void *dx);
+  void (*unfold)(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x, void *columns);
+  void (*fold)(const vox_window *p, int64_t plane, const void *columns, void *x);
+} vox_unit;
+
+/* Element types that pooling alone knows; no instruction set of their own. */
+typedef struct vox_elem_unit {
+  int64_t size;
+  void (*max_pool)(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x, void *y, int64_t *indices);
+  void (*scatter)(int64_t count, int64_t size, int accumulate, const void *values, const int64_t *indices, void *out);
+} vox_elem_unit;
+
+/* dispatch.c */
+const vox_unit *vox_unit_used(int32_t type);
+const vox_elem_unit *vox_elem_unit_of(int32_t type);
+
+/* schedule.c */
+void vox_conv_phase(const vox_conv *p, const int64_t residue[3], vox_phase *phase);
+int vox_conv_layout(const vox_conv *p, const vox_unit *unit, int64_t threads, vox_layout *l);
+int vox_weight_layout_of(const vox_conv *p, const vox_unit *unit, int64_t threads, vox_weight_layout *l);
+int vox_conv_valid(const vox_conv *p);
+
+/* threads.c: body(context, item, slot) for items from *cursor on, until all are done or the time slice is over; slots
+ * are 0..threads-1 and no two items share one at a time. */
+typedef void vox_body(void *context, int64_t item, int64_t slot);
+int vox_parallel(int64_t items, int64_t threads, vox_body *body, void *context, int64_t *cursor);
+
+static inline int64_t vox_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t vox_max(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t vox_ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
+static inline int64_t vox_round_up(int64_t a, int64_t b) { return vox_ceil_div(a, b) * b; }
+/* a and b >= 1; towards minus infinity */
+static inline int64_t vox_floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+static inline int64_t vox_modulo(int64_t a, int64_t b) { return a % b < 0 ? a % b + b : a % b; }
+
+/* Residues that the taps of an axis touch modulo its step; tap i belongs to number i % slots. */
+static inline int64_t vox_axis_slots(const vox_axis *a) {
+  int64_t x = a->offset_step < 0 ? -a->offset_step : a->offset_step, y = a->step;
+  while (x) {
+    int64_t r = y % x;
+    y = x;
+    x = r;
+  }
+  return vox_min(a->taps, a->step / y);
+}
+static inline int64_t vox_axis_offset(const vox_axis *a, int64_t tap) { return a->offset0 + tap * a->offset_step; }
+static inline int64_t vox_axis_shift(const vox_axis *a, int64_t tap) {
+  return vox_floor_div(vox_axis_offset(a, tap), a->step);
+}
+/* Smallest shift and how far the largest lies above it; both 0 where there is no tap. */
+static inline int64_t vox_axis_low(const vox_axis *a) {
+  return a->taps ? vox_min(vox_axis_shift(a, 0), vox_axis_shift(a, a->taps - 1)) : 0;
+}
+static inline int64_t vox_axis_halo(const vox_axis *a) {
+  return a->taps ? vox_max(vox_axis_shift(a, 0), vox_axis_shift(a, a->taps - 1)) - vox_axis_low(a) : 0;
+}
+/* Positions p with 0 <= p * step + at < size: from *first up to, not including, *last, within [0, count]. */
+static inline void vox_inside(int64_t size, int64_t step, int64_t at, int64_t count, int64_t *first, int64_t *last) {
+  int64_t a = at >= 0 ? 0 : vox_ceil_div(-at, step), b = at >= size ? 0 : (size - 1 - at) / step + 1;
+  *first = vox_min(a, count);
+  *last = vox_max(*first, vox_min(b, count));
+}
+
+#endif

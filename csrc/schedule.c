@@ -1,0 +1,236 @@
+/* From a problem to its phases, bands, blocks and items: plain arithmetic on sizes, checked for overflow, no element
+ * type.  The cuts aim at caches only; no result depends on them. */
+#include "problem.h"
+
+/* Aims, in bytes: the taps that a tile reads per visit stay in L1 with its weights; a band and its sums in L2. */
+enum { BLOCK_TAPS = 288, PANEL_TAPS = 512, BAND_BYTES = 96 * 1024, SUM_BYTES = 256 * 1024, CHUNK_PIXELS = 256 };
+enum { MOST_COLUMNS = 512, MOST_ROWS = 16 };
+
+static int product(const int64_t *v, int n, int64_t *out) {
+  *out = 1;
+  for (int i = 0; i < n; i++)
+    if (__builtin_mul_overflow(*out, v[i], out)) return VOX_OVERFLOW;
+  return VOX_OK;
+}
+
+/* The invariants that protect memory; everything else is the caller's to check. */
+int vox_conv_valid(const vox_conv *p) {
+  if (p->type != VOX_F32 && p->type != VOX_F64) return VOX_INVALID;
+  if (p->operation < VOX_CONV || p->operation > VOX_CONV_WEIGHT_GRAD) return VOX_INVALID;
+  if (p->algorithm < VOX_DIRECT || p->algorithm > VOX_IM2COL) return VOX_INVALID;
+  if (p->n < 0 || p->c < 0 || p->k < 0 || p->groups < 1 || p->c % p->groups || p->k % p->groups) return VOX_INVALID;
+  int64_t bytes = p->type == VOX_F64 ? 8 : 4, ignored;
+  for (int i = 0; i < 3; i++) {
+    if (p->spatial[i] < 1 || p->kernel[i] < 1 || p->stride[i] < 1 || p->dilation[i] < 1 || p->output[i] < 1 || p->pad[i] < 0)
+      return VOX_INVALID;
+    /* the last tap of the last window must be representable */
+    int64_t reach, span;
+    if (__builtin_mul_overflow(p->output[i] - 1, p->stride[i], &reach) ||
+        __builtin_mul_overflow(p->kernel[i] - 1, p->dilation[i], &span) ||
+        __builtin_add_overflow(reach, span, &reach) || __builtin_add_overflow(p->spatial[i], p->pad[i], &span))
+      return VOX_OVERFLOW;
+  }
+  const int64_t x[] = {p->n, p->c, p->spatial[0], p->spatial[1], p->spatial[2], bytes};
+  const int64_t w[] = {p->k, p->c / p->groups, p->kernel[0], p->kernel[1], p->kernel[2], bytes};
+  const int64_t y[] = {p->n, p->k, p->output[0], p->output[1], p->output[2], bytes};
+  if (product(x, 6, &ignored) || product(w, 6, &ignored) || product(y, 6, &ignored)) return VOX_OVERFLOW;
+  return VOX_OK;
+}
+
+static int64_t gcd(int64_t a, int64_t b) {
+  while (b) {
+    int64_t r = a % b;
+    a = b;
+    b = r;
+  }
+  return a;
+}
+
+/* Taps j of an axis with j * dilation = residue + pad modulo stride, and the same for all residues below. */
+static int64_t taps_of_residue(const vox_conv *p, int axis, int64_t residue, int64_t *first, int64_t *before) {
+  int64_t taps = 0;
+  *first = 0;
+  *before = 0;
+  for (int64_t j = 0; j < p->kernel[axis]; j++) {
+    int64_t r = vox_modulo(j * p->dilation[axis] - p->pad[axis], p->stride[axis]);
+    if (r == residue && taps++ == 0) *first = j;
+    *before += r < residue;
+  }
+  return taps;
+}
+
+void vox_conv_phase(const vox_conv *p, const int64_t residue[3], vox_phase *phase) {
+  int64_t before[3], all[3];
+  for (int i = 0; i < 3; i++) {
+    vox_axis *a = &phase->axis[i];
+    if (p->operation != VOX_CONV_INPUT_GRAD) {
+      *a = (vox_axis){.size = p->spatial[i], .count = p->output[i], .step = p->stride[i], .first = 0, .spread = 1,
+                      .taps = p->kernel[i], .index0 = 0, .index_step = 1, .offset0 = -p->pad[i],
+                      .offset_step = p->dilation[i]};
+      before[i] = 0;
+    } else {
+      int64_t s = p->stride[i], r = residue[i], every = s / gcd(s, p->dilation[i]);
+      *a = (vox_axis){.size = p->output[i], .count = (p->spatial[i] - 1 - r) / s + 1, .step = 1, .first = r, .spread = s,
+                      .index_step = every};
+      a->taps = taps_of_residue(p, i, r, &a->index0, &before[i]);
+      if (a->taps) a->offset0 = (r + p->pad[i] - a->index0 * p->dilation[i]) / s;
+      /* with one tap there is no next, and its offset may not be representable */
+      if (a->taps > 1) a->offset_step = -(every * p->dilation[i] / s);
+    }
+    all[i] = a->taps;
+  }
+  /* phases are ordered by (depth, row, column) residue; kernel taps that no output reaches come behind them all */
+  phase->taps = all[0] * all[1] * all[2];
+  phase->before = 0;
+  if (p->operation == VOX_CONV_INPUT_GRAD)
+    phase->before = before[0] * p->kernel[1] * p->kernel[2] + all[0] * (before[1] * p->kernel[2] + all[1] * before[2]);
+}
+
+/* The largest phase: bounds for every other. */
+static void bounds(const vox_conv *p, int64_t most_taps[3], int64_t halo[3], int64_t slots[3], int64_t count[3]) {
+  for (int i = 0; i < 3; i++) {
+    int64_t s = p->stride[i], d = p->dilation[i];
+    if (p->operation == VOX_CONV_INPUT_GRAD) {
+      int64_t every = s / gcd(s, d);
+      most_taps[i] = vox_ceil_div(p->kernel[i], every);
+      halo[i] = most_taps[i] > 1 ? (most_taps[i] - 1) * (every * d / s) : 0;
+      slots[i] = 1;
+      count[i] = vox_ceil_div(p->spatial[i], s);
+    } else {
+      vox_axis a = {.step = s, .taps = p->kernel[i], .offset0 = -p->pad[i], .offset_step = d};
+      most_taps[i] = p->kernel[i];
+      halo[i] = vox_axis_halo(&a);
+      slots[i] = vox_axis_slots(&a);
+      count[i] = p->output[i];
+    }
+  }
+}
+
+/* Elements of one channel's band, padded as the kernel pads it: at most an odd number of lines of the cache more. */
+static int band_plane(const int64_t taps[3], const int64_t slots[3], int64_t lines, int64_t pitch, int64_t size,
+                      int64_t *plane) {
+  const int64_t sizes[] = {taps[0], slots[1], slots[2], lines, pitch};
+  if (product(sizes, 5, plane) || __builtin_add_overflow(*plane, 3 * VOX_ALIGN / size, plane)) return VOX_OVERFLOW;
+  return VOX_OK;
+}
+
+/* Cut `count` into pieces of at most `most`, as equal as they get. */
+static int64_t even_piece(int64_t count, int64_t most) {
+  return vox_ceil_div(count, vox_ceil_div(count, vox_max(1, vox_min(most, count))));
+}
+
+int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
+  const int64_t size = p->type == VOX_F64 ? 8 : 4;
+  const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
+  int64_t taps[3], halo[3], slots[3], count[3], t, wide = 1;
+  *l = (vox_layout){0};
+  bounds(p, taps, halo, slots, count);
+  l->cin = (gradient ? p->k : p->c) / p->groups;
+  l->cout = (gradient ? p->c : p->k) / p->groups;
+  for (int i = 0; i < 3; i++) l->phases[i] = gradient ? vox_min(p->stride[i], p->spatial[i]) : 1;
+  if (product(taps, 3, &t)) return VOX_OVERFLOW;
+  l->vectors = l->cout >= u->tile_m ? u->tile_v : u->narrow_v;
+  const int64_t width = l->vectors * u->lanes;
+
+  l->band[0] = 1;
+  if (p->algorithm == VOX_DIRECT) {
+    l->block = vox_max(1, vox_min(l->cin, BLOCK_TAPS / vox_max(1, t)));
+    l->band[2] = even_piece(count[2], MOST_COLUMNS);
+    int64_t pitch, lines, line_bytes, most;
+    if (__builtin_add_overflow(l->band[2], halo[2], &pitch)) return VOX_OVERFLOW;
+    const int64_t row[] = {l->block, taps[0], slots[1], slots[2], pitch, size};
+    if (product(row, 6, &line_bytes)) return VOX_OVERFLOW;
+    most = vox_max(1, BAND_BYTES / line_bytes - halo[1]);
+    most = vox_min(most, vox_max(1, SUM_BYTES / size / pitch / vox_max(1, l->cout)));
+    /* a tile should be full, and a thin band copies its halo too often */
+    most = vox_max(most, vox_max(4, vox_ceil_div(width, pitch)));
+    l->band[1] = even_piece(count[1], most);
+    if (__builtin_add_overflow(l->band[1], halo[1], &lines)) return VOX_OVERFLOW;
+    if (band_plane(taps, slots, lines, pitch, size, &l->plane)) return VOX_OVERFLOW;
+    if (__builtin_mul_overflow(l->plane, l->block, &l->scratch) ||
+        __builtin_add_overflow(l->scratch, width, &l->scratch))
+      return VOX_OVERFLOW;
+    l->columns = vox_round_up(l->band[1] * pitch, width);
+    for (int i = 0; i < 3; i++) l->bands[i] = vox_ceil_div(count[i], l->band[i]);
+  } else {
+    int64_t total;
+    l->block = vox_max(1, vox_min(l->cin, PANEL_TAPS / vox_max(1, t)));
+    if (product(count, 3, &total)) return VOX_OVERFLOW;
+    const int64_t panel[] = {l->block, t, width};
+    if (product(panel, 3, &l->scratch)) return VOX_OVERFLOW;
+    l->columns = width;
+    l->bands[0] = l->bands[1] = 1;
+    l->bands[2] = vox_ceil_div(total, width);
+  }
+
+  const int64_t visits[] = {p->n, p->groups, l->phases[0], l->phases[1], l->phases[2], l->bands[0], l->bands[1], l->bands[2]};
+  if (product(visits, 8, &l->items)) return VOX_OVERFLOW;
+  /* output channels are shared out only where there are too few items: each part copies the band again */
+  int64_t panels = vox_max(1, vox_ceil_div(l->cout, u->tile_m));
+  if (l->items < 2 * threads) wide = vox_ceil_div(threads, vox_max(1, l->items));
+  l->parts = vox_max(1, vox_min(panels, wide));
+  if (__builtin_mul_overflow(l->items, l->parts, &l->items)) return VOX_OVERFLOW;
+
+  int64_t per_part = vox_round_up(vox_ceil_div(vox_max(1, l->cout), l->parts), u->tile_m);
+  l->sums = l->block >= l->cin ? u->tile_m * width : per_part * l->columns;
+  if (__builtin_mul_overflow(l->block, t, &l->offsets)) return VOX_OVERFLOW;
+  l->scratch = vox_round_up(l->scratch, VOX_ALIGN / size);
+  l->sums = vox_round_up(l->sums, VOX_ALIGN / size);
+  l->offsets = vox_round_up(l->offsets, VOX_ALIGN / 8);
+  return VOX_OK;
+}
+
+int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, vox_weight_layout *l) {
+  const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0};
+  int64_t taps[3], halo[3], slots[3], count[3];
+  *l = (vox_weight_layout){0};
+  bounds(p, taps, halo, slots, count);
+  vox_conv_phase(p, none, &l->phase);
+  const int64_t t = l->phase.taps;
+  l->cin = p->c / p->groups;
+  l->cout = p->k / p->groups;
+  l->lanes = u->lanes * (l->cout > u->lanes ? u->tile_k : 1);
+  l->panels = vox_ceil_div(l->cout, l->lanes);
+
+  /* a chunk: whole lines, or a piece of one; by shape alone, since its sums are part of the result's bits */
+  l->band[0] = 1;
+  l->band[2] = even_piece(count[2], CHUNK_PIXELS);
+  l->band[1] = l->band[2] < count[2] ? 1 : even_piece(count[1], CHUNK_PIXELS / count[2]);
+  for (int i = 0; i < 3; i++) l->bands[i] = vox_ceil_div(count[i], l->band[i]);
+  const int64_t chunks[] = {p->n, l->bands[0], l->bands[1], l->bands[2]};
+  if (product(chunks, 4, &l->chunks)) return VOX_OVERFLOW;
+
+  /* a block of input channels: its band in L2, but enough rows to repay the packing of dy */
+  int64_t pitch, lines, pixels = l->band[1] * l->band[2], plane = 0;
+  if (p->algorithm == VOX_DIRECT) {
+    if (__builtin_add_overflow(l->band[2], halo[2], &pitch) || __builtin_add_overflow(l->band[1], halo[1], &lines) ||
+        band_plane(taps, slots, lines, pitch, size, &plane))
+      return VOX_OVERFLOW;
+    l->plane = plane;
+  }
+  l->block = vox_max(1, vox_min(vox_max(1, l->cin), vox_max(64 / vox_max(1, t / 9), 1)));
+  l->blocks = vox_ceil_div(l->cin, l->block);
+  if (__builtin_mul_overflow(l->block, t, &l->rows)) return VOX_OVERFLOW;
+  l->rows = vox_round_up(l->rows, u->tile_rows);
+
+  int64_t items = p->groups * vox_max(1, l->blocks);
+  l->panel_parts = vox_max(1, vox_min(l->panels, items < threads ? vox_ceil_div(threads, items) : 1));
+  const int64_t all[] = {p->groups, l->blocks, l->panel_parts};
+  if (product(all, 3, &l->items)) return VOX_OVERFLOW;
+
+  const int64_t dy[] = {vox_ceil_div(vox_max(1, l->panels), l->panel_parts), pixels, l->lanes};
+  const int64_t sums[] = {p->groups, l->blocks, l->panels, l->rows, l->lanes};
+  if (product(dy, 3, &l->packed) || product(sums, 5, &l->sums)) return VOX_OVERFLOW;
+  l->scratch = p->algorithm == VOX_DIRECT ? 0 : u->tile_rows * pixels;
+  if (p->algorithm == VOX_DIRECT && __builtin_mul_overflow(plane, l->block, &l->scratch)) return VOX_OVERFLOW;
+  l->scratch = vox_round_up(l->scratch, VOX_ALIGN / size);
+  l->packed = vox_round_up(l->packed, VOX_ALIGN / size);
+  l->sums = vox_round_up(l->sums, VOX_ALIGN / size);
+  l->offsets = vox_round_up(pixels, VOX_ALIGN / 8);
+
+  /* a stage is about a thousand million operations, so that a call returns in time; stages change no sum's order */
+  double work = 2.0 * (double)p->k * (double)l->cin * (double)t * (double)pixels;
+  l->chunks_per_stage = vox_max(1, (int64_t)(5e8 / (work > 1 ? work : 1)));
+  l->stages = vox_ceil_div(l->chunks, l->chunks_per_stage);
+  return VOX_OK;
+}

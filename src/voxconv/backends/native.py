@@ -1,0 +1,330 @@
+"""The native backend: C kernels for the machine's instruction set, on the library's own threads.
+
+A call is cut into slices of about 50 ms so that Python can act on signals between them.  Scratch
+memory is kept from call to call, one block per thread of the caller, up to `KEPT_BYTES`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from voxconv._native import ffi, lib
+from voxconv.problem import ConvProblem, WindowProblem
+
+Array = npt.NDArray[Any]
+
+name = "native"
+algorithms = ("direct", "im2col", "depthwise")
+
+KEPT_BYTES = 64 << 20
+"""Scratch blocks above this size are returned at once."""
+
+BAND_LIMIT = 64 << 20
+"""Above this workspace a thread, direct's zero-bordered band is mostly border: im2col serves instead."""
+
+TYPES = {
+    np.dtype(key): getattr(lib, f"VOX_{short}")
+    for key, short in {
+        "float32": "F32", "float64": "F64", "int8": "I8", "uint8": "U8", "int16": "I16", "uint16": "U16",
+        "int32": "I32", "uint32": "U32", "int64": "I64", "uint64": "U64",
+    }.items()
+}  # fmt: skip
+OPERATIONS = {
+    "conv": lib.VOX_CONV,
+    "conv_input_grad": lib.VOX_CONV_INPUT_GRAD,
+    "conv_weight_grad": lib.VOX_CONV_WEIGHT_GRAD,
+}
+ALGORITHMS = {"direct": lib.VOX_DIRECT, "depthwise": lib.VOX_DIRECT, "im2col": lib.VOX_IM2COL}
+ACTIVATIONS = {None: lib.VOX_IDENTITY, "relu": lib.VOX_RELU, "leaky_relu": lib.VOX_LEAKY_RELU}
+
+
+# --------------------------------------------------------------------------------------------------
+# Threads and instruction sets
+
+
+def _cgroup_quota() -> int | None:
+    """Processors that the control group grants, rounded up, or None without a limit."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        return None if quota == "max" else max(1, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        return None
+
+
+def _thread_caps() -> dict[str, int]:
+    """Every limit on the number of threads, by its source."""
+    caps = {"affinity": len(os.sched_getaffinity(0))}
+    for variable in ("VOXCONV_NUM_THREADS", "OMP_NUM_THREADS"):
+        first = os.environ.get(variable, "").split(",")[0].strip()
+        if first.isdecimal() and int(first) > 0:
+            caps[variable] = int(first)
+    quota = _cgroup_quota()
+    if quota is not None:
+        caps["cgroup"] = quota
+    return caps
+
+
+def set_num_threads(threads: int) -> None:
+    """Use this many threads in every call from now on, in the whole process."""
+    lib.vox_set_num_threads(threads)
+
+
+def get_num_threads() -> int:
+    """Threads that a call may use."""
+    return int(lib.vox_get_num_threads())
+
+
+def _isa() -> str:
+    index = lib.vox_isa_used()
+    if index < 0:
+        names = [ffi.string(lib.vox_isa_name(i)).decode() for i in range(lib.vox_isa_count())]
+        here = [isa for i, isa in enumerate(names) if lib.vox_isa_supported(i)]
+        raise RuntimeError(
+            f"VOXCONV_ISA={os.environ.get('VOXCONV_ISA')!r} is not an instruction set of this build and machine; "
+            f"it can be one of {here} (built: {names})"
+        )
+    return str(ffi.string(lib.vox_isa_name(index)).decode())
+
+
+def info() -> dict[str, Any]:
+    """What was compiled, what this machine supports, what is used, and the thread cap's reasons."""
+    count = lib.vox_isa_count()
+    names = [ffi.string(lib.vox_isa_name(i)).decode() for i in range(count)]
+    used = _isa()
+    lanes = lib.vox_isa_lanes(names.index(used), lib.VOX_F32)
+    return {
+        "isa_compiled": names,
+        "isa_supported": [isa for i, isa in enumerate(names) if lib.vox_isa_supported(i)],
+        "isa_used": used,
+        "lanes": {"float32": lanes, "float64": lanes // 2},
+        "threads": get_num_threads(),
+        "thread_caps": _thread_caps(),
+        "memory": {"live_bytes": lib.vox_live_bytes(), "peak_bytes": lib.vox_peak_bytes()},
+    }
+
+
+_isa()
+set_num_threads(min(_thread_caps().values()))
+
+
+# --------------------------------------------------------------------------------------------------
+# Calls
+
+
+def _check(status: int) -> int:
+    """C's refusals: sizes that it cannot count are the only ones that a valid problem can meet."""
+    if status == lib.VOX_OVERFLOW:
+        raise OverflowError("the workspace of this problem exceeds 2**63 - 1 bytes")
+    if status < 0:
+        raise RuntimeError(f"the native library refused a problem that Python accepted (status {status})")
+    return status
+
+
+def _run(function: Callable[..., int], *arguments: Any) -> None:
+    """Call until done; between two slices Python sees its signals."""
+    cursor = ffi.new("int64_t *")
+    while _check(function(*arguments, cursor)) == lib.VOX_AGAIN:
+        pass
+
+
+def _pointer(array: Array | None) -> Any:
+    return ffi.NULL if array is None else ffi.from_buffer(array)
+
+
+_kept = threading.local()
+
+
+def _allocate(size: int) -> Any:
+    memory = lib.vox_alloc(size)
+    if memory == ffi.NULL:
+        raise MemoryError(f"voxconv could not allocate {size} bytes of workspace")
+    return ffi.gc(memory, lib.vox_free, size)
+
+
+@contextmanager
+def _scratch(size: int) -> Iterator[Any]:
+    """This thread's block of at least ``size`` bytes.
+
+    The block is taken out while it is used, so a signal handler that calls in gets one of its own.
+    """
+    held, memory = _kept.__dict__.pop("block", (0, None))
+    if held < size:
+        memory = None  # released before the larger one is asked for
+        held, memory = size, _allocate(size)
+    try:
+        yield memory
+    finally:
+        if held <= KEPT_BYTES:
+            _kept.block = (held, memory)
+
+
+def _three(values: tuple[int, ...], fill: int) -> list[int]:
+    return [fill] * (3 - len(values)) + list(values)
+
+
+@lru_cache(maxsize=512)
+def _conv_struct(problem: ConvProblem, operation: str, algorithm: str) -> Any:
+    p = ffi.new("vox_conv *")
+    p.n, p.c, p.k, p.groups = problem.n, problem.c, problem.k, problem.groups
+    # Where there is one output or one tap, the step to the next is arbitrary: 1 cannot overflow.
+    stride = [s if o > 1 else 1 for s, o in zip(problem.stride, problem.output, strict=True)]
+    dilation = [d if k > 1 else 1 for d, k in zip(problem.dilation, problem.kernel, strict=True)]
+    p.spatial = _three(problem.spatial, 1)
+    p.kernel = _three(problem.kernel, 1)
+    p.stride = _three(tuple(stride), 1)
+    p.dilation = _three(tuple(dilation), 1)
+    p.pad = _three(tuple(before for before, _ in problem.padding), 0)
+    p.output = _three(problem.output, 1)
+    p.type = TYPES[problem.dtype]
+    p.operation = OPERATIONS[operation]
+    p.algorithm = ALGORITHMS[algorithm]
+    if problem.activation is not None:
+        p.activation = ACTIVATIONS[problem.activation.name]
+        p.slope = problem.activation.slope
+    return p
+
+
+def _is_pointwise(problem: ConvProblem) -> bool:
+    return all(k == 1 for k in problem.kernel)
+
+
+def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool) -> str | None:
+    """See `voxconv.backends.Backend.refusal`."""
+    if algorithm not in algorithms:
+        return f"there is no {algorithm} kernel in the native backend"
+    if algorithm == "depthwise" and (problem.groups != problem.c or problem.groups != problem.k):
+        return f"depthwise wants one channel a group: {problem.c} -> {problem.k} channels in {problem.groups} groups"
+    if algorithm != "im2col":
+        each = lib.vox_conv_workspace_bytes(_conv_struct(problem, operation, algorithm), 1)
+        if each < 0 or (each > BAND_LIMIT and operation != "conv_weight_grad"):
+            return "its zero-bordered band would be mostly border: the dilated kernel is far larger than the input"
+    if asked:
+        return None
+    if algorithm == "direct" and _is_pointwise(problem) and operation != "conv_weight_grad":
+        return "a 1x1 kernel has no neighbours to share: im2col packs each pixel once, contiguously"
+    return None
+
+
+def workspace_bytes(problem: ConvProblem, operation: str, algorithm: str, threads: int) -> int:
+    """See `voxconv.backends.Backend.workspace_bytes`."""
+    p = _conv_struct(problem, operation, algorithm)
+    return _check(lib.vox_conv_workspace_bytes(p, threads)) + _check(lib.vox_conv_packed_bytes(p))
+
+
+def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) -> Any:
+    """See `voxconv.backends.Backend.pack`."""
+    p = _conv_struct(problem, operation, algorithm)
+    packed = _allocate(_check(lib.vox_conv_packed_bytes(p)))
+    _check(lib.vox_conv_pack(p, _pointer(weight), packed))
+    return packed
+
+
+def _convolve(
+    problem: ConvProblem, operation: str, algorithm: str, a: Array, b: Any, bias: Array | None, out: Array
+) -> None:
+    p = _conv_struct(problem, operation, algorithm)
+    threads = lib.vox_get_num_threads()
+    with _scratch(_check(lib.vox_conv_workspace_bytes(p, threads))) as memory:
+        _run(lib.vox_conv_run, p, threads, _pointer(a), b, _pointer(bias), _pointer(out), memory)
+
+
+def conv(problem: ConvProblem, algorithm: str, x: Array, packed: Any, bias: Array | None, out: Array) -> None:
+    """See `voxconv.backends.Backend.conv`."""
+    if out.size:
+        _convolve(problem, "conv", algorithm, x, packed, bias, out)
+
+
+def conv_input_grad(
+    problem: ConvProblem, algorithm: str, grad_output: Array, packed: Any, bias: Array | None, out: Array
+) -> None:
+    """See `voxconv.backends.Backend.conv_input_grad`."""
+    if out.size:
+        _convolve(problem, "conv_input_grad", algorithm, grad_output, packed, bias, out)
+
+
+def conv_weight_grad(problem: ConvProblem, algorithm: str, x: Array, grad_output: Array, out: Array) -> None:
+    """See `voxconv.backends.Backend.conv_weight_grad`."""
+    if out.size:
+        _convolve(problem, "conv_weight_grad", algorithm, x, _pointer(grad_output), None, out)
+
+
+def conv_bias_grad(grad_output: Array, out: Array) -> None:
+    """See `voxconv.backends.Backend.conv_bias_grad`."""
+    n, k = grad_output.shape[:2]
+    _run(
+        lib.vox_conv_bias_grad, TYPES[out.dtype], lib.vox_get_num_threads(), n, k,
+        math.prod(grad_output.shape[2:]), _pointer(grad_output), _pointer(out),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=512)
+def _window_struct(problem: WindowProblem) -> Any:
+    p = ffi.new("vox_window *")
+    p.planes = problem.planes
+    stride = [s if o > 1 else 1 for s, o in zip(problem.stride, problem.output, strict=True)]
+    dilation = [d if k > 1 else 1 for d, k in zip(problem.dilation, problem.kernel, strict=True)]
+    p.spatial = _three(problem.spatial, 1)
+    p.kernel = _three(problem.kernel, 1)
+    p.stride = _three(tuple(stride), 1)
+    p.dilation = _three(tuple(dilation), 1)
+    p.pad = _three(tuple(before for before, _ in problem.padding), 0)
+    p.pad_after = _three(tuple(after for _, after in problem.padding), 0)
+    p.output = _three(problem.output, 1)
+    p.type = TYPES[problem.dtype]
+    p.count_include_pad = problem.count_include_pad
+    p.divisor = problem.divisor_override or 0
+    return p
+
+
+def _walk(function: Callable[..., int], problem: WindowProblem, *arrays: Array | None) -> None:
+    if problem.planes:
+        pointers = (_pointer(array) for array in arrays)
+        _run(function, _window_struct(problem), lib.vox_get_num_threads(), *pointers)
+
+
+def max_pool(problem: WindowProblem, x: Array, out: Array, indices: Array | None) -> None:
+    """See `voxconv.backends.Backend.max_pool`."""
+    places = ffi.NULL if indices is None else ffi.from_buffer("int64_t[]", indices)
+    if problem.planes:
+        _run(
+            lib.vox_max_pool, _window_struct(problem), lib.vox_get_num_threads(), _pointer(x), _pointer(out), places
+        )
+
+
+def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
+    """See `voxconv.backends.Backend.scatter`."""
+    planes, count = values.shape
+    _run(
+        lib.vox_scatter, TYPES[out.dtype], lib.vox_get_num_threads(), planes, count, out.shape[1], accumulate,
+        _pointer(values), ffi.from_buffer("int64_t[]", indices), _pointer(out),
+    )  # fmt: skip
+
+
+def avg_pool(problem: WindowProblem, x: Array, out: Array) -> None:
+    """See `voxconv.backends.Backend.avg_pool`."""
+    _walk(lib.vox_avg_pool, problem, x, out)
+
+
+def avg_pool_grad(problem: WindowProblem, grad_output: Array, out: Array) -> None:
+    """See `voxconv.backends.Backend.avg_pool_grad`."""
+    _walk(lib.vox_avg_pool_grad, problem, grad_output, out)
+
+
+def unfold(problem: WindowProblem, x: Array, out: Array) -> None:
+    """See `voxconv.backends.Backend.unfold`."""
+    _walk(lib.vox_unfold, problem, x, out)
+
+
+def fold(problem: WindowProblem, columns: Array, out: Array) -> None:
+    """See `voxconv.backends.Backend.fold`."""
+    _walk(lib.vox_fold, problem, columns, out)
