@@ -71,18 +71,18 @@ class Outcome:
         Loss of each training step.
     train_accuracy, test_accuracy, sensitivity, specificity : float
         Shares of right answers; the last three on the held-out part.
+    train_seconds : float
+        Time that training took.
     response : (rows, columns) ndarray
-        The network's probability of a lesion in the patch around each pixel; NaN where no patch was asked for.
-    peak : (int, int)
-        Row and column of its maximum.
-    distance : float
-        From the peak to the nearest pixel of the file's outline, in pixels.
+        The network's probability of a lesion in the patch around each pixel of the body; NaN elsewhere.
+    peak, peak_mm : (int, int), (float, float)
+        Row and column of its maximum, and the same in mm from the slice's first pixel.
+    distance, distance_mm : float
+        From the peak to the nearest pixel of the file's outline.
     inside : bool
         Whether the outline encloses the peak.
-    test_patch, test_centre
-        A held-out patch with a synthetic lesion, and where it was cut.
-    train_seconds : float
-        Time the training took.
+    outline_response : float
+        Highest response that the outline encloses.
     """
 
     losses: list[float]
@@ -90,12 +90,14 @@ class Outcome:
     test_accuracy: float
     sensitivity: float
     specificity: float
+    train_seconds: float
     response: Array
     peak: tuple[int, int]
+    peak_mm: tuple[float, float]
     distance: float
     distance_mm: float
     inside: bool
-    train_seconds: float
+    outline_response: float
 
 
 def insert_lesion(patch: Array, settings: Settings, rng: np.random.Generator) -> None:
@@ -196,3 +198,30 @@ class Experiment:
         without, lesion = dense_response(self.model, self.image, self.settings.patch, backend=self.backend)
         probability: Array = np.where(self.body, 1 / (1 + np.exp(without - lesion)), np.nan)
         return probability
+
+    def run(self, train: tuple[Array, Array], test: tuple[Array, Array], progress: Progress) -> Outcome:
+        """Train on some patches, ask about others, then look at the whole slice."""
+        start = time.perf_counter()
+        losses = self.train(*train, progress)
+        seconds = time.perf_counter() - start
+        right_in_training = self.answers(train[0]) == train[1]
+        right = self.answers(test[0]) == test[1]
+        response = self.respond()
+        row, column = (int(i) for i in np.unravel_index(np.nanargmax(response), response.shape))
+        spacing = np.asarray(self.source.spacing)
+        steps = np.argwhere(self.source.contour) - (row, column)
+        return Outcome(
+            losses=losses,
+            train_accuracy=float(right_in_training.mean()),
+            test_accuracy=float(right.mean()),
+            sensitivity=float(right[test[1] == 1].mean()),
+            specificity=float(right[test[1] == 0].mean()),
+            train_seconds=seconds,
+            response=response,
+            peak=(row, column),
+            peak_mm=(row * self.source.spacing[0], column * self.source.spacing[1]),
+            distance=float(np.linalg.norm(steps, axis=1).min()),
+            distance_mm=float(np.linalg.norm(steps * spacing, axis=1).min()),
+            inside=bool(self.source.marked[row, column]),
+            outline_response=float(np.nanmax(response[self.source.marked])),
+        )
