@@ -106,8 +106,9 @@ def as_text(found: dict[str, Any]) -> str:
         f"Trained on {train['patches']} patches from {train['part']};",
         f"  every second one holds a synthetic lesion. {train['steps']} steps took {train['seconds']:.1f} s; the loss",
         f"  went from {train['first_loss']:.3f} to {train['last_loss']:.3f}, accuracy there {train['accuracy']:.1%}.",
-        f"Held-out patches ({test['patches']}, from {test['part']}, never trained on): accuracy {test['accuracy']:.1%},",
-        f"  synthetic lesions found {test['sensitivity']:.1%}, patches without one recognised {test['specificity']:.1%}.",
+        f"Held-out patches ({test['patches']}, from {test['part']}, never trained on):",
+        f"  accuracy {test['accuracy']:.1%}; synthetic lesions found {test['sensitivity']:.1%},"
+        f" patches without one recognised {test['specificity']:.1%}.",
         f"Over the whole slice the response peaks at row {peak[0]}, column {peak[1]}"
         f" ({peak_mm[0]:.1f} mm down, {peak_mm[1]:.1f} mm across).",
         f"  From the outline drawn in the file that is {response['distance_to_outline_px']:.1f} px"

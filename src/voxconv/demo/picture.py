@@ -58,14 +58,15 @@ def _slice_and_kernel(figure: Any, experiment: Experiment, top: float) -> None:
 
     axes.add_patch(Rectangle(corner, kernel.shape[1], kernel.shape[0], fill=False, edgecolor="red", linewidth=1.5))
     axes.annotate(
-        "kernel window", (column + 8, row + 6), (column + 60, row + 66), color="red", fontsize=10,
-        arrowprops={"arrowstyle": "->", "color": "red"},
+        "kernel window", (column, row + 8), (column, 288), color="tomato", fontsize=10, ha="center", va="center",
+        arrowprops={"arrowstyle": "->", "color": "tomato"}, bbox={"facecolor": "black", "edgecolor": "none"},
     )  # fmt: skip
     peak = np.abs(kernel).max()
     tile = add_tile(figure, 7.44, top + 2.1, 0.95, kernel, cmap="RdBu_r", vmin=-peak, vmax=peak)
-    tile.set_title("the kernel\n15 × 15 px", fontsize=10, color="red")
+    tile.set_title("the kernel\n15 x 15 px", fontsize=10, color="red")
+    # The file's own grey values: air is near zero there, as the padding is, so the border does not respond.
     response = functional.conv2d(
-        experiment.image[None], kernel[None, None], padding="same", backend=experiment.backend
+        source.pixels[None], kernel[None, None], padding="same", backend=experiment.backend
     )[0]
     axes = _panel(figure, 8.5, top + 0.95, 6.2, 4.28)
     limit = float(np.percentile(np.abs(response), 99.5))
@@ -82,8 +83,8 @@ def _examples(figure: Any, experiment: Experiment, patches: Array, labels: Array
     low, high = np.percentile(patches, [1, 99.7])
     _heading(
         figure, top, "2  What the network is asked: does this patch contain a SYNTHETIC lesion?",
-        f"Held-out patches of {experiment.settings.patch} × {experiment.settings.patch} px, all from the slice above. The "
-        "lesions are computed bright ellipses, not disease.",
+        f"Held-out patches of {experiment.settings.patch} x {experiment.settings.patch} px, all from the slice above. "
+        "The lesions are computed bright ellipses, not disease.",
     )  # fmt: skip
     for label, left, text in ((0, 0.4, "without"), (1, 7.75, "with a synthetic lesion")):
         place = (left + 3.4) / WIDTH, 1 - (top + 0.72) / HEIGHT
@@ -95,8 +96,8 @@ def _examples(figure: Any, experiment: Experiment, patches: Array, labels: Array
 def _features(figure: Any, experiment: Experiment, patch: Array, top: float) -> None:
     _heading(
         figure, top, "3  What it learned: kernels, their feature maps, and each pooled map at half the size",
-        "For the patch on the left, with a synthetic lesion. Columns belong to the eight kernels of the first layer, then "
-        "to eight of the sixteen of the second.",
+        "For the patch on the left, with a synthetic lesion. Columns belong to the eight kernels of the first layer, "
+        "then to eight of the sixteen of the second.",
     )  # fmt: skip
     model = experiment.model
     first, second = model[0], model[3]
@@ -105,16 +106,16 @@ def _features(figure: Any, experiment: Experiment, patch: Array, top: float) -> 
     maps = [patch[None]]
     for layer in list(model)[:6]:
         maps.append(layer(maps[-1]))
-    add_tile(figure, 0.4, top + 1.0, 1.3, patch[0], cmap="gray").set_title("patch 32 × 32", fontsize=10)
+    add_tile(figure, 0.4, top + 1.0, 1.3, patch[0], cmap="gray").set_title("patch 32 x 32", fontsize=10)
     # One scale for all maps of a row of tiles: inches for each pixel of the first convolution's output.
     inch = 1.3 / maps[2].shape[-1]
     rows = [
-        ("kernels 5 × 5", first.weight.data[:, 0], 0.62 / 5, 0.75),
-        (f"after convolution\nand ReLU {maps[2].shape[-1]} × {maps[2].shape[-1]}", maps[2][0], inch, 1.5),
-        (f"pooled {maps[3].shape[-1]} × {maps[3].shape[-1]}", maps[3][0], inch, 2.92),
-        ("kernels 3 × 3\n(mean over inputs)", second.weight.data.mean(axis=1)[:8], 0.5 / 3, 3.75),
-        (f"after convolution\nand ReLU {maps[5].shape[-1]} × {maps[5].shape[-1]}", maps[5][0][:8], inch, 4.4),
-        (f"pooled {maps[6].shape[-1]} × {maps[6].shape[-1]}", maps[6][0][:8], inch, 5.1),
+        ("kernels 5 x 5", first.weight.data[:, 0], 0.62 / 5, 0.75),
+        (f"after convolution\nand ReLU {maps[2].shape[-1]} x {maps[2].shape[-1]}", maps[2][0], inch, 1.5),
+        (f"pooled {maps[3].shape[-1]} x {maps[3].shape[-1]}", maps[3][0], inch, 2.92),
+        ("kernels 3 x 3\n(mean over inputs)", second.weight.data.mean(axis=1)[:8], 0.5 / 3, 3.75),
+        (f"after convolution\nand ReLU {maps[5].shape[-1]} x {maps[5].shape[-1]}", maps[5][0][:8], inch, 4.4),
+        (f"pooled {maps[6].shape[-1]} x {maps[6].shape[-1]}", maps[6][0][:8], inch, 5.1),
     ]
     for name, images, scale, offset in rows:
         side = scale * images.shape[-1]
@@ -190,5 +191,5 @@ def draw(experiment: Experiment, outcome: Outcome, patches: Array, labels: Array
     _slice_and_kernel(figure, experiment, 0.25)
     _examples(figure, experiment, patches, labels, 5.85)
     _features(figure, experiment, patches[labels == 1][0], 8.2)
-    _response(figure, experiment, outcome, 14.2)
+    _response(figure, experiment, outcome, 13.75)
     save(figure, path)

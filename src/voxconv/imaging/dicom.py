@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,8 @@ class Slice:
 
 def _largest_part(mask: Array) -> Array:
     """The connected part of a mask with the most pixels; diagonal neighbours count as connected."""
-    from skimage.measure import label
-
-    parts = label(mask, connectivity=2)
+    measure: Any = import_module("skimage.measure")  # skimage has no complete types
+    parts = measure.label(mask, connectivity=2)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     largest: Array = parts == sizes.argmax()
@@ -70,7 +70,7 @@ def example_slice() -> Slice:
     except ImportError:
         raise MissingExtra("pydicom", "imaging", "reading the example slice") from None
     try:
-        from skimage.morphology import convex_hull_image
+        morphology: Any = import_module("skimage.morphology")
     except ImportError:
         raise MissingExtra("scikit-image", "imaging", "finding the outline in the slice's overlay") from None
 
@@ -86,6 +86,6 @@ def example_slice() -> Slice:
         spacing=(row_mm, column_mm),
         window=(centre - width / 2, centre + width / 2),
         contour=contour,
-        marked=np.asarray(convex_hull_image(contour), bool),
+        marked=np.asarray(morphology.convex_hull_image(contour), bool),
         title=f"{file.Modality} {str(file.BodyPartExamined).lower()}, {file.SliceThickness:g} mm slice",
     )

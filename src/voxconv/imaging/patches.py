@@ -45,7 +45,12 @@ def window_mean(image: Array, size: int) -> Array:
     """Mean of the patch around each pixel, placed as `cut_patches` places patches; outside the image counts as 0."""
     before = size // 2
     padding = ((before, size - 1 - before),) * 2
-    return functional.avg_pool2d(image[None], size, stride=1, padding=padding)[0]
+    mean: Array = functional.avg_pool2d(image[None], size, stride=1, padding=padding)[0]
+    return mean
+
+
+def _data(bias: nn.Parameter | None) -> Array | None:
+    return None if bias is None else bias.data
 
 
 def dense_response(model: nn.Sequential, image: Array, size: int, *, backend: str = "auto") -> Array:
@@ -78,7 +83,7 @@ def dense_response(model: nn.Sequential, image: Array, size: int, *, backend: st
     for layer in model:
         match layer:
             case nn.Conv2d(stride=1, padding=0, dilation=1, weight=weight, bias=bias):
-                x = functional.conv2d(x, weight.data, bias and bias.data, dilation=reach, backend=backend)
+                x = functional.conv2d(x, weight.data, _data(bias), dilation=reach, backend=backend)
                 side -= weight.data.shape[2] - 1
             case nn.MaxPool2d(kernel_size=int(window), padding=0, dilation=1) if layer.stride in (None, window):
                 x = functional.max_pool2d(x, window, stride=1, dilation=reach, backend=backend)
@@ -86,13 +91,13 @@ def dense_response(model: nn.Sequential, image: Array, size: int, *, backend: st
                 reach *= window
             case nn.Linear(weight=weight, bias=bias):
                 kernel = weight.data.reshape(len(weight.data), -1, side, side)
-                x = functional.conv2d(x, kernel, bias and bias.data, dilation=reach, backend=backend)
+                x = functional.conv2d(x, kernel, _data(bias), dilation=reach, backend=backend)
             case nn.ReLU():
                 x = layer(x)
             case nn.Flatten():
                 pass
             case _:
-                rule = "must be Conv2d, ReLU, MaxPool2d, Flatten or Linear, without padding, and pools as wide as their stride"
+                rule = "must be Conv2d, ReLU, MaxPool2d, Flatten or Linear, unpadded, its pools as wide as their stride"
                 raise ValueError(rejection("dense_response", "model", layer, rule))
     response = np.full((len(x), *image.shape), np.nan, x.dtype)
     corner = size // 2

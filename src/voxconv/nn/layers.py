@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-import voxconv.grad as gradients
-from voxconv import functional
+from voxconv import functional, grad
 from voxconv.errors import rejection
 from voxconv.nn.module import Array, Module, Parameter
 
@@ -104,7 +103,7 @@ class _Conv(Module):
 
     def _gradient(self, target: str, *arguments: Any) -> Array:
         """Call the gradient function of this rank, say ``conv2d_weight``."""
-        function: Callable[..., Array] = getattr(gradients, f"conv{self.rank}d_{target}")
+        function: Callable[..., Array] = getattr(grad, f"conv{self.rank}d_{target}")
         return function(*arguments, self.stride, self.padding, self.dilation, self.groups, backend=self.backend)
 
     def forward(self, x: Array) -> Array:
@@ -123,7 +122,7 @@ class _Conv(Module):
         weight = self.weight.data
         self.weight.accumulate(self._gradient("weight", x, weight.shape, grad_output))
         if self.bias is not None:
-            bias_gradient: Callable[..., Array] = getattr(gradients, f"conv{self.rank}d_bias")
+            bias_gradient: Callable[..., Array] = getattr(grad, f"conv{self.rank}d_bias")
             self.bias.accumulate(bias_gradient(grad_output, backend=self.backend))
         return self._gradient("input", x.shape, weight, grad_output) if input_grad else None
 
@@ -207,7 +206,7 @@ class _MaxPool(Module):
         indices, shape = self._restore()
         if not input_grad:
             return None
-        scatter: Callable[..., Array] = getattr(gradients, f"max_pool{self.rank}d_input")
+        scatter: Callable[..., Array] = getattr(grad, f"max_pool{self.rank}d_input")
         return scatter(grad_output, indices, shape, backend=self.backend)
 
     def __repr__(self) -> str:

@@ -82,7 +82,7 @@ class Module:
         self._saved = values if self.training else None
 
     def _restore(self) -> Any:
-        """What the forward pass saved, once."""
+        """Return what the forward pass saved, once."""
         if self._saved is None:
             name = type(self).__name__
             raise RuntimeError(f"{name}.backward: needs a forward pass before it, in training mode and not used up yet")
@@ -90,7 +90,7 @@ class Module:
         return values
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        """The modules directly inside this one."""
+        """Iterate over the modules directly inside this one."""
         return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
 
     def modules(self) -> Iterator[Module]:
@@ -128,7 +128,7 @@ class Module:
         return self.train(False)
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of all parameters by name; unlike torch's, later training leaves them alone."""
+        """Copy all parameters by name; unlike torch's, later training leaves them alone."""
         return {name: parameter.data.copy() for name, parameter in self.named_parameters()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
