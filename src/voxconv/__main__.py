@@ -16,11 +16,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 import voxconv
-from voxconv.errors import MissingExtra
 
 __all__ = ["main"]
 
-USER_ERRORS = (ValueError, TypeError, OverflowError, MemoryError, OSError, MissingExtra)
+# RuntimeError: a backend or an optional package that was asked for is not there.
+USER_ERRORS = (ValueError, TypeError, OverflowError, MemoryError, OSError, RuntimeError)
 BACKENDS = ("auto", "native", "numba", "reference")
 
 
@@ -35,7 +35,9 @@ def _shape(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(size) for size in text.split("x"))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no shape; write sizes with an x between them: 1x64x56x56") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no shape; write sizes with an x between them: 1x64x56x56"
+        ) from None
 
 
 def _per_axis(text: str) -> int | tuple[Any, ...]:
@@ -188,9 +190,6 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except USER_ERRORS as error:
-        print(f"voxconv {arguments.command}: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:  # a backend or the compiled library that was asked for is not there
         print(f"voxconv {arguments.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -62,7 +62,7 @@ def _operations(rank: int, dtype: Any) -> Iterator[tuple[str, bool, Callable[...
     yield f"grad.max_pool{rank}d_input", False, bound(of(grad, "max_poolNd_input"), gp, indices, x.shape)
     # Windows that do not overlap: where two maxima fell on one place, the last would be unpooled.
     values, indices = of(functional, "max_poolNd")(x, 2, return_indices=True, backend="reference")
-    yield f"max_unpool{rank}d", False, bound(of(functional, "max_unpoolNd"), values, indices, 2)
+    yield f"max_unpool{rank}d", False, bound(of(functional, "max_unpoolNd"), values, indices, 2, None, 0, sides)
     # Windows of four elements (or a power of two) have exact means.
     yield f"avg_pool{rank}d", False, bound(of(functional, "avg_poolNd"), x, 2)
     ga = whole(*of(functional, "avg_poolNd")(x, 2, backend="reference").shape)

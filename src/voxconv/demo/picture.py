@@ -65,9 +65,7 @@ def _slice_and_kernel(figure: Any, experiment: Experiment, top: float) -> None:
     tile = add_tile(figure, 7.44, top + 2.1, 0.95, kernel, cmap="RdBu_r", vmin=-peak, vmax=peak)
     tile.set_title("the kernel\n15 x 15 px", fontsize=10, color="red")
     # The file's own grey values: air is near zero there, as the padding is, so the border does not respond.
-    response = functional.conv2d(
-        source.pixels[None], kernel[None, None], padding="same", backend=experiment.backend
-    )[0]
+    response = functional.conv2d(source.pixels[None], kernel[None, None], padding="same", backend=experiment.backend)[0]
     axes = _panel(figure, 8.5, top + 0.95, 6.2, 4.28)
     limit = float(np.percentile(np.abs(response), 99.5))
     shown = axes.imshow(response, cmap="RdBu_r", vmin=-limit, vmax=limit)
