@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from voxconv import demo, nn
+from voxconv.demo.experiment import Experiment, build_model
+from voxconv.imaging import cut_patches, dense_response, example_slice
 
 for package in ("pydicom", "matplotlib", "skimage"):
     if find_spec(package) is None:
         pytest.skip(f"the imaging extra is not installed: no {package}", allow_module_level=True)
-
-from voxconv.demo.experiment import Experiment, build_model
-from voxconv.imaging import cut_patches, dense_response, example_slice
 
 TINY = demo.Settings(train_patches=64, test_patches=40, epochs=2)
 

@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    return code
+    return int(code)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ __all__ = ["blob_kernel", "draw"]
 
 Array = npt.NDArray[Any]
 
-WIDTH, HEIGHT = 15.0, 20.6
+WIDTH, HEIGHT = 15.0, 20.8
 """Inches.  Everything below is placed in inches from the upper left corner."""
 
 
@@ -149,7 +149,7 @@ def _response(figure: Any, experiment: Experiment, outcome: Outcome, top: float)
         arrowprops={"arrowstyle": "-", "color": "cyan"}, bbox={"facecolor": "black", "alpha": 0.7, "edgecolor": "none"},
     )  # fmt: skip
     bar = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.04, pad=0.03)
-    bar.set_label("network's probability of a lesion", fontsize=10)
+    bar.set_label("the network's probability of a synthetic lesion", fontsize=10)
 
     rows, columns = (np.flatnonzero(source.marked.any(axis=axis)) for axis in (1, 0))
     view = 28
@@ -189,5 +189,5 @@ def draw(experiment: Experiment, outcome: Outcome, patches: Array, labels: Array
     _slice_and_kernel(figure, experiment, 0.25)
     _examples(figure, experiment, patches, labels, 5.85)
     _features(figure, experiment, patches[labels == 1][0], 8.2)
-    _response(figure, experiment, outcome, 13.75)
+    _response(figure, experiment, outcome, 14.1)
     save(figure, path)
