@@ -23,7 +23,7 @@ from voxconv.problem import ConvProblem, WindowProblem
 Array = npt.NDArray[Any]
 
 name = "native"
-algorithms = ("direct", "im2col", "depthwise")
+algorithms = ("winograd", "direct", "im2col", "depthwise")
 
 KEPT_BYTES = 64 << 20
 """Scratch blocks above this size are returned at once."""
@@ -43,7 +43,12 @@ OPERATIONS = {
     "conv_input_grad": lib.VOX_CONV_INPUT_GRAD,
     "conv_weight_grad": lib.VOX_CONV_WEIGHT_GRAD,
 }
-ALGORITHMS = {"direct": lib.VOX_DIRECT, "depthwise": lib.VOX_DIRECT, "im2col": lib.VOX_IM2COL}
+ALGORITHMS = {
+    "direct": lib.VOX_DIRECT,
+    "depthwise": lib.VOX_DIRECT,
+    "im2col": lib.VOX_IM2COL,
+    "winograd": lib.VOX_WINOGRAD,
+}
 ACTIVATIONS = {None: lib.VOX_IDENTITY, "relu": lib.VOX_RELU, "leaky_relu": lib.VOX_LEAKY_RELU}
 
 
@@ -200,12 +205,36 @@ def _is_pointwise(problem: ConvProblem) -> bool:
     return all(k == 1 for k in problem.kernel)
 
 
+def winograd_tile(problem: ConvProblem, operation: str) -> tuple[int, ...] | None:
+    """Outputs of Winograd's tile along the last (up to) two axes, or None where it does not apply."""
+    tile = ffi.new("int64_t[3]")
+    if lib.vox_conv_winograd_tile(_conv_struct(problem, operation, "winograd"), tile) != lib.VOX_OK:
+        return None
+    return tuple(tile)[1:]
+
+
+def _winograd_refusal(problem: ConvProblem, operation: str, *, asked: bool) -> str | None:
+    if operation == "conv_weight_grad":
+        return "there is no Winograd kernel for the weight gradient"
+    tile = winograd_tile(problem, operation)
+    if tile is None:
+        return "Winograd wants 3 taps along the last axis, 3 or 1 along the one before, and stride 1"
+    if asked:
+        return None
+    channels = min(problem.c, problem.k) // problem.groups
+    if channels < 16:
+        return f"the transforms would cost more than they save at {channels} channels a group"
+    return None
+
+
 def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool) -> str | None:
     """See `voxconv.backends.Backend.refusal`."""
     if algorithm not in algorithms:
         return f"there is no {algorithm} kernel in the native backend"
     if algorithm == "depthwise" and (problem.groups != problem.c or problem.groups != problem.k):
         return f"depthwise wants one channel a group: {problem.c} -> {problem.k} channels in {problem.groups} groups"
+    if algorithm == "winograd":
+        return _winograd_refusal(problem, operation, asked=asked)
     if algorithm != "im2col":
         each = lib.vox_conv_workspace_bytes(_conv_struct(problem, operation, algorithm), 1)
         if each < 0 or (each > BAND_LIMIT and operation != "conv_weight_grad"):
