@@ -50,9 +50,9 @@ int vox_conv_pack(const vox_conv *p, const void *weight, void *packed);
 int vox_conv_run(const vox_conv *p, int64_t threads, const void *a, const void *b, const void *bias, void *out,
                  void *workspace, int64_t *cursor);
 
-/* Outputs of one tile along each axis that Winograd's algorithm would take for this problem; all 1 where it serves
- * nothing.  By shape and instruction set alone. */
-int vox_conv_winograd_tile(const vox_conv *p, int64_t tile[3]);
+/* Outputs of one tile along each axis that Winograd's algorithm takes for this problem, and how many times faster than
+ * the direct sum it is estimated to be, by shape and instruction set alone; VOX_INVALID where it does not apply. */
+int vox_conv_winograd_tile(const vox_conv *p, int64_t tile[3], double *gain);
 
 /* out (k) = sum of grad_output (n, k, size) over n and size. */
 int vox_conv_bias_grad(int32_t type, int64_t threads, int64_t n, int64_t k, int64_t size, const void *grad_output,

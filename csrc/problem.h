@@ -119,7 +119,7 @@ void vox_conv_phase(const vox_conv *p, const int64_t residue[3], vox_phase *phas
 int vox_conv_layout(const vox_conv *p, const vox_unit *unit, int64_t threads, vox_layout *l);
 int vox_weight_layout_of(const vox_conv *p, const vox_unit *unit, int64_t threads, vox_weight_layout *l);
 void vox_winograd_phase(const vox_conv *p, const int64_t tile[3], const int64_t residue[3], vox_phase *phase);
-int vox_winograd_tile(const vox_conv *p, const vox_unit *unit, int64_t tile[3]);
+int vox_winograd_tile(const vox_conv *p, const vox_unit *unit, int64_t tile[3], double *gain);
 int vox_conv_valid(const vox_conv *p);
 
 /* threads.c: body(context, item, slot) for items from *cursor on, until all are done or the time slice is over; slots

@@ -153,26 +153,28 @@ static double tile_vectors(const vox_conv *p, const vox_unit *u, int64_t mh, int
          (double)vox_ceil_div(vox_ceil_div(h, mh) * columns - 1, u->lanes);
 }
 
-/* The form of the least estimated time, in units of one vector multiply-add: products, transforms, and the stream of
- * weights that no tile's arithmetic hides.  VOX_INVALID where no form applies. */
-int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3]) {
+/* Estimated time in units of one vector multiply-add: products, transforms, and the stream of the weights. */
+static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw, double depth, double outputs) {
+  const double n = (double)(points(mh) * points(mw));
+  return n * (tile_vectors(p, u, mh, mw) * (depth * outputs + 3 * (depth + 2 * outputs)) + 1.5 * depth * outputs);
+}
+
+/* The form of the least estimated time and how many times faster than the direct sum it should be; VOX_INVALID where no
+ * form applies. */
+int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], double *gain) {
   static const int64_t forms[][2] = {{4, 4}, {4, 2}, {2, 2}, {1, 4}, {1, 2}};
   const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
-  const int64_t cin = (gradient ? p->k : p->c) / p->groups, cout = (gradient ? p->c : p->k) / p->groups;
+  const double depth = (double)((gradient ? p->k : p->c) / p->groups * p->kernel[0]);
+  const double outputs = (double)((gradient ? p->c : p->k) / p->groups);
   if (p->operation == VOX_CONV_WEIGHT_GRAD || p->kernel[2] != 3 || (p->kernel[1] != 3 && p->kernel[1] != 1))
     return VOX_INVALID;
-  for (int i = 0; i < 3; i++) {
-    /* where a result is one position long, Python has set its stride to 1 */
-    if (p->stride[i] != 1 && (i > 0 || gradient)) return VOX_INVALID;
-    if (i > 0 && p->dilation[i] > 64) return VOX_INVALID;
-  }
+  for (int i = 0; i < 3; i++)
+    if ((p->stride[i] != 1 && (i > 0 || gradient)) || (i > 0 && p->dilation[i] > 64)) return VOX_INVALID;
   double least = 0;
   for (unsigned i = 0; i < sizeof forms / sizeof forms[0]; i++) {
-    int64_t mh = forms[i][0], mw = forms[i][1], n = points(mh) * points(mw);
+    int64_t mh = forms[i][0], mw = forms[i][1];
     if ((mh == 1) != (p->kernel[1] == 1)) continue;
-    double vectors = tile_vectors(p, u, mh, mw), depth = (double)(cin * p->kernel[0]), outputs = (double)cout;
-    double time = vectors * ((double)n * depth * outputs + 3 * (double)n * (depth + 2 * outputs)) +
-                  (double)n * depth * outputs * 1.5;
+    double time = winograd_time(p, u, mh, mw, depth, outputs);
     if (least == 0 || time < least) {
       least = time;
       tile[0] = 1;
@@ -180,6 +182,9 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3]) {
       tile[2] = mw;
     }
   }
+  const int64_t *out = gradient ? p->spatial : p->output;
+  const double lines = (double)out[1] * (double)(out[2] + 2 * p->dilation[2]);
+  *gain = (double)(p->kernel[1] * 3) * (lines / (double)u->lanes + 1.5) * depth * outputs / (least > 1 ? least : 1);
   return VOX_OK;
 }
 
@@ -190,7 +195,8 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0};
   int64_t taps[3], slots[3], per_vector, depth, bytes;
   vox_phase ph;
-  if (vox_winograd_tile(p, u, l->tile)) return VOX_INVALID;
+  double gain;
+  if (vox_winograd_tile(p, u, l->tile, &gain)) return VOX_INVALID;
   const int64_t *out = p->operation == VOX_CONV ? p->output : p->spatial;
   vox_winograd_phase(p, l->tile, none, &ph);
   for (int i = 1; i < 3; i++) l->phases[i] = vox_min(p->dilation[i], out[i]);

@@ -30,11 +30,11 @@ static int64_t winograd_bytes(const vox_conv *p, const int64_t tile[3]) {
   return __builtin_mul_overflow(filters, points, &bytes) ? VOX_OVERFLOW : bytes;
 }
 
-int vox_conv_winograd_tile(const vox_conv *p, int64_t tile[3]) {
+int vox_conv_winograd_tile(const vox_conv *p, int64_t tile[3], double *gain) {
   const vox_unit *u = vox_unit_used(p->type);
   int status = vox_conv_valid(p);
   if (status || !u) return status ? status : VOX_INVALID;
-  return vox_winograd_tile(p, u, tile);
+  return vox_winograd_tile(p, u, tile, gain);
 }
 
 int64_t vox_conv_packed_bytes(const vox_conv *p) {
@@ -43,7 +43,8 @@ int64_t vox_conv_packed_bytes(const vox_conv *p) {
   int64_t transformed = 0, bytes = weight_bytes(p);
   if (p->algorithm == VOX_WINOGRAD) {
     int64_t tile[3];
-    if (vox_conv_winograd_tile(p, tile)) return VOX_INVALID;
+    double gain;
+    if (vox_conv_winograd_tile(p, tile, &gain)) return VOX_INVALID;
     transformed = winograd_bytes(p, tile);
   }
   return transformed < 0 || __builtin_add_overflow(bytes, transformed, &bytes) || __builtin_add_overflow(bytes, HEADER, &bytes)

@@ -99,31 +99,39 @@ INLINE int has_huge(const real *p, int64_t n) {
   return any != 0;
 }
 
-/* Place of tap (td, th, tw) of the caller's weights for output channel k and input channel c of a group; the input
- * gradient swaps the channels' roles and turns the kernel round. */
-INLINE int64_t weight_place(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k, int64_t c, int64_t t) {
-  const int64_t taps = p->kernel[0] * p->kernel[1] * p->kernel[2], base = group * l->cin * l->cout * taps;
-  if (p->operation == VOX_CONV) return base + (k * l->cin + c) * taps + t;
-  return base + (c * l->cout + k) * taps + (taps - 1 - t);
+/* Strides of the caller's weights as this problem reads them; the input gradient swaps the channels' roles and turns the
+ * kernel round. */
+typedef struct weight_view {
+  const real *first; /* output channel 0, input channel 0 and tap 0 of the group */
+  int64_t out, in, tap;
+} weight_view;
+
+static weight_view view_weight(const vox_conv *p, const vox_layout *l, int64_t group, const void *weight) {
+  const int64_t taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
+  const real *w = (const real *)weight + group * l->cin * l->cout * taps;
+  if (p->operation == VOX_CONV) return (weight_view){w, l->cin * taps, taps, 1};
+  return (weight_view){w + taps - 1, taps, l->cout * taps, -1};
 }
 
-/* One panel of m output channels: [position][depth tap, channel][m]. */
+/* One panel of m output channels: [position][depth tap, channel][m].  A vector holds neighbouring elements of the last
+ * two axes. */
 static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
                          void *packed) {
-  const real *w = weight;
+  const weight_view w = view_weight(p, l, group, weight);
   const int mh = (int)l->tile[1], mw = (int)l->tile[2], nh = points_of(mh), nw = points_of(mw);
-  const int64_t kh = p->kernel[1], kw = p->kernel[2], depth = p->kernel[0] * l->cin;
-  real *u = packed;
+  const int64_t kh = p->kernel[1], kw = p->kernel[2], plane = kh * kw, count = l->cin * m;
+  const int64_t stride = p->kernel[0] * count;
   real taps[9][LANES] = {{0}};
   int huge = 0;
-  for (int64_t r = 0; r < depth; r++) {
-    int64_t td = r / l->cin, c = r % l->cin;
-    for (int64_t i0 = 0; i0 < m; i0 += LANES) {
-      int64_t lanes = vox_min(LANES, m - i0);
-      for (int64_t i = 0; i < lanes; i++)
-        for (int64_t t = 0; t < kh * kw; t++)
-          taps[t][i] = w[weight_place(p, l, group, k0 + i0 + i, c, td * kh * kw + t)];
-      for (int64_t t = 0; t < kh * kw; t++) huge |= has_huge(taps[t], LANES);
+  for (int64_t td = 0; td < p->kernel[0]; td++) {
+    real *u = (real *)packed + td * count;
+    for (int64_t e = 0; e < count; e += LANES) {
+      int64_t lanes = vox_min(LANES, count - e);
+      for (int64_t i = 0; i < lanes; i++) {
+        const real *from = w.first + (k0 + (e + i) % m) * w.out + (e + i) / m * w.in + td * plane * w.tap;
+        for (int64_t t = 0; t < plane; t++) taps[t][i] = from[t * w.tap];
+      }
+      huge |= has_huge(taps[0], plane * LANES);
       vec rows[MOST_POINTS][3], line[MOST_POINTS], g[3];
       for (int64_t j = 0; j < kw; j++) {
         for (int64_t i = 0; i < kh; i++) g[i] = v_load(taps[i * kw + j]);
@@ -132,7 +140,13 @@ static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, 
       }
       for (int i = 0; i < nh; i++) {
         transform_weight(mw, rows[i], line);
-        for (int j = 0; j < nw; j++) v_store_n(u + ((i * nw + j) * depth + r) * m + i0, line[j], lanes);
+        for (int j = 0; j < nw; j++) {
+          real *to = u + (i * nw + j) * stride + e;
+          if (lanes == LANES)
+            v_store(to, line[j]);
+          else
+            v_store_n(to, line[j], lanes);
+        }
       }
     }
   }
@@ -250,7 +264,7 @@ static void winograd_mend(const vox_conv_job *job, const winograd_place *at, con
   const vox_layout *l = job->l;
   const vox_axis *az = &at->ph->axis[0], *ay = &at->ph->axis[1], *ax = &at->ph->axis[2];
   const int64_t input = az->size * ay->size * ax->size, kh = p->kernel[1], kw = p->kernel[2];
-  const real *w = job->weight;
+  const weight_view w = view_weight(p, l, at->it->group, job->weight);
   const vec slope = v_set1((real)p->slope);
   int64_t h_end = vox_min(ay->outputs, (at->h0 + row + 1) * l->tile[1]);
   int64_t w_end = vox_min(ax->outputs, (at->w0 + col + 1) * l->tile[2]);
@@ -266,8 +280,7 @@ static void winograd_mend(const vox_conv_job *job, const winograd_place *at, con
             int64_t sh = h * ay->offset_step + ay->offset0 + t / kw % kh * ay->offset_step;
             int64_t sw = v * ax->offset_step + ax->offset0 + t % kw * ax->offset_step;
             if (sz >= 0 && sz < az->size && sh >= 0 && sh < ay->size && sw >= 0 && sw < ax->size)
-              sum = s_fma(w[weight_place(p, l, at->it->group, k, c, t)], x[c * input + (sz * ay->size + sh) * ax->size + sw],
-                          sum);
+              sum = s_fma(w.first[k * w.out + c * w.in + t * w.tap], x[c * input + (sz * ay->size + sh) * ax->size + sw], sum);
           }
         if (job->bias) sum += ((const real *)job->bias)[channel];
         y[((az->first + at->d * az->spread) * at->size[1] + ay->first + h * ay->spread) * at->size[2] + ax->first +

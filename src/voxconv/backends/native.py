@@ -31,6 +31,9 @@ KEPT_BYTES = 64 << 20
 BAND_LIMIT = 64 << 20
 """Above this workspace a thread, direct's zero-bordered band is mostly border: im2col serves instead."""
 
+WINOGRAD_GAIN = 1.2
+"""Winograd is taken from this estimated gain over the direct sum on: it rounds more."""
+
 TYPES = {
     np.dtype(key): getattr(lib, f"VOX_{short}")
     for key, short in {
@@ -205,25 +208,16 @@ def _is_pointwise(problem: ConvProblem) -> bool:
     return all(k == 1 for k in problem.kernel)
 
 
-def winograd_tile(problem: ConvProblem, operation: str) -> tuple[int, ...] | None:
-    """Outputs of Winograd's tile along the last (up to) two axes, or None where it does not apply."""
-    tile = ffi.new("int64_t[3]")
-    if lib.vox_conv_winograd_tile(_conv_struct(problem, operation, "winograd"), tile) != lib.VOX_OK:
-        return None
-    return tuple(tile)[1:]
-
-
 def _winograd_refusal(problem: ConvProblem, operation: str, *, asked: bool) -> str | None:
     if operation == "conv_weight_grad":
         return "there is no Winograd kernel for the weight gradient"
-    tile = winograd_tile(problem, operation)
-    if tile is None:
+    tile, gain = ffi.new("int64_t[3]"), ffi.new("double *")
+    if lib.vox_conv_winograd_tile(_conv_struct(problem, operation, "winograd"), tile, gain) != lib.VOX_OK:
         return "Winograd wants 3 taps along the last axis, 3 or 1 along the one before, and stride 1"
     if asked:
         return None
-    channels = min(problem.c, problem.k) // problem.groups
-    if channels < 16:
-        return f"the transforms would cost more than they save at {channels} channels a group"
+    if gain[0] < WINOGRAD_GAIN:
+        return f"its best tile, {tile[1]}x{tile[2]}, is estimated at {gain[0]:.2f} times the direct sum's speed"
     return None
 
 
