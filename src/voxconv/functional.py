@@ -58,7 +58,7 @@ def documented(*sections: str) -> Callable[[F], F]:
 
 RUNNING = """\
 out : ndarray, optional
-    Where to write the result: of its shape and dtype, writable.  It may overlap an input.
+    Where to write the result: of its shape and dtype, writable and aligned.  It may overlap an input.
 backend : {"auto", "native", "numba", "reference"}
     "auto" is native; where the compiled library is missing, the next one that is installed.
 """
@@ -67,8 +67,8 @@ CHOOSING = """\
 algorithm : {"auto", "direct", "im2col", "winograd", "depthwise"}
     "auto" goes by the sizes alone; `plan_conv2d` and its ``explain`` say how.
 precision : {"default", "strict"}
-    "strict" keeps every result within gamma_d * (|x| * |w| + |b|) of the exact one; "default" may
-    also take Winograd's algorithm, within that one's published bound.
+    "strict" keeps every result within gamma_d of the sum of its terms' magnitudes, for a sum of
+    d - 1 terms; "default" may also take Winograd's algorithm, where a backend has it.
 """
 
 ERRORS = """\
@@ -80,6 +80,8 @@ TypeError
     An argument of the wrong type, or floating arrays of different dtypes.
 OverflowError, MemoryError
     A size beyond 64 bits, or beyond the memory there is.
+RuntimeError
+    The backend that was asked for is not installed.
 """
 
 
@@ -316,7 +318,7 @@ dilation : int or one per axis
 return_indices : bool
     Return where each maximum stands too.
 out : ndarray, or with return_indices a pair of them, optional
-    Where to write the result: of its shape and dtype, writable.  It may overlap the input.
+    Where to write the result: of its shape and dtype, writable and aligned.  It may overlap the input.
 backend : {{"auto", "native", "numba", "reference"}}
     "auto" is native; where the compiled library is missing, the next one that is installed.
 
@@ -482,7 +484,7 @@ MEAN = """\
 count_include_pad : bool
     Divide by the window's size within input and padding, rather than by the elements it holds.
 divisor_override : int, optional
-    Divide by this instead; not 0."""
+    Divide by this instead; not 0, but it may be negative."""
 
 AVG_POOL = f"""\
 Padding adds nothing to the sum.

@@ -1,6 +1,8 @@
-"""Gradients of every function, written out: there is no tape.
+"""Gradients of convolution, transposed convolution and pooling, written out: there is no tape.
 
 ``*_input`` gives the gradient to a function's input, ``*_weight`` and ``*_bias`` to its parameters.
+An activation is not part of them: multiply grad_output by its slope first.  `unfold` and `fold` are
+each other's gradient.
 Arguments are those of ``torch.nn.grad`` where it has the function.
 """
 
@@ -52,6 +54,8 @@ Array = npt.NDArray[Any]
 
 
 INPUT_GRAD = f"""\
+The transpose of the function in its input; elements that no window sees are zero.
+
 Parameters
 ----------
 input_size : sequence of int
@@ -436,6 +440,8 @@ def max_pool3d_input(
 
 
 AVG_POOL_GRAD = f"""\
+Each value over its window's divisor is added to every element that the window holds.
+
 Parameters
 ----------
 grad_output : array_like
