@@ -54,7 +54,7 @@ def _winograd_limit(p, operation, x, w, b, gy):
     axes = tuple(range(2, 2 + p.rank))
     top = {"conv": x, "conv_input_grad": gy, "conv_weight_grad": x}[operation].max(axis=axes, initial=0)  # (n, channels)
     total = w.sum(axis=axes).reshape(p.groups, p.k // p.groups, p.c // p.groups)
-    grouped = top.reshape(p.n, p.groups, -1)
+    grouped = top.reshape(p.n, p.groups, top.shape[1] // p.groups)
     spread = (..., *(None,) * p.rank)
     if operation == "conv":
         values = np.einsum("ngc,gkc->ngk", grouped, total).reshape(p.n, p.k)[spread]
@@ -62,6 +62,6 @@ def _winograd_limit(p, operation, x, w, b, gy):
     if operation == "conv_input_grad":
         values = np.einsum("ngk,gkc->ngc", grouped, total).reshape(p.n, p.c)[spread]
         return unit * np.broadcast_to(values, p.input_shape)
-    sums = gy.sum(axis=axes).reshape(p.n, p.groups, -1)
+    sums = gy.sum(axis=axes).reshape(p.n, p.groups, p.k // p.groups)
     values = np.einsum("ngk,ngc->gkc", sums, grouped).reshape(p.k, p.c // p.groups)[spread]
     return unit * np.broadcast_to(values, p.weight_shape)
