@@ -108,6 +108,34 @@ INLINE void v_store_n(real *p, vec a, int64_t n) {
 INLINE vec v_select(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 INLINE ivec v_select_int(ivec mask, ivec a, ivec b) { return (mask & a) | (~mask & b); }
 
+/* to[i] = base + i * step + a[i] for the first n lanes, as 64-bit integers. */
+INLINE void v_store_index(int64_t *to, int64_t base, int64_t step, ivec a, int64_t n) {
+  enum { HALF = VECTOR_BYTES / 8 };
+  typedef int64_t wide __attribute__((vector_size(VECTOR_BYTES)));
+  wide ramp, part;
+  for (int i = 0; i < HALF; i++) ramp[i] = i;
+  for (int64_t done = 0; done < n; done += HALF) {
+#if VOX_DOUBLE
+    part = a;
+#else
+    typedef lane_int half __attribute__((vector_size(VECTOR_BYTES / 2)));
+    half lanes;
+    memcpy(&lanes, (const char *)&a + done * (int64_t)sizeof(lane_int), sizeof lanes);
+    part = __builtin_convertvector(lanes, wide);
+#endif
+    part += ramp * step + (base + done * step);
+    int64_t left = n - done;
+    if (left >= HALF)
+      memcpy(to + done, &part, sizeof part);
+    else
+#if defined(VOX_ISA_avx512)
+      _mm512_mask_storeu_epi64(to + done, (__mmask8)((1u << left) - 1), (__m512i)part);
+#else
+      memcpy(to + done, &part, (size_t)left * sizeof(int64_t));
+#endif
+  }
+}
+
 /* Lanes 0, 2, 4, ... of the 2 * LANES - 1 elements whose first LANES are a and whose last LANES are b: what a stride
  * of 2 wants, from two loads that do not reach past the last element wanted. */
 INLINE vec v_stride2(vec a, vec b) {

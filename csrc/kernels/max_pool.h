@@ -69,8 +69,7 @@ INLINE void max_windows(const pool_rows *r, int64_t col, int64_t taps, int64_t d
     v_store(y, best);
   else
     v_store_n(y, best, n);
-  if (with_index)
-    for (int64_t i = 0; i < n; i++) index[i] = r->at + col + i * step + where[i];
+  if (with_index) v_store_index(index, r->at + col, step, where, n);
 }
 
 INLINE void max_row(const pool_rows *r, int64_t col, int64_t taps, int64_t dilation, int64_t step, int64_t count,
@@ -80,6 +79,13 @@ INLINE void max_row(const pool_rows *r, int64_t col, int64_t taps, int64_t dilat
                 with_index ? index + i : 0);
 }
 #endif
+
+/* Taps of an axis that lie inside, for the window at `start`: most windows are, and then no division is needed. */
+static inline void taps_inside(int64_t size, int64_t dilation, int64_t start, int64_t taps, int64_t *first, int64_t *last) {
+  *first = 0;
+  *last = taps;
+  if (start < 0 || start + (taps - 1) * dilation >= size) vox_inside(size, dilation, start, taps, first, last);
+}
 
 static void max_pool(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x_, void *y_,
                      int64_t *indices) {
@@ -92,11 +98,13 @@ static void max_pool(const vox_window *p, int64_t plane, int64_t row, int64_t ro
   vox_inside(size[2], step, span - p->pad[2], out[2], &ignored, &outer);
   outer = vox_max(inner, outer);
 
+  int64_t out_d = row / out[1], out_h = row % out[1];
   for (; rows > 0; rows--, row++) {
-    int64_t d = row / out[1] * p->stride[0] - p->pad[0], h = row % out[1] * p->stride[1] - p->pad[1];
+    int64_t d = out_d * p->stride[0] - p->pad[0], h = out_h * p->stride[1] - p->pad[1];
     int64_t d0, d1, h0, h1;
-    vox_inside(size[0], p->dilation[0], d, p->kernel[0], &d0, &d1);
-    vox_inside(size[1], p->dilation[1], h, p->kernel[1], &h0, &h1);
+    taps_inside(size[0], p->dilation[0], d, p->kernel[0], &d0, &d1);
+    taps_inside(size[1], p->dilation[1], h, p->kernel[1], &h0, &h1);
+    if (++out_h == out[1]) out_h = 0, out_d++;
     pool_rows r = {.slices = d1 - d0, .rows = h1 - h0};
     r.at = ((d + d0 * p->dilation[0]) * size[1] + h + h0 * p->dilation[1]) * size[2];
     r.first = x + r.at;
