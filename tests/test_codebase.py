@@ -118,7 +118,7 @@ LONG = {
 def test_long_files_have_a_reason():
     sources = [
         path.relative_to(ROOT).as_posix()
-        for folder in ("csrc", "src", "tests", "bench")
+        for folder in ("csrc", "src", "tests", "bench", "examples")
         for path in (ROOT / folder).rglob("*")
         if path.suffix in (".c", ".h", ".py")
     ]
