@@ -332,6 +332,8 @@ int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, 
 
   int64_t items = p->groups * vox_max(1, l->blocks);
   l->panel_parts = vox_max(1, vox_min(l->panels, items < threads ? vox_ceil_div(threads, items) : 1));
+  /* as many as get a panel: five panels in four parts are two, two, one and none */
+  l->panel_parts = vox_ceil_div(vox_max(1, l->panels), vox_ceil_div(vox_max(1, l->panels), l->panel_parts));
   const int64_t all[] = {p->groups, l->blocks, l->panel_parts};
   if (product(all, 3, &l->items)) return VOX_OVERFLOW;
 

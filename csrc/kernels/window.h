@@ -2,23 +2,26 @@
 
 enum { RUN = 256 }; /* outputs of a row that are summed at a time: small enough for any stack */
 
-/* Elements that the window at output (d, h, w) is divided by. */
-static int64_t avg_divisor(const vox_window *p, int64_t d, int64_t h, int64_t w) {
-  if (p->divisor) return p->divisor;
+/* Elements that the window at output (d, h, w) is divided by; padding included they may be more than an integer holds. */
+static real avg_divisor(const vox_window *p, int64_t d, int64_t h, int64_t w) {
+  if (p->divisor) return (real)p->divisor;
   const int64_t at[3] = {d, h, w};
-  int64_t count = 1;
+  double count = 1;
   for (int i = 0; i < 3; i++) {
     int64_t start = at[i] * p->stride[i] - p->pad[i];
     int64_t end = vox_min(start + p->kernel[i], p->spatial[i] + p->pad_after[i]);
-    count *= p->count_include_pad ? end - start : vox_min(end, p->spatial[i]) - vox_max(start, 0);
+    count *= (double)(p->count_include_pad ? end - start : vox_min(end, p->spatial[i]) - vox_max(start, 0));
   }
-  return count;
+  return (real)count;
 }
 
-/* Column taps that reach the plane from any of the outputs [w, w + n): a window may have far more taps than that. */
-static void run_taps(const vox_window *p, int64_t w, int64_t n, int64_t *first, int64_t *last) {
+/* How many outputs from w on are summed together, and the column taps that reach the plane from any of them.  A window
+ * may have far more taps than the plane has columns: then one output at a time, so that only taps inside are visited. */
+static int64_t run_taps(const vox_window *p, int64_t w, int64_t *first, int64_t *last) {
+  int64_t n = vox_min(p->kernel[2] > p->spatial[2] ? 1 : RUN, p->output[2] - w);
   *first = vox_max(0, p->pad[2] - (w + n - 1) * p->stride[2]);
   *last = vox_min(p->kernel[2], p->spatial[2] + p->pad[2] - w * p->stride[2]);
+  return n;
 }
 
 static void avg_pool(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x_, void *y_) {
@@ -30,9 +33,9 @@ static void avg_pool(const vox_window *p, int64_t plane, int64_t row, int64_t ro
     vox_inside(size[0], 1, d * step[0] - pad[0], p->kernel[0], &d0, &d1);
     vox_inside(size[1], 1, h * step[1] - pad[1], p->kernel[1], &h0, &h1);
     real *y = (real *)y_ + (plane * out[0] * out[1] + row) * out[2];
-    for (int64_t w = 0; w < out[2]; w += RUN) {
-      int64_t n = vox_min(RUN, out[2] - w), t0, t1;
-      run_taps(p, w, n, &t0, &t1);
+    for (int64_t w = 0, n; w < out[2]; w += n) {
+      int64_t t0, t1;
+      n = run_taps(p, w, &t0, &t1);
       for (int64_t i = 0; i < n; i++) sum[i] = 0;
       for (int64_t td = d0; td < d1; td++)
         for (int64_t th = h0; th < h1; th++) {
@@ -43,7 +46,7 @@ static void avg_pool(const vox_window *p, int64_t plane, int64_t row, int64_t ro
             for (int64_t i = first; i < last; i++) sum[i] += line[at + i * step[2]];
           }
         }
-      for (int64_t i = 0; i < n; i++) y[w + i] = sum[i] / (real)avg_divisor(p, d, h, w + i);
+      for (int64_t i = 0; i < n; i++) y[w + i] = sum[i] / avg_divisor(p, d, h, w + i);
     }
   }
 }
@@ -58,10 +61,10 @@ static void avg_pool_grad(const vox_window *p, int64_t plane, const void *dy_, v
     int64_t d = row / out[1], h = row % out[1], d0, d1, h0, h1;
     vox_inside(size[0], 1, d * step[0] - pad[0], p->kernel[0], &d0, &d1);
     vox_inside(size[1], 1, h * step[1] - pad[1], p->kernel[1], &h0, &h1);
-    for (int64_t w = 0; w < out[2]; w += RUN) {
-      int64_t n = vox_min(RUN, out[2] - w), t0, t1;
-      run_taps(p, w, n, &t0, &t1);
-      for (int64_t i = 0; i < n; i++) share[i] = dy[row * out[2] + w + i] / (real)avg_divisor(p, d, h, w + i);
+    for (int64_t w = 0, n; w < out[2]; w += n) {
+      int64_t t0, t1;
+      n = run_taps(p, w, &t0, &t1);
+      for (int64_t i = 0; i < n; i++) share[i] = dy[row * out[2] + w + i] / avg_divisor(p, d, h, w + i);
       for (int64_t td = d0; td < d1; td++)
         for (int64_t th = h0; th < h1; th++) {
           real *line = dx + ((d * step[0] - pad[0] + td) * size[1] + h * step[1] - pad[1] + th) * size[2];

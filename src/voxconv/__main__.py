@@ -72,10 +72,10 @@ def _doctor(_: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
     ]
     if info["native"]:
         lines += [
-            f"The native kernels use the instruction set {info['isa_used']}"
+            f"The native kernels use the instruction set {info['isa']['used']}"
             + (" as VOXCONV_ISA asks" if os.environ.get("VOXCONV_ISA") else ", the best that this machine has")
-            + f" ({info['lanes']['float32']} float32 lanes); compiled in: {', '.join(info['isa_compiled'])};"
-            + f" this machine runs: {', '.join(info['isa_supported'])}.",
+            + f" ({info['isa']['lanes']['float32']} float32 lanes); compiled in: {', '.join(info['isa']['compiled'])};"
+            + f" this machine runs: {', '.join(info['isa']['supported'])}.",
             f"They use {info['threads']} threads, the smallest of: "
             + ", ".join(f"{reason} {cap}" for reason, cap in info["thread_caps"].items())
             + ".",
