@@ -104,9 +104,48 @@ INLINE void v_store_n(real *p, vec a, int64_t n) {
 #endif
 }
 
-/* mask ? a : b, lane by lane; a mask lane is all ones or all zeros, as comparisons give. */
-INLINE vec v_select(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
-INLINE ivec v_select_int(ivec mask, ivec a, ivec b) { return (mask & a) | (~mask & b); }
+/* Which lanes: mask registers where there are some, all ones or all zeros elsewhere. */
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+typedef __mmask8 vmask;
+#elif defined(VOX_ISA_avx512)
+typedef __mmask16 vmask;
+#else
+typedef ivec vmask;
+#endif
+
+/* a > b, or a is not a number. */
+INLINE vmask v_replaces(vec a, vec b) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GT_OQ) | _mm512_cmp_pd_mask((__m512d)a, (__m512d)a, _CMP_UNORD_Q);
+#elif defined(VOX_ISA_avx512)
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ) | _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_UNORD_Q);
+#else
+  return (a > b) | (a != a);
+#endif
+}
+
+/* mask ? a : b */
+INLINE ivec v_select_int(vmask mask, ivec a, ivec b) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (ivec)_mm512_mask_blend_epi64(mask, (__m512i)b, (__m512i)a);
+#elif defined(VOX_ISA_avx512)
+  return (ivec)_mm512_mask_blend_epi32(mask, (__m512i)b, (__m512i)a);
+#else
+  return (mask & a) | (~mask & b);
+#endif
+}
+INLINE vec v_select(vmask mask, vec a, vec b) { return (vec)v_select_int(mask, (ivec)a, (ivec)b); }
+
+/* y < 0 ? a : y; a NaN stays. */
+INLINE vec v_if_negative(vec y, vec a) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (vec)_mm512_mask_mov_pd((__m512d)y, _mm512_cmp_pd_mask((__m512d)y, _mm512_setzero_pd(), _CMP_LT_OQ), (__m512d)a);
+#elif defined(VOX_ISA_avx512)
+  return (vec)_mm512_mask_mov_ps((__m512)y, _mm512_cmp_ps_mask((__m512)y, _mm512_setzero_ps(), _CMP_LT_OQ), (__m512)a);
+#else
+  return v_select(y < v_zero(), a, y);
+#endif
+}
 
 /* to[i] = base + i * step + a[i] for the first n lanes, as 64-bit integers. */
 INLINE void v_store_index(int64_t *to, int64_t base, int64_t step, ivec a, int64_t n) {

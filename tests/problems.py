@@ -52,7 +52,8 @@ def _winograd_limit(p, operation, x, w, b, gy):
     unit = WINOGRAD_UNITS * oracle.UNIT[p.dtype.name]
     x, w, b, gy = oracle.magnitudes(x, w, b, gy)
     axes = tuple(range(2, 2 + p.rank))
-    top = {"conv": x, "conv_input_grad": gy, "conv_weight_grad": x}[operation].max(axis=axes, initial=0)  # (n, channels)
+    source = {"conv": x, "conv_input_grad": gy, "conv_weight_grad": x}[operation]
+    top = source.max(axis=axes, initial=0)  # (n, channels)
     total = w.sum(axis=axes).reshape(p.groups, p.k // p.groups, p.c // p.groups)
     grouped = top.reshape(p.n, p.groups, top.shape[1] // p.groups)
     spread = (..., *(None,) * p.rank)

@@ -21,8 +21,6 @@ def test_there_are_examples():
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_examples_run_as_they_stand(number):
-    if "import nn" in EXAMPLES[number] and not (ROOT / "src" / "voxconv" / "nn" / "__init__.py").exists():
-        pytest.skip("nn is not here yet")
     command = [sys.executable, "-W", "error", "-c", EXAMPLES[number]]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr

@@ -28,8 +28,8 @@ static int conv_pack(const vox_conv *p, const vox_layout *l, const vox_phase *ph
 }
 
 INLINE vec activate(vec y, int activation, vec slope) {
-  if (activation == VOX_RELU) return v_select(y < v_zero(), v_zero(), y);
-  if (activation == VOX_LEAKY_RELU) return v_select(y < v_zero(), slope * y, y);
+  if (activation == VOX_RELU) return v_if_negative(y, v_zero());
+  if (activation == VOX_LEAKY_RELU) return v_if_negative(y, slope * y);
   return y;
 }
 

@@ -60,7 +60,7 @@ INLINE void max_windows(const pool_rows *r, int64_t col, int64_t taps, int64_t d
       int64_t at = s * r->slice_stride + h * r->row_stride;
       for (int64_t j = 0; j < taps; j++, at += dilation) {
         vec v = load_step(r->first + at + col, step, n);
-        ivec better = (v > best) | (v != v);
+        vmask better = v_replaces(v, best);
         best = v_select(better, v, best);
         if (with_index) where = v_select_int(better, (ivec){0} + (lane_int)at, where);
       }
