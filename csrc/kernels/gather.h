@@ -33,7 +33,8 @@ INLINE void gather_line(const real *line, int64_t size, int64_t step, int64_t at
  * De-interleaving by residues makes the pixels of a tap contiguous whatever the stride, across rows too, so a tile may
  * run over row ends; what it computes between cols and pitch is not stored. */
 typedef struct band {
-  int64_t rows, cols, lines, pitch, slots_h, slots_w, plane;
+  int64_t rows, cols, lines, pitch, slots_h, slots_w;
+  int64_t filled, plane; /* elements of a channel, and from one channel to the next */
 } band;
 
 static band band_of(const vox_phase *ph, int64_t rows, int64_t cols) {
@@ -42,9 +43,9 @@ static band band_of(const vox_phase *ph, int64_t rows, int64_t cols) {
   b.slots_w = vox_axis_slots(&ph->axis[2]);
   b.lines = rows + vox_axis_halo(&ph->axis[1]);
   b.pitch = cols + vox_axis_halo(&ph->axis[2]);
-  b.plane = ph->axis[0].taps * b.slots_h * b.slots_w * b.lines * b.pitch;
+  b.filled = ph->axis[0].taps * b.slots_h * b.slots_w * b.lines * b.pitch;
   /* an odd number of cache lines between channels, so that they do not fall into the same sets */
-  b.plane = vox_round_up(b.plane, VOX_ALIGN / (int64_t)sizeof(real));
+  b.plane = vox_round_up(b.filled, VOX_ALIGN / (int64_t)sizeof(real));
   if (b.plane / (VOX_ALIGN / (int64_t)sizeof(real)) % 2 == 0) b.plane += VOX_ALIGN / (int64_t)sizeof(real);
   return b;
 }

@@ -331,8 +331,8 @@ static void winograd_item(const vox_conv_job *job, const vox_phase *ph, const vo
   band_offsets(ph, &b, 1, off);
   for (int64_t c = 0; c < l->cin; c++) {
     band_copy(ph, &b, at.d, at.h0, at.w0, x + c * input, 1, scratch);
-    memset(scratch + b.plane, 0, LANES * sizeof(real));
-    huge |= has_huge(scratch, b.plane);
+    memset(scratch + b.filled, 0, LANES * sizeof(real)); /* the last tiles reach beyond it */
+    huge |= has_huge(scratch, b.filled);
     for (int64_t td = 0; td < ph->axis[0].taps; td++)
       winograd_inputs(mh, mw, scratch, off + td * positions, pixels, v + (td * l->cin + c) * pixels, v_stride);
   }

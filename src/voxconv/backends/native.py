@@ -1,17 +1,16 @@
 """The native backend: C kernels for the machine's instruction set, on the library's own threads.
 
-A call is cut into slices of about 50 ms so that Python can act on signals between them.  Scratch
-memory is kept from call to call, one block per thread of the caller, up to `KEPT_BYTES`.
+A call is cut into slices of about 50 ms so that Python can act on signals between them.  Memory for
+packed weights and scratch is kept from call to call, up to `KEPT_BYTES` in the whole process.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ name = "native"
 algorithms = ("winograd", "direct", "im2col", "depthwise")
 
 KEPT_BYTES = 64 << 20
-"""Scratch blocks above this size are returned at once."""
+"""Most memory that is kept for later calls."""
 
 BAND_LIMIT = 64 << 20
 """Above this workspace a thread, direct's zero-bordered band is mostly border: im2col serves instead."""
@@ -151,31 +150,51 @@ def _pointer(array: Array | None) -> Any:
     return ffi.NULL if array is None else ffi.from_buffer(array)
 
 
-_kept = threading.local()
+_kept: list[tuple[int, Any]] = []
+"""Blocks that were given back, (bytes, pointer): fresh pages would cost more than many a layer's arithmetic."""
 
 
-def _allocate(size: int) -> Any:
-    memory = lib.vox_alloc(size)
-    if memory == ffi.NULL:
-        raise MemoryError(f"voxconv could not allocate {size} bytes of workspace")
-    return ffi.gc(memory, lib.vox_free, size)
+class _Memory:
+    """A block of at least ``size`` bytes for packed weights or scratch, given back when the last reference goes."""
+
+    __slots__ = ("pointer", "size")
+
+    def __init__(self, size: int) -> None:
+        # Taking an entry out of the list is atomic, so threads and signal handlers never share a block.
+        for entry in sorted(_kept, key=itemgetter(0)):
+            if size <= entry[0] <= 4 * size + KEPT_BYTES // 16:
+                try:
+                    _kept.remove(entry)
+                except ValueError:
+                    continue
+                self.size, self.pointer = entry
+                return
+        self.size = size
+        self.pointer = lib.vox_alloc(size)
+        if self.pointer == ffi.NULL:
+            release_kept_memory()
+            self.pointer = lib.vox_alloc(size)
+        if self.pointer == ffi.NULL:
+            self.size = 0
+            raise MemoryError(f"voxconv could not allocate {size} bytes of workspace")
+
+    def __del__(self) -> None:
+        if not self.size:
+            return
+        if self.size + sum(size for size, _ in _kept) <= KEPT_BYTES:
+            _kept.append((self.size, self.pointer))
+        else:
+            lib.vox_free(self.pointer)
 
 
-@contextmanager
-def _scratch(size: int) -> Iterator[Any]:
-    """Memory of at least ``size`` bytes that the calling thread keeps.
-
-    The block is taken out while it is used, so a signal handler that calls in gets one of its own.
-    """
-    held, memory = _kept.__dict__.pop("block", (0, None))
-    if held < size:
-        memory = None  # released before the larger one is asked for
-        held, memory = size, _allocate(size)
-    try:
-        yield memory
-    finally:
-        if held <= KEPT_BYTES:
-            _kept.block = (held, memory)
+def release_kept_memory() -> None:
+    """Give the blocks that are kept for later calls back to the system."""
+    while _kept:
+        try:
+            _, pointer = _kept.pop()
+        except IndexError:
+            return
+        lib.vox_free(pointer)
 
 
 def _three(values: tuple[int, ...], fill: int) -> list[int]:
@@ -249,8 +268,8 @@ def workspace_bytes(problem: ConvProblem, operation: str, algorithm: str, thread
 def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) -> Any:
     """See `voxconv.backends.Backend.pack`."""
     p = _conv_struct(problem, operation, algorithm)
-    packed = _allocate(_check(lib.vox_conv_packed_bytes(p)))
-    _check(lib.vox_conv_pack(p, _pointer(weight), packed))
+    packed = _Memory(_check(lib.vox_conv_packed_bytes(p)))
+    _check(lib.vox_conv_pack(p, _pointer(weight), packed.pointer))
     return packed
 
 
@@ -259,14 +278,14 @@ def _convolve(
 ) -> None:
     p = _conv_struct(problem, operation, algorithm)
     threads = lib.vox_get_num_threads()
-    with _scratch(_check(lib.vox_conv_workspace_bytes(p, threads))) as memory:
-        _run(lib.vox_conv_run, p, threads, _pointer(a), b, _pointer(bias), _pointer(out), memory)
+    scratch = _Memory(_check(lib.vox_conv_workspace_bytes(p, threads)))
+    _run(lib.vox_conv_run, p, threads, _pointer(a), b, _pointer(bias), _pointer(out), scratch.pointer)
 
 
 def conv(problem: ConvProblem, algorithm: str, x: Array, packed: Any, bias: Array | None, out: Array) -> None:
     """See `voxconv.backends.Backend.conv`."""
     if out.size:
-        _convolve(problem, "conv", algorithm, x, packed, bias, out)
+        _convolve(problem, "conv", algorithm, x, packed.pointer, bias, out)
 
 
 def conv_input_grad(
@@ -274,7 +293,7 @@ def conv_input_grad(
 ) -> None:
     """See `voxconv.backends.Backend.conv_input_grad`."""
     if out.size:
-        _convolve(problem, "conv_input_grad", algorithm, grad_output, packed, bias, out)
+        _convolve(problem, "conv_input_grad", algorithm, grad_output, packed.pointer, bias, out)
 
 
 def conv_weight_grad(problem: ConvProblem, algorithm: str, x: Array, grad_output: Array, out: Array) -> None:
