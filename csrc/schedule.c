@@ -4,7 +4,9 @@
 
 /* Aims, in bytes: the taps that a tile reads per visit stay in L1 with its weights; a band and its sums in L2. */
 enum { BLOCK_TAPS = 288, PANEL_TAPS = 512, BAND_BYTES = 96 * 1024, SUM_BYTES = 256 * 1024, CHUNK_PIXELS = 256 };
-enum { MOST_COLUMNS = 512, MOST_ROWS = 16 };
+enum { MOST_COLUMNS = 512 };
+/* An item ends within some milliseconds, since nothing interrupts it: the terms of sums in it. */
+enum { ITEM_TERMS = 1 << 25 };
 
 static int product(const int64_t *v, int n, int64_t *out) {
   *out = 1;
@@ -234,5 +236,16 @@ int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, 
   double work = 2.0 * (double)p->k * (double)l->cin * (double)t * (double)pixels;
   l->chunks_per_stage = vox_max(1, (int64_t)(5e8 / (work > 1 ? work : 1)));
   l->stages = vox_ceil_div(l->chunks, l->chunks_per_stage);
+
+  /* rows whose sums are not finite may have to be summed again, each over all pixels: so many as take a few milliseconds */
+  int64_t rows, sum, finishes;
+  if (product((const int64_t[]){p->n, count[0], count[1], count[2]}, 4, &sum) ||
+      product((const int64_t[]){l->cin, t}, 2, &rows))
+    return VOX_OVERFLOW;
+  l->rows_per_finish = vox_max(1, vox_min(rows, ITEM_TERMS / vox_max(1, sum)));
+  l->finish_pieces = vox_ceil_div(rows, l->rows_per_finish);
+  if (__builtin_mul_overflow(l->stages, l->items, &sum) || __builtin_mul_overflow(p->k, l->finish_pieces, &finishes) ||
+      __builtin_add_overflow(sum, finishes, &sum))
+    return VOX_OVERFLOW;
   return VOX_OK;
 }
