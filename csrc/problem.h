@@ -72,7 +72,8 @@ typedef struct vox_weight_layout {
   int64_t rows;            /* (c, tap) rows of a block, rounded up to the tile */
   int64_t plane, scratch, offsets, packed; /* elements a thread needs */
   int64_t sums;            /* elements of the shared accumulators */
-  int64_t items;
+  int64_t items;           /* of a stage */
+  int64_t rows_per_finish, finish_pieces; /* (c, tap) rows of an output channel that are written at a time */
 } vox_weight_layout;
 
 typedef struct vox_weight_job {
@@ -82,6 +83,14 @@ typedef struct vox_weight_job {
   void *dw, *sums;
   int64_t stage;
 } vox_weight_job;
+
+/* One item of pooling, unfold or fold: the part [first, last) of a plane of the array that is written. */
+typedef struct vox_box {
+  int64_t plane, first[3], last[3];
+} vox_box;
+
+typedef void vox_box_kernel(const vox_window *p, const vox_box *box, const void *from, void *to);
+typedef void vox_max_kernel(const vox_window *p, const vox_box *box, const void *x, void *y, int64_t *indices);
 
 /* One instruction set's kernels for one element type: the only symbol of its unit. */
 typedef struct vox_unit {
@@ -96,17 +105,14 @@ typedef struct vox_unit {
   void (*weight_item)(const vox_weight_job *job, int64_t item, void *scratch);
   void (*weight_finish)(const vox_weight_job *job, int64_t item);
   void (*bias_grad)(int64_t n, int64_t k, int64_t size, int64_t channel, const void *dy, void *out);
-  void (*max_pool)(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x, void *y, int64_t *indices);
-  void (*avg_pool)(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x, void *y);
-  void (*avg_pool_grad)(const vox_window *p, int64_t plane, const void *dy, void *dx);
-  void (*unfold)(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x, void *columns);
-  void (*fold)(const vox_window *p, int64_t plane, const void *columns, void *x);
+  vox_max_kernel *max_pool;
+  vox_box_kernel *avg_pool, *avg_pool_grad, *unfold, *fold;
 } vox_unit;
 
 /* Element types that pooling alone knows; no instruction set of their own. */
 typedef struct vox_elem_unit {
   int64_t size;
-  void (*max_pool)(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x, void *y, int64_t *indices);
+  vox_max_kernel *max_pool;
   void (*scatter)(int64_t count, int64_t size, int accumulate, const void *values, const int64_t *indices, void *out);
 } vox_elem_unit;
 
@@ -122,15 +128,21 @@ void vox_winograd_phase(const vox_conv *p, const int64_t tile[3], const int64_t 
 int vox_winograd_tile(const vox_conv *p, const vox_unit *unit, int64_t tile[3], double *gain);
 int vox_conv_valid(const vox_conv *p);
 
-/* threads.c: body(context, item, slot) for items from *cursor on, until all are done or the time slice is over; slots
- * are 0..threads-1 and no two items share one at a time. */
+/* threads.c: body(context, item, slot) for items from *cursor on, until all are done or the call's time slice is over;
+ * slots are 0..threads-1 and no two items share one at a time. */
 typedef void vox_body(void *context, int64_t item, int64_t slot);
-int vox_parallel(int64_t items, int64_t threads, vox_body *body, void *context, int64_t *cursor);
+int64_t vox_slice_end(void);
+int vox_parallel(int64_t items, int64_t threads, int64_t slice_end, vox_body *body, void *context, int64_t *cursor);
 
 static inline int64_t vox_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t vox_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t vox_ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 static inline int64_t vox_round_up(int64_t a, int64_t b) { return vox_ceil_div(a, b) * b; }
+/* Where there is one output or one tap, the step to the next is arbitrary: 1 cannot overflow. */
+static inline void vox_normal_steps(int64_t output, int64_t kernel, int64_t *stride, int64_t *dilation) {
+  if (output == 1) *stride = 1;
+  if (kernel == 1) *dilation = 1;
+}
 /* a and b >= 1; towards minus infinity */
 static inline int64_t vox_floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 static inline int64_t vox_modulo(int64_t a, int64_t b) { return a % b < 0 ? a % b + b : a % b; }

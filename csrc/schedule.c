@@ -4,7 +4,9 @@
 
 /* Aims, in bytes: the taps that a tile reads per visit stay in L1 with its weights; a band and its sums in L2. */
 enum { BLOCK_TAPS = 288, PANEL_TAPS = 512, BAND_BYTES = 96 * 1024, SUM_BYTES = 256 * 1024, CHUNK_PIXELS = 256 };
-enum { MOST_COLUMNS = 512, MOST_ROWS = 16 };
+enum { MOST_COLUMNS = 512 };
+/* An item ends within some milliseconds, since nothing interrupts it: the terms of sums in it. */
+enum { ITEM_TERMS = 1 << 25 };
 
 static int product(const int64_t *v, int n, int64_t *out) {
   *out = 1;
@@ -46,17 +48,28 @@ static int64_t gcd(int64_t a, int64_t b) {
   return a;
 }
 
-/* Taps j of an axis with j * dilation = residue + pad modulo stride, and the same for all residues below. */
-static int64_t taps_of_residue(const vox_conv *p, int axis, int64_t residue, int64_t *first, int64_t *before) {
-  int64_t taps = 0;
-  *first = 0;
-  *before = 0;
-  for (int64_t j = 0; j < p->kernel[axis]; j++) {
-    int64_t r = vox_modulo(j * p->dilation[axis] - p->pad[axis], p->stride[axis]);
-    if (r == residue && taps++ == 0) *first = j;
-    *before += r < residue;
+/* x with a * x = 1 modulo m, where a and m have no common factor; 0 for m = 1. */
+static int64_t inverse(int64_t a, int64_t m) {
+  int64_t r0 = m, r1 = a % m, x0 = 0, x1 = 1 % m;
+  while (r1) {
+    int64_t q = r0 / r1, r2 = r0 - q * r1, x2 = x0 - q * x1;
+    r0 = r1, r1 = r2, x0 = x1, x1 = x2;
   }
-  return taps;
+  return vox_modulo(x0, m);
+}
+
+/* Taps j of an axis with j * dilation = residue + pad modulo stride: *first and every `every` from there.  *before are
+ * the taps of all residues with a smaller *first, which is the order in which phases are packed. */
+static int64_t taps_of_residue(const vox_conv *p, int axis, int64_t residue, int64_t *first, int64_t *before) {
+  const int64_t s = p->stride[axis], kernel = p->kernel[axis], common = gcd(s, p->dilation[axis]), every = s / common;
+  const int64_t at = vox_modulo(residue + p->pad[axis] % s, s);
+  *first = *before = 0;
+  if (at % common) return 0;
+  int64_t j = (int64_t)((__int128)(at / common) * inverse(p->dilation[axis] / common, every) % every);
+  if (j >= kernel) return 0;
+  *first = j;
+  *before = j * (kernel / every) + vox_min(j, kernel % every);
+  return (kernel - 1 - j) / every + 1;
 }
 
 void vox_conv_phase(const vox_conv *p, const int64_t residue[3], vox_phase *phase) {
@@ -79,7 +92,7 @@ void vox_conv_phase(const vox_conv *p, const int64_t residue[3], vox_phase *phas
     }
     all[i] = a->taps;
   }
-  /* phases are ordered by (depth, row, column) residue; kernel taps that no output reaches come behind them all */
+  /* phases are ordered by (depth, row, column) first tap; those that no input position belongs to keep their place */
   phase->taps = all[0] * all[1] * all[2];
   phase->before = 0;
   if (p->operation == VOX_CONV_INPUT_GRAD)
@@ -285,10 +298,15 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   /* output channels are shared out only where there are too few items: each part copies the band again */
   int64_t panels = vox_max(1, vox_ceil_div(l->cout, u->tile_m));
   if (l->items < 2 * threads) wide = vox_ceil_div(threads, vox_max(1, l->items));
-  l->parts = vox_max(1, vox_min(panels, wide));
+  /* and where an item would keep a signal waiting */
+  int64_t terms;
+  const int64_t work[] = {l->cout, l->cin, t, p->algorithm == VOX_DIRECT ? l->band[1] * l->band[2] : width};
+  if (product(work, 4, &terms)) return VOX_OVERFLOW;
+  wide = vox_max(wide, terms / ITEM_TERMS);
+  const int64_t per_part = vox_ceil_div(panels, vox_max(1, vox_min(panels, wide))) * u->tile_m;
+  l->parts = vox_max(1, vox_ceil_div(l->cout, per_part));
   if (__builtin_mul_overflow(l->items, l->parts, &l->items)) return VOX_OVERFLOW;
 
-  int64_t per_part = vox_round_up(vox_ceil_div(vox_max(1, l->cout), l->parts), u->tile_m);
   l->sums = l->block >= l->cin ? u->tile_m * width : per_part * l->columns;
   if (__builtin_mul_overflow(l->block, t, &l->offsets)) return VOX_OVERFLOW;
   l->scratch = vox_round_up(l->scratch, VOX_ALIGN / size);
@@ -330,8 +348,11 @@ int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, 
   if (__builtin_mul_overflow(l->block, t, &l->rows)) return VOX_OVERFLOW;
   l->rows = vox_round_up(l->rows, u->tile_rows);
 
-  int64_t items = p->groups * vox_max(1, l->blocks);
-  l->panel_parts = vox_max(1, vox_min(l->panels, items < threads ? vox_ceil_div(threads, items) : 1));
+  int64_t items = p->groups * vox_max(1, l->blocks), terms;
+  const int64_t item[] = {l->block, t, pixels, l->cout};
+  if (product(item, 4, &terms)) return VOX_OVERFLOW;
+  const int64_t wide = vox_max(vox_ceil_div(threads, items), terms / ITEM_TERMS);
+  l->panel_parts = vox_max(1, vox_min(l->panels, wide));
   /* as many as get a panel: five panels in four parts are two, two, one and none */
   l->panel_parts = vox_ceil_div(vox_max(1, l->panels), vox_ceil_div(vox_max(1, l->panels), l->panel_parts));
   const int64_t all[] = {p->groups, l->blocks, l->panel_parts};
@@ -351,5 +372,16 @@ int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, 
   double work = 2.0 * (double)p->k * (double)l->cin * (double)t * (double)pixels;
   l->chunks_per_stage = vox_max(1, (int64_t)(5e8 / (work > 1 ? work : 1)));
   l->stages = vox_ceil_div(l->chunks, l->chunks_per_stage);
+
+  /* rows whose sums are not finite may have to be summed again, each over all pixels: so many as take a few milliseconds */
+  int64_t rows, sum, finishes;
+  if (product((const int64_t[]){p->n, count[0], count[1], count[2]}, 4, &sum) ||
+      product((const int64_t[]){l->cin, t}, 2, &rows))
+    return VOX_OVERFLOW;
+  l->rows_per_finish = vox_max(1, vox_min(rows, ITEM_TERMS / vox_max(1, sum)));
+  l->finish_pieces = vox_ceil_div(rows, l->rows_per_finish);
+  if (__builtin_mul_overflow(l->stages, l->items, &sum) || __builtin_mul_overflow(p->k, l->finish_pieces, &finishes) ||
+      __builtin_add_overflow(sum, finishes, &sum))
+    return VOX_OVERFLOW;
   return VOX_OK;
 }

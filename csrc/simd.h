@@ -74,7 +74,15 @@ INLINE vec v_fma(vec a, vec b, vec c) {
 }
 
 /* The same on one element, with the same rounding as a lane of v_fma. */
-INLINE real s_fma(real a, real b, real c) { return v_fma(v_set1(a), v_set1(b), v_set1(c))[0]; }
+INLINE real s_fma(real a, real b, real c) {
+#if defined(__x86_64__) && defined(VOX_ISA_base)
+  return a * b + c;
+#elif VOX_DOUBLE
+  return __builtin_fma(a, b, c);
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
+}
 
 /* The first n lanes, 0 <= n <= LANES, the others zero; p[n] and beyond is not read. */
 INLINE vec v_load_n(const real *p, int64_t n) {

@@ -30,7 +30,7 @@ static struct {
 
   vox_body *body;
   void *context;
-  int64_t items, threads, deadline;
+  int64_t items, threads, slice_end;
   _Atomic int64_t next;
 } pool = {.region = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER,
           .state = CLOSED};
@@ -53,13 +53,17 @@ static inline void pause_briefly(void) {
 #endif
 }
 
-/* An item that was taken is always finished, so *next divides done from not begun. */
+/* The end of a call's time slice, if the call begins now. */
+int64_t vox_slice_end(void) { return now_ns() + SLICE_NS; }
+
+/* An item that was taken is always finished, so *next divides done from not begun.  At least one is taken, however
+ * late: a call always gets on. */
 static void work(int64_t slot) {
-  while (now_ns() < pool.deadline) {
+  do {
     int64_t item = atomic_fetch_add(&pool.next, 1);
     if (item >= pool.items) return;
     pool.body(pool.context, item, slot);
-  }
+  } while (now_ns() < pool.slice_end);
 }
 
 static void wait_for(uint64_t seen) {
@@ -126,15 +130,14 @@ static void start_workers(int64_t wanted) {
   pthread_attr_destroy(&attributes);
 }
 
-int vox_parallel(int64_t items, int64_t threads, vox_body *body, void *context, int64_t *cursor) {
+int vox_parallel(int64_t items, int64_t threads, int64_t slice_end, vox_body *body, void *context, int64_t *cursor) {
   const int64_t left = items - *cursor;
   threads = vox_min(vox_min(threads, left), MOST_WORKERS + 1);
   if (threads < 2 || in_region || pthread_mutex_trylock(&pool.region)) {
     /* one thread, or inside another region: serially, in slot 0 */
-    int64_t deadline = now_ns() + SLICE_NS;
     while (*cursor < items) {
       body(context, (*cursor)++, 0);
-      if (now_ns() >= deadline) break;
+      if (now_ns() >= slice_end) break;
     }
     return *cursor < items ? VOX_AGAIN : VOX_OK;
   }
@@ -143,7 +146,7 @@ int vox_parallel(int64_t items, int64_t threads, vox_body *body, void *context, 
   pool.context = context;
   pool.items = items;
   pool.threads = threads;
-  pool.deadline = now_ns() + SLICE_NS;
+  pool.slice_end = slice_end;
   atomic_store(&pool.next, *cursor);
   atomic_fetch_and(&pool.state, ~CLOSED);
   atomic_fetch_add(&pool.generation, 1);

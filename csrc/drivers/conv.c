@@ -9,11 +9,13 @@ enum { HEADER = VOX_ALIGN };
 
 static int64_t element_size(const vox_conv *p) { return p->type == VOX_F64 ? 8 : 4; }
 
-/* A kernel of one tap at stride 1 without padding sees the image as one line. */
-static vox_conv flattened(const vox_conv *p) {
+/* The same problem in the form that the kernels want.  A kernel of one tap at stride 1 without padding sees the image as
+ * one line. */
+static vox_conv normal_form(const vox_conv *p) {
   vox_conv f = *p;
+  for (int i = 0; i < 3; i++) vox_normal_steps(p->output[i], p->kernel[i], &f.stride[i], &f.dilation[i]);
   for (int i = 0; i < 3; i++)
-    if (p->kernel[i] != 1 || p->stride[i] != 1 || p->pad[i] != 0 || p->output[i] != p->spatial[i]) return f;
+    if (p->kernel[i] != 1 || f.stride[i] != 1 || p->pad[i] != 0 || p->output[i] != p->spatial[i]) return f;
   f.spatial[2] = f.output[2] = p->spatial[0] * p->spatial[1] * p->spatial[2];
   f.spatial[0] = f.spatial[1] = f.output[0] = f.output[1] = 1;
   return f;
@@ -86,7 +88,7 @@ static int workspace_of(const vox_conv *p, int64_t threads, vox_layout *l, vox_w
 int64_t vox_conv_workspace_bytes(const vox_conv *problem, int64_t threads) {
   int status = vox_conv_valid(problem);
   if (status) return status;
-  vox_conv p = flattened(problem);
+  vox_conv p = normal_form(problem);
   vox_layout l;
   vox_weight_layout w;
   workspace s;
@@ -117,7 +119,7 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
   int status = vox_conv_valid(problem);
   if (status) return status;
   if (problem->operation == VOX_CONV_WEIGHT_GRAD) return VOX_INVALID;
-  vox_conv p = flattened(problem);
+  vox_conv p = normal_form(problem);
   const vox_unit *u = vox_unit_used(p.type);
   vox_layout l;
   if (!u) return VOX_INVALID;
@@ -199,23 +201,21 @@ static void finish_body(void *context, int64_t item, int64_t slot) {
   call->unit->weight_finish(&call->job, item);
 }
 
-/* *cursor counts stages; the last one writes the result. */
+/* *cursor counts the items of all stages, then those that write the result.  A stage begins when the one before has
+ * ended, so an element's chunks are added in order. */
 static int weight_run(weight_call *call, int64_t threads, int64_t *cursor) {
   const vox_weight_layout *l = call->job.l;
-  for (; *cursor < l->stages; ++*cursor) {
-    int64_t item = 0;
-    call->job.stage = *cursor;
-    /* a stage is short: its items are finished even when the slice is over, then the caller gets its turn */
-    int late = 0;
-    while (vox_parallel(l->items, threads, weight_body, call, &item) == VOX_AGAIN) late = 1;
-    if (late) {
-      ++*cursor;
-      return VOX_AGAIN;
-    }
+  const int64_t slice_end = vox_slice_end(), staged = l->stages * l->items;
+  while (*cursor < staged) {
+    int64_t item = *cursor % l->items, before = *cursor - item;
+    call->job.stage = *cursor / l->items;
+    int status = vox_parallel(l->items, threads, slice_end, weight_body, call, &item);
+    *cursor = before + item;
+    if (status) return status;
   }
-  int64_t item = *cursor - l->stages;
-  int status = vox_parallel(call->job.p->k, threads, finish_body, call, &item);
-  *cursor = l->stages + item;
+  int64_t item = *cursor - staged;
+  int status = vox_parallel(call->job.p->k * l->finish_pieces, threads, slice_end, finish_body, call, &item);
+  *cursor = staged + item;
   return status;
 }
 
@@ -224,7 +224,7 @@ int vox_conv_run(const vox_conv *problem, int64_t threads, const void *a, const 
   int status = vox_conv_valid(problem);
   if (status) return status;
   if (*cursor < 0) return VOX_INVALID;
-  vox_conv p = flattened(problem);
+  vox_conv p = normal_form(problem);
   vox_layout l;
   vox_weight_layout w;
   workspace s;
@@ -242,7 +242,7 @@ int vox_conv_run(const vox_conv *problem, int64_t threads, const void *a, const 
                     .unit = unit, .scratch = scratch, .each = s.each};
   if (p.algorithm == VOX_WINOGRAD) call.job.weight = (const char *)b + HEADER + winograd_bytes(&p, l.tile);
   if (l.cout == 0) return VOX_OK;
-  return vox_parallel(l.items, threads, conv_body, &call, cursor);
+  return vox_parallel(l.items, threads, vox_slice_end(), conv_body, &call, cursor);
 }
 
 typedef struct {
@@ -262,5 +262,5 @@ int vox_conv_bias_grad(int32_t type, int64_t threads, int64_t n, int64_t k, int6
                        void *out, int64_t *cursor) {
   bias_call call = {vox_unit_used(type), n, k, size, grad_output, out};
   if (!call.unit || n < 0 || k < 0 || size < 0) return VOX_INVALID;
-  return vox_parallel(k, threads, bias_body, &call, cursor);
+  return vox_parallel(k, threads, vox_slice_end(), bias_body, &call, cursor);
 }

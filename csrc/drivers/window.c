@@ -10,17 +10,11 @@ static int window_valid(const vox_window *p) {
   return VOX_OK;
 }
 
-typedef void row_kernel(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x, void *y);
-typedef void plane_kernel(const vox_window *p, int64_t plane, const void *from, void *to);
-typedef void max_kernel(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x, void *y,
-                        int64_t *indices);
-
 typedef struct {
-  const vox_window *p;
-  int64_t rows, per_item, items_per_plane;
-  row_kernel *by_rows;
-  max_kernel *max_by_rows;
-  plane_kernel *by_plane;
+  vox_window p;
+  int64_t size[3], piece[3], pieces[3]; /* of a plane that is written */
+  vox_box_kernel *kernel;
+  vox_max_kernel *max_kernel;
   const void *from;
   void *to;
   int64_t *indices;
@@ -28,66 +22,85 @@ typedef struct {
 
 static void window_body(void *context, int64_t item, int64_t slot) {
   const window_call *c = context;
+  vox_box box;
   (void)slot;
-  if (c->by_plane) {
-    c->by_plane(c->p, item, c->from, c->to);
-    return;
+  for (int i = 2; i >= 0; i--) {
+    box.first[i] = item % c->pieces[i] * c->piece[i];
+    box.last[i] = vox_min(c->size[i], box.first[i] + c->piece[i]);
+    item /= c->pieces[i];
   }
-  int64_t plane = item / c->items_per_plane, row = item % c->items_per_plane * c->per_item;
-  int64_t rows = vox_min(c->per_item, c->rows - row);
-  if (c->max_by_rows)
-    c->max_by_rows(c->p, plane, row, rows, c->from, c->to, c->indices);
+  box.plane = item;
+  if (c->max_kernel)
+    c->max_kernel(&c->p, &box, c->from, c->to, c->indices);
   else
-    c->by_rows(c->p, plane, row, rows, c->from, c->to);
+    c->kernel(&c->p, &box, c->from, c->to);
 }
 
-/* Items of about 16,000 elements: some 10 microseconds, so that sharing them out costs little. */
-static int run_rows(window_call *c, int64_t rows, int64_t elements_per_row, int64_t threads, int64_t *cursor) {
-  c->rows = rows;
-  c->per_item = vox_max(1, vox_min(rows, 16384 / vox_max(1, elements_per_row)));
-  c->items_per_plane = vox_ceil_div(rows, c->per_item);
-  return vox_parallel(c->p->planes * c->items_per_plane, threads, window_body, c, cursor);
+/* Planes of this size are written in items of about `most` terms, of which an element has `terms`; nothing interrupts an
+ * item.  Runs of an output row share the walk over their taps, so short ones are cut only where windows are vast. */
+static int run(window_call *c, const int64_t size[3], int64_t most, int64_t terms, int64_t threads, int64_t *cursor) {
+  enum { RUN = 256, VAST = 1 << 26 };
+  int64_t left = vox_max(vox_max(1, most / terms), vox_min(RUN, VAST / terms)), items = c->p.planes;
+  for (int i = 0; i < 3; i++) vox_normal_steps(c->p.output[i], c->p.kernel[i], &c->p.stride[i], &c->p.dilation[i]);
+  for (int i = 2; i >= 0; i--) {
+    c->size[i] = size[i];
+    c->piece[i] = vox_min(size[i], vox_max(1, left));
+    c->pieces[i] = vox_ceil_div(size[i], c->piece[i]);
+    left /= c->piece[i];
+    items *= c->pieces[i];
+  }
+  return vox_parallel(items, threads, vox_slice_end(), window_body, c, cursor);
+}
+
+/* Some 10 microseconds, so that sharing out costs little. */
+enum { SHORT = 1 << 16 };
+/* Here each item looks at all rows that are read: planes are cut only where they would keep a signal waiting. */
+enum { LONG = 1 << 25 };
+
+/* Terms of an output, and of an element that outputs go back to, at most. */
+static int64_t window_terms(const vox_window *p, const int64_t other[3]) {
+  int64_t terms = 1;
+  for (int i = 0; i < 3; i++)
+    if (__builtin_mul_overflow(terms, vox_min(p->kernel[i], other[i]), &terms)) return INT64_MAX;
+  return terms;
 }
 
 int vox_max_pool(const vox_window *p, int64_t threads, const void *x, void *y, int64_t *indices, int64_t *cursor) {
   if (window_valid(p)) return VOX_INVALID;
   const vox_unit *u = vox_unit_used(p->type);
-  window_call c = {.p = p, .max_by_rows = u ? u->max_pool : vox_elem_unit_of(p->type)->max_pool, .from = x, .to = y,
+  window_call c = {.p = *p, .max_kernel = u ? u->max_pool : vox_elem_unit_of(p->type)->max_pool, .from = x, .to = y,
                    .indices = indices};
-  return run_rows(&c, p->output[0] * p->output[1], p->output[2] * vox_min(p->kernel[1], 64), threads, cursor);
+  return run(&c, p->output, SHORT, window_terms(p, p->spatial), threads, cursor);
 }
 
 int vox_avg_pool(const vox_window *p, int64_t threads, const void *x, void *y, int64_t *cursor) {
   const vox_unit *u = vox_unit_used(p->type);
   if (window_valid(p) || !u) return VOX_INVALID;
-  window_call c = {.p = p, .by_rows = u->avg_pool, .from = x, .to = y};
-  return run_rows(&c, p->output[0] * p->output[1], p->output[2] * vox_min(p->kernel[1], 64), threads, cursor);
-}
-
-int vox_unfold(const vox_window *p, int64_t threads, const void *x, void *columns, int64_t *cursor) {
-  const vox_unit *u = vox_unit_used(p->type);
-  if (window_valid(p) || !u) return VOX_INVALID;
-  window_call c = {.p = p, .by_rows = u->unfold, .from = x, .to = columns};
-  return run_rows(&c, p->kernel[0] * p->kernel[1] * p->kernel[2], p->output[0] * p->output[1] * p->output[2], threads,
-                  cursor);
-}
-
-static int run_planes(const vox_window *p, int64_t threads, plane_kernel *kernel, const void *from, void *to,
-                      int64_t *cursor) {
-  window_call c = {.p = p, .by_plane = kernel, .from = from, .to = to};
-  return vox_parallel(p->planes, threads, window_body, &c, cursor);
+  window_call c = {.p = *p, .kernel = u->avg_pool, .from = x, .to = y};
+  return run(&c, p->output, SHORT, window_terms(p, p->spatial), threads, cursor);
 }
 
 int vox_avg_pool_grad(const vox_window *p, int64_t threads, const void *dy, void *dx, int64_t *cursor) {
   const vox_unit *u = vox_unit_used(p->type);
   if (window_valid(p) || !u) return VOX_INVALID;
-  return run_planes(p, threads, u->avg_pool_grad, dy, dx, cursor);
+  window_call c = {.p = *p, .kernel = u->avg_pool_grad, .from = dy, .to = dx};
+  return run(&c, p->spatial, LONG, window_terms(p, p->output), threads, cursor);
+}
+
+int vox_unfold(const vox_window *p, int64_t threads, const void *x, void *columns, int64_t *cursor) {
+  const vox_unit *u = vox_unit_used(p->type);
+  if (window_valid(p) || !u) return VOX_INVALID;
+  window_call c = {.p = *p, .kernel = u->unfold, .from = x, .to = columns};
+  /* a plane of columns as (tap, slice, row), of which the kernel writes whole rows */
+  const int64_t rows[3] = {p->kernel[0] * p->kernel[1] * p->kernel[2], p->output[0], p->output[1]};
+  return run(&c, rows, SHORT, p->output[2], threads, cursor);
 }
 
 int vox_fold(const vox_window *p, int64_t threads, const void *columns, void *x, int64_t *cursor) {
   const vox_unit *u = vox_unit_used(p->type);
   if (window_valid(p) || !u) return VOX_INVALID;
-  return run_planes(p, threads, u->fold, columns, x, cursor);
+  window_call c = {.p = *p, .kernel = u->fold, .from = columns, .to = x};
+  return run(&c, p->spatial, LONG, window_terms(p, p->output), threads, cursor);
 }
 
 typedef struct {
@@ -111,5 +124,5 @@ int vox_scatter(int32_t type, int64_t threads, int64_t planes, int64_t count, in
   if (type < VOX_F32 || type > VOX_U64 || planes < 0 || count < 0 || size < 0) return VOX_INVALID;
   if (accumulate && type > VOX_F64) return VOX_INVALID;
   scatter_call c = {vox_elem_unit_of(type), count, size, accumulate, values, indices, out};
-  return vox_parallel(planes, threads, scatter_body, &c, cursor);
+  return vox_parallel(planes, threads, vox_slice_end(), scatter_body, &c, cursor);
 }

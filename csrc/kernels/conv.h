@@ -77,6 +77,13 @@ static void conv_store(const vox_conv_job *job, const vox_phase *ph, const vox_i
   }
 }
 
+/* Taps [*first, *last) of the window at `at` that stand inside the input: those between the ends, for steps are even. */
+static void taps_inside(const vox_axis *a, int64_t at, int64_t *first, int64_t *last) {
+  int64_t start = at + vox_axis_offset(a, 0), step = a->offset_step;
+  if (step < 0) start = a->size - 1 - start, step = -step;
+  vox_inside(a->size, vox_max(1, step), start, a->taps, first, last);
+}
+
 /* Where a weight is not finite, a zero of the border times it is a NaN, yet padding contributes nothing.  So the
  * outputs whose window leaves the input are summed once more, skipping the taps that do. */
 static void conv_mend_borders(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, const real *x,
@@ -87,26 +94,27 @@ static void conv_mend_borders(const vox_conv_job *job, const vox_phase *ph, cons
   for (int64_t row = 0; row < lines; row++)
     for (int64_t col = 0; col < cols; col++) {
       int64_t z = (line + row) / ay->count * az->step, h = (line + row) % ay->count * ay->step, w = (w0 + col) * ax->step;
+      int64_t first[3], last[3];
+      taps_inside(az, z, &first[0], &last[0]);
+      taps_inside(ay, h, &first[1], &last[1]);
+      taps_inside(ax, w, &first[2], &last[2]);
       int leaves = 0;
-      for (int axis = 0; axis < 3; axis++) {
-        const vox_axis *a = &ph->axis[axis];
-        int64_t at = axis == 0 ? z : axis == 1 ? h : w;
-        int64_t u = at + vox_axis_offset(a, 0), v = at + vox_axis_offset(a, a->taps - 1);
-        leaves |= vox_min(u, v) < 0 || vox_max(u, v) >= a->size;
-      }
+      for (int axis = 0; axis < 3; axis++) leaves |= last[axis] - first[axis] < ph->axis[axis].taps;
       if (!leaves) continue;
       for (int64_t k0 = k_first, m; k0 < k_last; k0 += m) {
         m = panel_width(job->l->cout - k0);
         for (int64_t i = 0; i < m; i++) {
           real sum = 0;
           const real *weight = packed + k0 * terms + i;
-          for (int64_t r = 0; r < terms; r++, weight += m) {
-            int64_t t = r % ph->taps;
-            int64_t sz = z + vox_axis_offset(az, t / ax->taps / ay->taps);
-            int64_t sh = h + vox_axis_offset(ay, t / ax->taps % ay->taps), sw = w + vox_axis_offset(ax, t % ax->taps);
-            if (sz >= 0 && sz < az->size && sh >= 0 && sh < ay->size && sw >= 0 && sw < ax->size)
-              sum = s_fma(*weight, x[r / ph->taps * image + (sz * ay->size + sh) * ax->size + sw], sum);
-          }
+          for (int64_t c = 0; c < job->l->cin; c++, weight += ph->taps * m)
+            for (int64_t td = first[0]; td < last[0]; td++)
+              for (int64_t th = first[1]; th < last[1]; th++) {
+                const real *row_weight = weight + (td * ay->taps + th) * ax->taps * m;
+                const real *from = x + c * image + ((z + vox_axis_offset(az, td)) * ay->size + h + vox_axis_offset(ay, th)) *
+                                                       ax->size + w;
+                for (int64_t tw = first[2]; tw < last[2]; tw++)
+                  sum = s_fma(row_weight[tw * m], from[vox_axis_offset(ax, tw)], sum);
+              }
           conv_store(job, ph, it, k0 + i, 1, &sum, 1, line + row, w0 + col, 1, 1, 0, 1);
         }
       }

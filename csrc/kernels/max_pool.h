@@ -81,38 +81,39 @@ INLINE void max_row(const pool_rows *r, int64_t col, int64_t taps, int64_t dilat
 #endif
 
 /* Taps of an axis that lie inside, for the window at `start`: most windows are, and then no division is needed. */
-static inline void taps_inside(int64_t size, int64_t dilation, int64_t start, int64_t taps, int64_t *first, int64_t *last) {
+static inline void axis_taps(int64_t size, int64_t dilation, int64_t start, int64_t taps, int64_t *first, int64_t *last) {
   *first = 0;
   *last = taps;
   if (start < 0 || start + (taps - 1) * dilation >= size) vox_inside(size, dilation, start, taps, first, last);
 }
 
-static void max_pool(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x_, void *y_,
-                     int64_t *indices) {
+static void max_pool(const vox_window *p, const vox_box *box, const void *x_, void *y_, int64_t *indices) {
   const int64_t *size = p->spatial, *out = p->output;
-  const elem *x = (const elem *)x_ + plane * size[0] * size[1] * size[2];
+  const elem *x = (const elem *)x_ + box->plane * size[0] * size[1] * size[2];
   const int64_t taps = p->kernel[2], step = p->stride[2], dilation = p->dilation[2], span = (taps - 1) * dilation;
   /* columns whose windows lie inside the row: the first tap from `inner` on, the last tap before `outer` */
   int64_t inner, outer, ignored;
   vox_inside(size[2], step, -p->pad[2], out[2], &inner, &ignored);
   vox_inside(size[2], step, span - p->pad[2], out[2], &ignored, &outer);
-  outer = vox_max(inner, outer);
+  inner = vox_min(vox_max(inner, box->first[2]), box->last[2]);
+  outer = vox_max(inner, vox_min(outer, box->last[2]));
 
-  int64_t out_d = row / out[1], out_h = row % out[1];
-  for (; rows > 0; rows--, row++) {
-    int64_t d = out_d * p->stride[0] - p->pad[0], h = out_h * p->stride[1] - p->pad[1];
+  const int64_t height = box->last[1] - box->first[1], rows = (box->last[0] - box->first[0]) * height;
+  for (int64_t i = 0; i < rows; i++) {
+    int64_t slice = box->first[0] + i / height, row = box->first[1] + i % height;
+    int64_t d = slice * p->stride[0] - p->pad[0], h = row * p->stride[1] - p->pad[1];
     int64_t d0, d1, h0, h1;
-    taps_inside(size[0], p->dilation[0], d, p->kernel[0], &d0, &d1);
-    taps_inside(size[1], p->dilation[1], h, p->kernel[1], &h0, &h1);
-    if (++out_h == out[1]) out_h = 0, out_d++;
+    axis_taps(size[0], p->dilation[0], d, p->kernel[0], &d0, &d1);
+    axis_taps(size[1], p->dilation[1], h, p->kernel[1], &h0, &h1);
     pool_rows r = {.slices = d1 - d0, .rows = h1 - h0};
     r.at = ((d + d0 * p->dilation[0]) * size[1] + h + h0 * p->dilation[1]) * size[2];
     r.first = x + r.at;
     /* a single slice or row has no neighbour, and its stride may not be representable */
     r.slice_stride = r.slices > 1 ? p->dilation[0] * size[1] * size[2] : 0;
     r.row_stride = r.rows > 1 ? p->dilation[1] * size[2] : 0;
-    elem *y = (elem *)y_ + (plane * out[0] * out[1] + row) * out[2];
-    int64_t *index = indices ? indices + (plane * out[0] * out[1] + row) * out[2] : 0;
+    const int64_t start = ((box->plane * out[0] + slice) * out[1] + row) * out[2];
+    elem *y = (elem *)y_ + start;
+    int64_t *index = indices ? indices + start : 0;
 
     int64_t vectors = 0;
 #ifdef ELEM_VECTORS
@@ -137,9 +138,9 @@ static void max_pool(const vox_window *p, int64_t plane, int64_t row, int64_t ro
         max_row(&r, col, taps, dilation, step, vectors, 0, to, places);
     }
 #endif
-    for (int64_t w = 0; w < out[2]; w++) {
+    for (int64_t w = box->first[2]; w < box->last[2]; w++) {
       if (w == inner) w += vectors;
-      if (w >= out[2]) break;
+      if (w >= box->last[2]) break;
       int64_t first, last, col = w * step - p->pad[2];
       vox_inside(size[2], dilation, col, taps, &first, &last);
       max_window(&r, col + first * dilation, last - first, dilation, y + w, index ? index + w : 0);

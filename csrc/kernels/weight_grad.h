@@ -73,64 +73,68 @@ static void weight_item(const vox_weight_job *job, int64_t item, void *workspace
   }
 }
 
-/* The gradient to the weights of one output channel whose dy is not finite, summed term by term so that padding
- * contributes nothing. */
-static void weight_mend(const vox_weight_job *job, int64_t group, int64_t k, real *dw) {
+/* One element whose output channel has a dy that is not finite, summed term by term so that padding contributes
+ * nothing. */
+static real weight_mend(const vox_weight_job *job, int64_t group, int64_t k, int64_t c, int64_t tap) {
   const vox_weight_layout *l = job->l;
   const vox_axis *a = l->phase.axis;
   const int64_t image = a[0].size * a[1].size * a[2].size, plane = a[0].count * a[1].count * a[2].count;
   const int64_t groups = job->p->groups;
-  for (int64_t c = 0; c < l->cin; c++)
-    for (int64_t td = 0; td < a[0].taps; td++)
-      for (int64_t th = 0; th < a[1].taps; th++)
-        for (int64_t tw = 0; tw < a[2].taps; tw++, dw++) {
-          int64_t d0, d1, h0, h1, w0, w1;
-          vox_inside(a[0].size, a[0].step, vox_axis_offset(&a[0], td), a[0].count, &d0, &d1);
-          vox_inside(a[1].size, a[1].step, vox_axis_offset(&a[1], th), a[1].count, &h0, &h1);
-          vox_inside(a[2].size, a[2].step, vox_axis_offset(&a[2], tw), a[2].count, &w0, &w1);
-          real sum = 0;
-          for (int64_t n = 0; n < job->p->n; n++) {
-            const real *x = (const real *)job->x + ((n * groups + group) * l->cin + c) * image;
-            const real *dy = (const real *)job->dy + ((n * groups + group) * l->cout + k) * plane;
-            for (int64_t d = d0; d < d1; d++)
-              for (int64_t h = h0; h < h1; h++) {
-                const real *g = dy + (d * a[1].count + h) * a[2].count;
-                const real *line = x + ((d * a[0].step + vox_axis_offset(&a[0], td)) * a[1].size + h * a[1].step +
-                                        vox_axis_offset(&a[1], th)) * a[2].size;
-                for (int64_t w = w0; w < w1; w++)
-                  sum = s_fma(g[w], line[w * a[2].step + vox_axis_offset(&a[2], tw)], sum);
-              }
-          }
-          *dw = sum;
-        }
+  const int64_t taps[3] = {tap / a[2].taps / a[1].taps, tap / a[2].taps % a[1].taps, tap % a[2].taps};
+  int64_t off[3], first[3], last[3];
+  for (int i = 0; i < 3; i++) {
+    off[i] = vox_axis_offset(&a[i], taps[i]);
+    vox_inside(a[i].size, a[i].step, off[i], a[i].count, &first[i], &last[i]);
+  }
+  real sum = 0;
+  for (int64_t n = 0; n < job->p->n; n++) {
+    const real *x = (const real *)job->x + ((n * groups + group) * l->cin + c) * image;
+    const real *dy = (const real *)job->dy + ((n * groups + group) * l->cout + k) * plane;
+    for (int64_t d = first[0]; d < last[0]; d++)
+      for (int64_t h = first[1]; h < last[1]; h++) {
+        const real *g = dy + (d * a[1].count + h) * a[2].count;
+        const real *line = x + ((d * a[0].step + off[0]) * a[1].size + h * a[1].step + off[1]) * a[2].size;
+        for (int64_t w = first[2]; w < last[2]; w++) sum = s_fma(g[w], line[w * a[2].step + off[2]], sum);
+      }
+  }
+  return sum;
 }
 
-/* The item's accumulators, [panel][row][lanes], to dw[k][row]. */
+static int dy_is_finite(const vox_weight_job *job, int64_t group, int64_t k, int64_t plane) {
+  const vox_conv *p = job->p;
+  for (int64_t n = 0; n < p->n; n++)
+    if (has_nonfinite((const real *)job->dy + ((n * p->groups + group) * job->l->cout + k) * plane, plane)) return 0;
+  return 1;
+}
+
+/* A piece of one output channel's accumulators, [panel][row][lanes], to dw[k][row].  Padding's zeros turn an Inf or a
+ * NaN of dy into a NaN in every row of its channel, so only rows that are not finite can want mending. */
 static void weight_finish(const vox_weight_job *job, int64_t item) {
   const vox_conv *p = job->p;
   const vox_weight_layout *l = job->l;
   const vox_axis *a = l->phase.axis;
-  const int64_t group = item / l->cout, k = item % l->cout, taps = l->phase.taps;
+  const int64_t channel = item / l->finish_pieces, group = channel / l->cout, k = channel % l->cout, taps = l->phase.taps;
+  const int64_t first = item % l->finish_pieces * l->rows_per_finish;
+  const int64_t last = vox_min(l->cin * taps, first + l->rows_per_finish);
   const int64_t plane = a[0].count * a[1].count * a[2].count;
-  real *dw = (real *)job->dw + (group * l->cout + k) * l->cin * taps;
+  real *dw = (real *)job->dw + channel * l->cin * taps;
   if (p->n == 0) {
-    memset(dw, 0, (size_t)(l->cin * taps) * sizeof(real));
+    memset(dw + first, 0, (size_t)(last - first) * sizeof(real));
     return;
   }
-  int leaves = 0;
+  int mend = 0, unknown = 0;
   for (int i = 0; i < 3; i++)
-    leaves |= a[i].offset0 < 0 || (a[i].count - 1) * a[i].step + vox_axis_offset(&a[i], a[i].taps - 1) >= a[i].size;
-  if (leaves)
-    for (int64_t n = 0; n < p->n; n++)
-      if (has_nonfinite((const real *)job->dy + ((n * p->groups + group) * l->cout + k) * plane, plane)) {
-        weight_mend(job, group, k, dw);
-        return;
-      }
-  for (int64_t block = 0; block < l->blocks; block++) {
-    int64_t rows = vox_min(l->block, l->cin - block * l->block) * taps;
-    const real *sums = (const real *)job->sums +
-                       ((group * l->blocks + block) * l->panels + k / l->lanes) * l->rows * l->lanes + k % l->lanes;
-    for (int64_t r = 0; r < rows; r++) *dw++ = sums[r * l->lanes];
+    unknown |= a[i].offset0 < 0 || (a[i].count - 1) * a[i].step + vox_axis_offset(&a[i], a[i].taps - 1) >= a[i].size;
+  for (int64_t r = first; r < last; r++) {
+    int64_t block = r / (l->block * taps), row = r % (l->block * taps);
+    real sum = ((const real *)job->sums)[(((group * l->blocks + block) * l->panels + k / l->lanes) * l->rows + row) *
+                                             l->lanes + k % l->lanes];
+    if ((unknown || mend) && sum - sum != 0) {
+      if (unknown) mend = !dy_is_finite(job, group, k, plane);
+      unknown = 0;
+      if (mend) sum = weight_mend(job, group, k, r / taps, r % taps);
+    }
+    dw[r] = sum;
   }
 }
 

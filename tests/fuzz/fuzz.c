@@ -65,7 +65,7 @@ static void fail(const caller *c, const char *format, ...) {
 
 static _Thread_local const caller *current;
 
-static void report_signal(int number) {
+__attribute__((unused)) static void report_signal(int number) {
   signal(number, SIG_DFL); /* what follows dies of the same, but has its say first */
   if (current) fail(current, "signal %d", number);
 }

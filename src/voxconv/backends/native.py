@@ -205,13 +205,10 @@ def _three(values: tuple[int, ...], fill: int) -> list[int]:
 def _conv_struct(problem: ConvProblem, operation: str, algorithm: str) -> Any:
     p = ffi.new("vox_conv *")
     p.n, p.c, p.k, p.groups = problem.n, problem.c, problem.k, problem.groups
-    # Where there is one output or one tap, the step to the next is arbitrary: 1 cannot overflow.
-    stride = [s if o > 1 else 1 for s, o in zip(problem.stride, problem.output, strict=True)]
-    dilation = [d if k > 1 else 1 for d, k in zip(problem.dilation, problem.kernel, strict=True)]
     p.spatial = _three(problem.spatial, 1)
     p.kernel = _three(problem.kernel, 1)
-    p.stride = _three(tuple(stride), 1)
-    p.dilation = _three(tuple(dilation), 1)
+    p.stride = _three(problem.stride, 1)
+    p.dilation = _three(problem.dilation, 1)
     p.pad = _three(tuple(before for before, _ in problem.padding), 0)
     p.output = _three(problem.output, 1)
     p.type = TYPES[problem.dtype]
@@ -315,12 +312,10 @@ def conv_bias_grad(grad_output: Array, out: Array) -> None:
 def _window_struct(problem: WindowProblem) -> Any:
     p = ffi.new("vox_window *")
     p.planes = problem.planes
-    stride = [s if o > 1 else 1 for s, o in zip(problem.stride, problem.output, strict=True)]
-    dilation = [d if k > 1 else 1 for d, k in zip(problem.dilation, problem.kernel, strict=True)]
     p.spatial = _three(problem.spatial, 1)
     p.kernel = _three(problem.kernel, 1)
-    p.stride = _three(tuple(stride), 1)
-    p.dilation = _three(tuple(dilation), 1)
+    p.stride = _three(problem.stride, 1)
+    p.dilation = _three(problem.dilation, 1)
     p.pad = _three(tuple(before for before, _ in problem.padding), 0)
     p.pad_after = _three(tuple(after for _, after in problem.padding), 0)
     p.output = _three(problem.output, 1)
