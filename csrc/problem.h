@@ -62,8 +62,10 @@ typedef struct vox_conv_job {
 
 /* The weight gradient: dw[k][c, t] = sum over samples and pixels of dy[k][p] * x[c][p * stride + off(t)]. */
 typedef struct vox_weight_layout {
-  vox_phase phase;         /* the forward pass's */
+  vox_phase sum;           /* the forward pass's */
+  vox_phase phase;         /* the same, or Winograd's tiles of it */
   int64_t cin, cout;
+  int64_t positions;       /* Winograd: points at which a tile is multiplied, otherwise 1 */
   int64_t lanes;           /* output channels of a panel */
   int64_t panels, panel_parts;
   int64_t block, blocks;   /* input channels of an item, and how many such blocks */
@@ -73,7 +75,8 @@ typedef struct vox_weight_layout {
   int64_t plane, scratch, offsets, packed; /* elements a thread needs */
   int64_t sums;            /* elements of the shared accumulators */
   int64_t items;           /* of a stage */
-  int64_t rows_per_finish, finish_pieces; /* (c, tap) rows of an output channel that are written at a time */
+  int64_t rows_per_finish, finish_pieces; /* rows of an output channel, or panel, that are written at a time */
+  int64_t finishes;        /* items that write the result */
 } vox_weight_layout;
 
 typedef struct vox_weight_job {
@@ -104,6 +107,8 @@ typedef struct vox_unit {
   void (*winograd_item)(const vox_conv_job *job, const vox_phase *phase, const vox_item *item, void *scratch);
   void (*weight_item)(const vox_weight_job *job, int64_t item, void *scratch);
   void (*weight_finish)(const vox_weight_job *job, int64_t item);
+  void (*winograd_weight_item)(const vox_weight_job *job, int64_t item, void *scratch);
+  void (*winograd_weight_finish)(const vox_weight_job *job, int64_t item);
   void (*bias_grad)(int64_t n, int64_t k, int64_t size, int64_t channel, const void *dy, void *out);
   vox_max_kernel *max_pool;
   vox_box_kernel *avg_pool, *avg_pool_grad, *unfold, *fold;

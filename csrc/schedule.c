@@ -135,7 +135,7 @@ static int64_t even_piece(int64_t count, int64_t most) {
 /* Winograd's axes count tiles.  A dilated axis is as many images as its dilation has residues, each undilated. */
 void vox_winograd_phase(const vox_conv *p, const int64_t tile[3], const int64_t residue[3], vox_phase *phase) {
   const int64_t none[3] = {0, 0, 0};
-  const int forward = p->operation == VOX_CONV;
+  const int forward = p->operation != VOX_CONV_INPUT_GRAD;
   vox_conv_phase(p, none, phase);
   for (int i = 1; i < 3; i++) {
     int64_t d = p->dilation[i], size = forward ? p->spatial[i] : p->output[i];
@@ -172,6 +172,23 @@ static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, in
   return n * (tile_vectors(p, u, mh, mw) * (depth * outputs + 3 * (depth + 2 * outputs)) + 1.5 * depth * outputs);
 }
 
+/* Tiles of dy whose products are summed before they meet the accumulators: more hide those, fewer leave V in L2. */
+enum { CHUNK_TILES = 64 };
+
+/* The weight gradient has one form, 4 x 4 outputs, and pays where an image has enough tiles to hide the accumulators,
+ * 4 times as many as the weights. */
+static int winograd_weight_tile(const vox_conv *p, int64_t tile[3], double *gain) {
+  tile[0] = 1;
+  tile[1] = tile[2] = 4;
+  for (int i = 1; i < 3; i++)
+    if (p->kernel[i] != 3 || p->stride[i] != 1 || p->dilation[i] != 1) return VOX_INVALID;
+  const double tiles = (double)(vox_ceil_div(p->output[1], 4) * vox_ceil_div(p->output[2], 4));
+  const double visits = tiles < CHUNK_TILES ? 1 : tiles / CHUNK_TILES;
+  const double sums = 36.0 * (double)(p->k / p->groups) * (double)(p->c / p->groups) * (double)p->kernel[0] * 4;
+  *gain = 9.0 * (double)p->output[1] * (double)p->output[2] / (36 * (1.3 * tiles + visits * (sums > 1e6 ? 16 : 8)));
+  return VOX_OK;
+}
+
 /* The form of the least estimated time and how many times faster than the direct sum it should be; VOX_INVALID where no
  * form applies. */
 int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], double *gain) {
@@ -179,7 +196,8 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
   const double depth = (double)((gradient ? p->k : p->c) / p->groups * p->kernel[0]);
   const double outputs = (double)((gradient ? p->c : p->k) / p->groups);
-  if (p->operation == VOX_CONV_WEIGHT_GRAD || p->kernel[2] != 3 || (p->kernel[1] != 3 && p->kernel[1] != 1))
+  if (p->operation == VOX_CONV_WEIGHT_GRAD) return winograd_weight_tile(p, tile, gain);
+  if (p->kernel[2] != 3 || (p->kernel[1] != 3 && p->kernel[1] != 1))
     return VOX_INVALID;
   for (int i = 0; i < 3; i++)
     if ((p->stride[i] != 1 && (i > 0 || gradient)) || (i > 0 && p->dilation[i] > 64)) return VOX_INVALID;
@@ -315,17 +333,88 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   return VOX_OK;
 }
 
+/* Threads share the blocks of input channels, then the panels of output channels; so does work too long for an item. */
+static int share_panels(vox_weight_layout *l, int64_t groups, int64_t threads, int64_t terms) {
+  const int64_t items = groups * vox_max(1, l->blocks), panels = vox_max(1, l->panels);
+  const int64_t wide = vox_max(vox_ceil_div(threads, items), terms / ITEM_TERMS);
+  l->panel_parts = vox_max(1, vox_min(l->panels, wide));
+  /* as many as get a panel: five panels in four parts are two, two, one and none */
+  l->panel_parts = vox_ceil_div(panels, vox_ceil_div(panels, l->panel_parts));
+  return product((const int64_t[]){groups, l->blocks, l->panel_parts}, 3, &l->items);
+}
+
+/* A stage is about a thousand million operations, so that a call returns in time; stages change no sum's order. */
+static void cut_stages(vox_weight_layout *l, double terms_per_chunk) {
+  l->chunks_per_stage = vox_max(1, (int64_t)(2.5e8 / vox_max(1, (int64_t)terms_per_chunk)));
+  l->stages = vox_ceil_div(l->chunks, l->chunks_per_stage);
+}
+
+/* Sums that are not finite may have to be summed again, each over all pixels: an item writes so many rows of so many
+ * elements as take a few milliseconds. */
+static int cut_finish(const vox_conv *p, vox_weight_layout *l, int64_t rows, int64_t elements, int64_t pieces_of) {
+  int64_t sum;
+  if (product((const int64_t[]){p->n, p->output[0], p->output[1], p->output[2], elements}, 5, &sum)) return VOX_OVERFLOW;
+  l->rows_per_finish = vox_max(1, vox_min(rows, ITEM_TERMS / vox_max(1, sum)));
+  l->finish_pieces = vox_ceil_div(rows, l->rows_per_finish);
+  if (__builtin_mul_overflow(l->stages, l->items, &sum) ||
+      __builtin_mul_overflow(pieces_of, l->finish_pieces, &l->finishes) || __builtin_add_overflow(sum, l->finishes, &sum))
+    return VOX_OVERFLOW;
+  return VOX_OK;
+}
+
+static int winograd_weight_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_weight_layout *l) {
+  enum { V_BYTES = 640 * 1024 };
+  const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0};
+  int64_t tile[3], taps[3], slots[3], terms, v;
+  double gain;
+  if (winograd_weight_tile(p, tile, &gain)) return VOX_INVALID;
+  vox_winograd_phase(p, tile, none, &l->phase);
+  const vox_axis *a = l->phase.axis;
+  const int64_t depth = a[0].taps;
+  l->positions = a[1].taps * a[2].taps;
+  l->band[0] = 1;
+  l->band[2] = even_piece(a[2].count, CHUNK_TILES);
+  l->band[1] = even_piece(a[1].count, vox_max(1, CHUNK_TILES / l->band[2]));
+  for (int i = 0; i < 3; i++) {
+    l->bands[i] = vox_ceil_div(a[i].count, l->band[i]);
+    taps[i] = a[i].taps;
+    slots[i] = vox_axis_slots(&a[i]);
+  }
+  if (product((const int64_t[]){p->n, l->bands[0], l->bands[1], l->bands[2]}, 4, &l->chunks)) return VOX_OVERFLOW;
+  const int64_t pitch = l->band[2] + vox_axis_halo(&a[2]), pixels = vox_round_up(l->band[1] * pitch, u->lanes);
+  const int64_t tiles = l->band[1] * l->band[2];
+  if (band_plane(taps, slots, l->band[1] + vox_axis_halo(&a[1]), pitch, size, &l->plane)) return VOX_OVERFLOW;
+  l->plane = vox_round_up(l->plane + u->lanes, VOX_ALIGN / size);
+  l->block = vox_max(1, vox_min(vox_max(1, l->cin), V_BYTES / size / (l->positions * pixels * depth)));
+  l->blocks = vox_ceil_div(l->cin, l->block);
+  l->rows = vox_round_up(l->block * depth, u->tile_rows);
+  v = l->positions * (vox_round_up(l->block * depth * pixels, VOX_ALIGN / size) + VOX_ALIGN / size);
+  l->scratch = l->plane + v;
+  l->packed = vox_round_up((16 + l->positions) * tiles * l->lanes, VOX_ALIGN / size);
+  l->offsets = vox_round_up(l->positions * depth + tiles, VOX_ALIGN / 8);
+  if (product((const int64_t[]){l->block * depth, 4 * tiles * 9, l->cout}, 3, &terms) ||
+      share_panels(l, p->groups, threads, terms) ||
+      product((const int64_t[]){p->groups, l->blocks, l->panels, l->positions, l->rows, l->lanes}, 6, &l->sums))
+    return VOX_OVERFLOW;
+  l->sums = vox_round_up(l->sums, VOX_ALIGN / size);
+  cut_stages(l, (double)p->k * (double)(l->cin * depth) * 36 * (double)tiles);
+  return cut_finish(p, l, l->cin * depth, 9 * l->lanes, p->groups * l->panels);
+}
+
 int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, vox_weight_layout *l) {
   const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0};
   int64_t taps[3], halo[3], slots[3], count[3];
   *l = (vox_weight_layout){0};
   bounds(p, taps, halo, slots, count);
-  vox_conv_phase(p, none, &l->phase);
+  vox_conv_phase(p, none, &l->sum);
+  l->phase = l->sum;
+  l->positions = 1;
   const int64_t t = l->phase.taps;
   l->cin = p->c / p->groups;
   l->cout = p->k / p->groups;
   l->lanes = u->lanes * (l->cout > u->lanes ? u->tile_k : 1);
   l->panels = vox_ceil_div(l->cout, l->lanes);
+  if (p->algorithm == VOX_WINOGRAD) return winograd_weight_layout(p, u, threads, l);
 
   /* a chunk: whole lines, or a piece of one; by shape alone, since its sums are part of the result's bits */
   l->band[0] = 1;
@@ -348,15 +437,9 @@ int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, 
   if (__builtin_mul_overflow(l->block, t, &l->rows)) return VOX_OVERFLOW;
   l->rows = vox_round_up(l->rows, u->tile_rows);
 
-  int64_t items = p->groups * vox_max(1, l->blocks), terms;
-  const int64_t item[] = {l->block, t, pixels, l->cout};
-  if (product(item, 4, &terms)) return VOX_OVERFLOW;
-  const int64_t wide = vox_max(vox_ceil_div(threads, items), terms / ITEM_TERMS);
-  l->panel_parts = vox_max(1, vox_min(l->panels, wide));
-  /* as many as get a panel: five panels in four parts are two, two, one and none */
-  l->panel_parts = vox_ceil_div(vox_max(1, l->panels), vox_ceil_div(vox_max(1, l->panels), l->panel_parts));
-  const int64_t all[] = {p->groups, l->blocks, l->panel_parts};
-  if (product(all, 3, &l->items)) return VOX_OVERFLOW;
+  int64_t terms;
+  if (product((const int64_t[]){l->block, t, pixels, l->cout}, 4, &terms) || share_panels(l, p->groups, threads, terms))
+    return VOX_OVERFLOW;
 
   const int64_t dy[] = {vox_ceil_div(vox_max(1, l->panels), l->panel_parts), pixels, l->lanes};
   const int64_t sums[] = {p->groups, l->blocks, l->panels, l->rows, l->lanes};
@@ -368,20 +451,6 @@ int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, 
   l->sums = vox_round_up(l->sums, VOX_ALIGN / size);
   l->offsets = vox_round_up(pixels, VOX_ALIGN / 8);
 
-  /* a stage is about a thousand million operations, so that a call returns in time; stages change no sum's order */
-  double work = 2.0 * (double)p->k * (double)l->cin * (double)t * (double)pixels;
-  l->chunks_per_stage = vox_max(1, (int64_t)(5e8 / (work > 1 ? work : 1)));
-  l->stages = vox_ceil_div(l->chunks, l->chunks_per_stage);
-
-  /* rows whose sums are not finite may have to be summed again, each over all pixels: so many as take a few milliseconds */
-  int64_t rows, sum, finishes;
-  if (product((const int64_t[]){p->n, count[0], count[1], count[2]}, 4, &sum) ||
-      product((const int64_t[]){l->cin, t}, 2, &rows))
-    return VOX_OVERFLOW;
-  l->rows_per_finish = vox_max(1, vox_min(rows, ITEM_TERMS / vox_max(1, sum)));
-  l->finish_pieces = vox_ceil_div(rows, l->rows_per_finish);
-  if (__builtin_mul_overflow(l->stages, l->items, &sum) || __builtin_mul_overflow(p->k, l->finish_pieces, &finishes) ||
-      __builtin_add_overflow(sum, finishes, &sum))
-    return VOX_OVERFLOW;
-  return VOX_OK;
+  cut_stages(l, (double)p->k * (double)l->cin * (double)t * (double)pixels);
+  return cut_finish(p, l, l->cin * t, 1, p->k);
 }

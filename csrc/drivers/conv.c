@@ -192,13 +192,15 @@ typedef struct {
 
 static void weight_body(void *context, int64_t item, int64_t slot) {
   const weight_call *call = context;
-  call->unit->weight_item(&call->job, item, call->scratch + slot * call->each);
+  const vox_unit *u = call->unit;
+  (call->job.p->algorithm == VOX_WINOGRAD ? u->winograd_weight_item : u->weight_item)(&call->job, item,
+                                                                                    call->scratch + slot * call->each);
 }
 
 static void finish_body(void *context, int64_t item, int64_t slot) {
   const weight_call *call = context;
   (void)slot;
-  call->unit->weight_finish(&call->job, item);
+  (call->job.p->algorithm == VOX_WINOGRAD ? call->unit->winograd_weight_finish : call->unit->weight_finish)(&call->job, item);
 }
 
 /* *cursor counts the items of all stages, then those that write the result.  A stage begins when the one before has
@@ -214,7 +216,7 @@ static int weight_run(weight_call *call, int64_t threads, int64_t *cursor) {
     if (status) return status;
   }
   int64_t item = *cursor - staged;
-  int status = vox_parallel(call->job.p->k * l->finish_pieces, threads, slice_end, finish_body, call, &item);
+  int status = vox_parallel(l->finishes, threads, slice_end, finish_body, call, &item);
   *cursor = staged + item;
   return status;
 }

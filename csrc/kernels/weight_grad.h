@@ -6,14 +6,14 @@
  * zero and added to the element's one accumulator, chunk after chunk, so an element has one writer and one order
  * whatever the threads. */
 
-/* The chunk's dy, channels [k0, k0 + lanes) of one group, as [pixel][lanes]; absent channels are zero. */
-static void dy_pack(const real *dy, int64_t plane, int64_t channels, int64_t lanes, const vox_axis *axis, int64_t d,
-                    int64_t h0, int64_t rows, int64_t w0, int64_t cols, real *to) {
-  if (channels < lanes) memset(to, 0, (size_t)(rows * cols * lanes) * sizeof(real));
+/* `channels` channels of dy, rows x cols pixels from `dy` on in images of `width` columns, as [row][column][lanes] with
+ * `pitch` columns.  What is not there is left alone. */
+static void dy_pack(const real *dy, int64_t plane, int64_t width, int64_t channels, int64_t rows, int64_t cols,
+                    int64_t lanes, int64_t pitch, real *to) {
   for (int64_t k = 0; k < channels; k++)
     for (int64_t h = 0; h < rows; h++) {
-      const real *from = dy + k * plane + (d * axis[1].count + h0 + h) * axis[2].count + w0;
-      real *lane = to + h * cols * lanes + k;
+      const real *from = dy + k * plane + h * width;
+      real *lane = to + h * pitch * lanes + k;
       for (int64_t w = 0; w < cols; w++) lane[w * lanes] = from[w];
     }
 }
@@ -57,9 +57,13 @@ static void weight_item(const vox_weight_job *job, int64_t item, void *workspace
     }
     /* rows that fill up the last tile repeat its first; their sums are never read */
     for (int64_t i = rows; i < l->rows; i++) row[i] = row[i - i % TILE_ROWS];
-    for (int64_t k = first; k < last; k++)
-      dy_pack(dy + k * l->lanes * plane, plane, vox_min(l->lanes, l->cout - k * l->lanes), l->lanes, a, d, h0, lines, w0,
-              cols, packed + (k - first) * pixels * l->lanes);
+    for (int64_t k = first; k < last; k++) {
+      int64_t present = vox_min(l->lanes, l->cout - k * l->lanes);
+      real *to = packed + (k - first) * pixels * l->lanes;
+      if (present < l->lanes) memset(to, 0, (size_t)(pixels * l->lanes) * sizeof(real));
+      dy_pack(dy + k * l->lanes * plane + (d * a[1].count + h0) * a[2].count + w0, plane, a[2].count, present, lines, cols,
+              l->lanes, cols, to);
+    }
     for (int64_t r = 0; r < rows; r += TILE_ROWS) {
       if (!direct) {
         /* the panel's pixels run over whole lines, which is what a chunk is unless it is cut along w */
@@ -77,7 +81,7 @@ static void weight_item(const vox_weight_job *job, int64_t item, void *workspace
  * nothing. */
 static real weight_mend(const vox_weight_job *job, int64_t group, int64_t k, int64_t c, int64_t tap) {
   const vox_weight_layout *l = job->l;
-  const vox_axis *a = l->phase.axis;
+  const vox_axis *a = l->sum.axis;
   const int64_t image = a[0].size * a[1].size * a[2].size, plane = a[0].count * a[1].count * a[2].count;
   const int64_t groups = job->p->groups;
   const int64_t taps[3] = {tap / a[2].taps / a[1].taps, tap / a[2].taps % a[1].taps, tap % a[2].taps};
@@ -105,6 +109,102 @@ static int dy_is_finite(const vox_weight_job *job, int64_t group, int64_t k, int
   for (int64_t n = 0; n < p->n; n++)
     if (has_nonfinite((const real *)job->dy + ((n * p->groups + group) * job->l->cout + k) * plane, plane)) return 0;
   return 1;
+}
+
+/* As above with Winograd's algorithm for kernels of 3 x 3 taps at stride 1: F(3 x 3, 4 x 4), the 4 x 4 tiles of dy being
+ * the filter,
+ *
+ *   dw[k][c, td] = At [ sum over tiles of  (G dy G^T)[k] * (Bt x B)[c, td] ] A
+ *
+ * so that 36 products of a tile replace 144.  x is transformed with tiles in the lanes and dy with output channels in
+ * the lanes, as the row tile wants them. */
+static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *workspace) {
+  const vox_conv *p = job->p;
+  const vox_weight_layout *l = job->l;
+  const vox_phase *ph = &l->phase;
+  const vox_axis *a = ph->axis;
+  enum { TILE = 4 };
+  const int64_t depth = a[0].taps, positions = l->positions, image = a[0].size * a[1].size * a[2].size;
+  const int64_t part = item % l->panel_parts, block = item / l->panel_parts % l->blocks;
+  const int64_t group = item / l->panel_parts / l->blocks;
+  const int64_t c0 = block * l->block, channels = vox_min(l->block, l->cin - c0), rows = channels * depth;
+  const int64_t per_part = vox_ceil_div(l->panels, l->panel_parts);
+  const int64_t first = part * per_part, last = vox_min(l->panels, first + per_part);
+  const int64_t plane = a[0].count * a[1].outputs * a[2].outputs;
+  real *scratch = workspace, *v = scratch + l->plane, *packed = scratch + l->scratch;
+  int64_t *taps = (int64_t *)(packed + l->packed), *off = taps + positions * depth, *row = taps + l->offsets;
+  real *sums = (real *)job->sums + (group * l->blocks + block) * l->panels * positions * l->rows * l->lanes;
+  const int64_t panel = positions * l->rows * l->lanes;
+
+  if (job->stage == 0) memset(sums + first * panel, 0, (size_t)((last - first) * panel) * sizeof(real));
+  int64_t chunk = job->stage * l->chunks_per_stage;
+  const int64_t end = vox_min(l->chunks, chunk + l->chunks_per_stage);
+  for (; chunk < end; chunk++) {
+    int64_t w0 = chunk % l->bands[2] * l->band[2], h0 = chunk / l->bands[2] % l->bands[1] * l->band[1];
+    int64_t d = chunk / l->bands[2] / l->bands[1] % a[0].count, n = chunk / l->bands[2] / l->bands[1] / a[0].count;
+    const int64_t lines = vox_min(l->band[1], a[1].count - h0), cols = vox_min(l->band[2], a[2].count - w0);
+    const int64_t tiles = lines * cols, pitch = cols * TILE;
+    const real *x = (const real *)job->x + ((n * p->groups + group) * l->cin + c0) * image;
+    const band b = band_of(ph, lines, cols);
+    const int64_t pixels = vox_round_up((lines - 1) * b.pitch + cols, LANES), v_stride = odd_lines(rows * pixels);
+    band_offsets(ph, &b, 1, taps);
+    for (int64_t c = 0; c < channels; c++) {
+      band_copy(ph, &b, d, h0, w0, x + c * image, 1, scratch);
+      memset(scratch + b.filled, 0, LANES * sizeof(real)); /* the last tiles reach beyond it */
+      for (int64_t td = 0; td < depth; td++)
+        winograd_input(TILE, TILE, scratch, taps + td * positions, pixels, v + (c * depth + td) * pixels, v_stride);
+    }
+    for (int64_t t = 0; t < tiles; t++) off[t] = t / cols * b.pitch + t % cols;
+    /* rows that fill up the last register tile repeat its first; their sums are never read */
+    for (int64_t i = 0; i < l->rows; i++) row[i] = (i < rows ? i : i - i % TILE_ROWS) * pixels;
+
+    const int64_t high = vox_min(lines * TILE, a[1].outputs - h0 * TILE), wide = vox_min(pitch, a[2].outputs - w0 * TILE);
+    real *u = packed + lines * TILE * pitch * l->lanes;
+    for (int64_t k = first; k < last; k++) {
+      int64_t present = vox_min(l->lanes, l->cout - k * l->lanes);
+      const real *dy = (const real *)job->dy + ((n * p->groups + group) * l->cout + k * l->lanes) * plane +
+                       (d * a[1].outputs + h0 * TILE) * a[2].outputs + w0 * TILE;
+      if (present < l->lanes || high < lines * TILE || wide < pitch)
+        memset(packed, 0, (size_t)(lines * TILE * pitch * l->lanes) * sizeof(real));
+      dy_pack(dy, plane, a[2].outputs, present, high, wide, l->lanes, pitch, packed);
+      for (int64_t t = 0; t < tiles; t++)
+        for (int64_t lane = 0; lane < l->lanes; lane += LANES)
+          winograd_dy(packed + (t / cols * TILE * pitch + t % cols * TILE) * l->lanes + lane, pitch * l->lanes, l->lanes,
+                      u + t * l->lanes + lane, tiles * l->lanes);
+      for (int64_t i = 0; i < positions; i++)
+        for (int64_t r = 0; r < rows; r += TILE_ROWS)
+          row_tiles(l->lanes / LANES, tiles, v + i * v_stride, row + r, off, u + i * tiles * l->lanes,
+                    sums + k * panel + (i * l->rows + r) * l->lanes);
+    }
+  }
+}
+
+/* The accumulators of one panel of output channels and a piece of its (channel, depth tap) rows, to dw.  What a
+ * transform has spread or made of values that are not finite is summed again. */
+static void winograd_weight_finish(const vox_weight_job *job, int64_t item) {
+  const vox_weight_layout *l = job->l;
+  const int64_t depth = l->phase.axis[0].taps, positions = l->positions;
+  const int64_t panel = item / l->finish_pieces, group = panel / l->panels, k0 = panel % l->panels * l->lanes;
+  const int64_t first = item % l->finish_pieces * l->rows_per_finish;
+  const int64_t last = vox_min(l->cin * depth, first + l->rows_per_finish);
+  const int64_t present = vox_min(l->lanes, l->cout - k0);
+  for (int64_t r = first; r < last; r++) {
+    int64_t block = r / (l->block * depth), row = r % (l->block * depth);
+    const real *sums = (const real *)job->sums +
+                       (((group * l->blocks + block) * l->panels + panel % l->panels) * positions * l->rows + row) * l->lanes;
+    for (int64_t lane = 0; lane < present; lane += LANES) {
+      real result[9][LANES];
+      winograd_weight_output(sums + lane, l->rows * l->lanes, result[0]);
+      for (int64_t i = 0; i < vox_min(LANES, present - lane); i++) {
+        int64_t k = k0 + lane + i;
+        real *dw = (real *)job->dw + ((group * l->cout + k) * l->cin * depth + r) * 9;
+        for (int64_t t = 0; t < 9; t++) {
+          real sum = result[t][i];
+          dw[t] = sum - sum == 0 ? sum : weight_mend(job, group, k, r / depth, r % depth * 9 + t);
+        }
+      }
+    }
+  }
 }
 
 /* A piece of one output channel's accumulators, [panel][row][lanes], to dw[k][row].  Padding's zeros turn an Inf or a

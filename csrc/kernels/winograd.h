@@ -66,6 +66,62 @@ INLINE void transform_weight(const int m, const vec *g, vec *u) {
   }
 }
 
+/* u = G g for 4 taps and 3 outputs, at the points of m = 4: the weight gradient's filter is a tile of dy */
+INLINE void transform_dy(const vec *g, vec *u) {
+  const vec third = v_set1((real)(-2.0 / 3)), sixth = v_set1((real)(1.0 / 6));
+  vec even = v_fma(v_set1((real)0.5), g[2], g[0]), odd = v_fma(v_set1(POINT_P / 2), g[3], v_set1(POINT_P) * g[1]);
+  u[0] = g[0];
+  u[1] = (even + odd) * third;
+  u[2] = (even - odd) * third;
+  even = v_fma(v_set1(2), g[2], g[0]);
+  odd = v_fma(v_set1(2 * POINT_Q), g[3], v_set1(POINT_Q) * g[1]);
+  u[3] = (even + odd) * sixth;
+  u[4] = (even - odd) * sixth;
+  u[5] = g[3];
+}
+
+/* y = At s for those, 3 elements */
+INLINE void transform_dw(const vec *s, vec *y) {
+  vec even_p = s[1] + s[2], odd_p = s[1] - s[2], even_q = s[3] + s[4], odd_q = s[3] - s[4];
+  y[0] = s[0] + (even_p + even_q);
+  y[1] = v_fma(v_set1(POINT_P), odd_p, v_set1(POINT_Q) * odd_q);
+  y[2] = v_fma(v_set1((real)0.5), even_p, v_fma(v_set1(2), even_q, s[5]));
+}
+
+/* One 4 x 4 tile of dy, output channels in the lanes, pixels `col` and lines `line` apart, to 6 x 6 points. */
+static void winograd_dy(const real *dy, int64_t line, int64_t col, real *u, int64_t stride) {
+  vec rows[6][4], g[4], out[6];
+  UNROLL for (int j = 0; j < 4; j++) {
+    UNROLL for (int i = 0; i < 4; i++) g[i] = v_load(dy + i * line + j * col);
+    transform_dy(g, out);
+    UNROLL for (int i = 0; i < 6; i++) rows[i][j] = out[i];
+  }
+  UNROLL for (int i = 0; i < 6; i++) {
+    transform_dy(rows[i], out);
+    UNROLL for (int j = 0; j < 6; j++) v_store(u + (i * 6 + j) * stride, out[j]);
+  }
+}
+
+/* 6 x 6 sums, `stride` apart, to 9 vectors of taps. */
+static void winograd_weight_output(const real *s, int64_t stride, real *to) {
+  vec rows[3][6], d[6], out[3];
+  UNROLL for (int j = 0; j < 6; j++) {
+    UNROLL for (int i = 0; i < 6; i++) d[i] = v_load(s + (i * 6 + j) * stride);
+    transform_dw(d, out);
+    UNROLL for (int i = 0; i < 3; i++) rows[i][j] = out[i];
+  }
+  UNROLL for (int i = 0; i < 3; i++) {
+    transform_dw(rows[i], out);
+    UNROLL for (int j = 0; j < 3; j++) v_store(to + (i * 3 + j) * LANES, out[j]);
+  }
+}
+
+/* Elements, rounded up to an odd number of cache lines: strides that keep neighbours out of the same sets. */
+INLINE int64_t odd_lines(int64_t elements) {
+  const int64_t line = VOX_ALIGN / (int64_t)sizeof(real);
+  return (vox_round_up(elements, line) / line | 1) * line;
+}
+
 /* y = At s, m elements */
 INLINE void transform_output(const int m, const vec *s, vec *y) {
   if (m == 4) {
@@ -322,8 +378,7 @@ static void winograd_item(const vox_conv_job *job, const vox_phase *ph, const vo
   const int64_t pixels = vox_round_up((rows - 1) * b.pitch + cols, LANES);
   const real *x = (const real *)job->x + (it->n * p->groups + it->group) * l->cin * input;
 
-  /* an odd number of cache lines between positions, so that a tile's stores do not fall into the same sets */
-  const int64_t line = VOX_ALIGN / (int64_t)sizeof(real), v_stride = (vox_round_up(depth * pixels, line) / line | 1) * line;
+  const int64_t v_stride = odd_lines(depth * pixels);
   real *scratch = workspace, *v = scratch + l->scratch;
   real *products = v + positions * l->columns;
   int64_t *off = (int64_t *)(products + l->sums);
