@@ -16,6 +16,10 @@ static real avg_divisor(const vox_window *p, int64_t d, int64_t h, int64_t w) {
   return (real)count;
 }
 
+/* Outputs of a row that are summed together.  Where their windows are further apart than the row is wide, most taps of a
+ * wide window would reach it from none of them. */
+static int64_t run_length(const vox_window *p) { return p->stride[2] > p->spatial[2] ? 1 : RUN; }
+
 /* Column taps that reach columns [from, to) from any of the outputs [w, w + n): a window may have far more than that. */
 static void run_taps(const vox_window *p, int64_t from, int64_t to, int64_t w, int64_t n, int64_t *first, int64_t *last) {
   *first = vox_max(0, from + p->pad[2] - (w + n - 1) * p->stride[2]);
@@ -25,6 +29,7 @@ static void run_taps(const vox_window *p, int64_t from, int64_t to, int64_t w, i
 static void avg_pool(const vox_window *p, const vox_box *box, const void *x_, void *y_) {
   const int64_t *size = p->spatial, *out = p->output, *pad = p->pad, *step = p->stride;
   const real *x = (const real *)x_ + box->plane * size[0] * size[1] * size[2];
+  const int64_t run = run_length(p);
   real sum[RUN];
   for (int64_t d = box->first[0]; d < box->last[0]; d++)
     for (int64_t h = box->first[1]; h < box->last[1]; h++) {
@@ -32,8 +37,8 @@ static void avg_pool(const vox_window *p, const vox_box *box, const void *x_, vo
       vox_inside(size[0], 1, d * step[0] - pad[0], p->kernel[0], &d0, &d1);
       vox_inside(size[1], 1, h * step[1] - pad[1], p->kernel[1], &h0, &h1);
       real *y = (real *)y_ + ((box->plane * out[0] + d) * out[1] + h) * out[2];
-      for (int64_t w = box->first[2]; w < box->last[2]; w += RUN) {
-        int64_t n = vox_min(RUN, box->last[2] - w), t0, t1;
+      for (int64_t w = box->first[2]; w < box->last[2]; w += run) {
+        int64_t n = vox_min(run, box->last[2] - w), t0, t1;
         run_taps(p, 0, size[2], w, n, &t0, &t1);
         for (int64_t i = 0; i < n; i++) sum[i] = 0;
         for (int64_t td = d0; td < d1; td++)
@@ -63,6 +68,7 @@ static void avg_pool_grad(const vox_window *p, const vox_box *box, const void *d
   const int64_t *from = box->first, *to = box->last;
   const real *dy = (const real *)dy_ + box->plane * out[0] * out[1] * out[2];
   real *dx = (real *)dx_ + box->plane * size[0] * size[1] * size[2];
+  const int64_t run = run_length(p);
   real share[RUN];
   clear_box(p, box, dx);
   for (int64_t row = 0; row < out[0] * out[1]; row++) {
@@ -70,8 +76,8 @@ static void avg_pool_grad(const vox_window *p, const vox_box *box, const void *d
     vox_inside(to[0] - from[0], 1, d * step[0] - pad[0] - from[0], p->kernel[0], &d0, &d1);
     vox_inside(to[1] - from[1], 1, h * step[1] - pad[1] - from[1], p->kernel[1], &h0, &h1);
     if (d0 == d1 || h0 == h1) continue;
-    for (int64_t w = 0; w < out[2]; w += RUN) {
-      int64_t n = vox_min(RUN, out[2] - w), t0, t1;
+    for (int64_t w = 0; w < out[2]; w += run) {
+      int64_t n = vox_min(run, out[2] - w), t0, t1;
       run_taps(p, from[2], to[2], w, n, &t0, &t1);
       if (t0 >= t1) continue;
       for (int64_t i = 0; i < n; i++) share[i] = dy[row * out[2] + w + i] / avg_divisor(p, d, h, w + i);
