@@ -85,14 +85,15 @@ static void taps_inside(const vox_axis *a, int64_t at, int64_t *first, int64_t *
 }
 
 /* Where a weight is not finite, a zero of the border times it is a NaN, yet padding contributes nothing.  So the
- * outputs whose window leaves the input are summed once more, skipping the taps that do. */
+ * outputs whose window leaves the input are summed once more, skipping the taps that do: those among the item's, which
+ * are [begin, end) of its lines of `cols`. */
 static void conv_mend_borders(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, const real *x,
-                              const real *packed, int64_t k_first, int64_t k_last, int64_t line, int64_t lines,
-                              int64_t w0, int64_t cols) {
+                              const real *packed, int64_t k_first, int64_t k_last, int64_t line, int64_t w0,
+                              int64_t cols, int64_t begin, int64_t end) {
   const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
   const int64_t image = az->size * ay->size * ax->size, terms = job->l->cin * ph->taps;
-  for (int64_t row = 0; row < lines; row++)
-    for (int64_t col = 0; col < cols; col++) {
+  for (int64_t row = 0; row * cols < end; row++)
+    for (int64_t col = vox_max(0, begin - row * cols); col < vox_min(cols, end - row * cols); col++) {
       int64_t z = (line + row) / ay->count * az->step, h = (line + row) % ay->count * ay->step, w = (w0 + col) * ax->step;
       int64_t first[3], last[3];
       taps_inside(az, z, &first[0], &last[0]);
@@ -190,5 +191,6 @@ static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_it
     c0 += channels;
   } while (c0 < l->cin && terms);
 
-  if (job->nonfinite && terms) conv_mend_borders(job, ph, it, x, packed, k_first, k_last, line, lines, w0, cols);
+  if (job->nonfinite && terms)
+    conv_mend_borders(job, ph, it, x, packed, k_first, k_last, line, w0, cols, skip, skip + (direct ? lines * cols : pixels));
 }
