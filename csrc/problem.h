@@ -93,6 +93,7 @@ typedef struct vox_unit {
   void (*avg_pool_grad)(const vox_window *p, int64_t plane, const void *dy, void *dx);
   void (*unfold)(const vox_window *p, int64_t plane, int64_t row, int64_t rows, const void *x, void *columns);
   void (*fold)(const vox_window *p, int64_t plane, const void *columns, void *x);
+  int64_t (*probe_fma)(int64_t iterations, double *sink);
 } vox_unit;
 
 /* Element types that pooling alone knows; no instruction set of their own. */

@@ -155,7 +155,7 @@ def _allocate(size: int) -> Any:
 
 @contextmanager
 def _scratch(size: int) -> Iterator[Any]:
-    """This thread's block of at least ``size`` bytes.
+    """The thread's own block of at least ``size`` bytes.
 
     The block is taken out while it is used, so a signal handler that calls in gets one of its own.
     """
