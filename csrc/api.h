@@ -13,7 +13,7 @@ enum vox_type {
 
 enum vox_operation { VOX_CONV = 0, VOX_CONV_INPUT_GRAD = 1, VOX_CONV_WEIGHT_GRAD = 2 };
 
-enum vox_algorithm { VOX_DIRECT = 0, VOX_IM2COL = 1 };
+enum vox_algorithm { VOX_DIRECT = 0, VOX_IM2COL = 1, VOX_WINOGRAD = 2 };
 
 enum vox_activation { VOX_IDENTITY = 0, VOX_RELU = 1, VOX_LEAKY_RELU = 2 };
 
@@ -53,6 +53,10 @@ int64_t vox_conv_workspace_bytes(const vox_conv *p, int64_t threads);
 int vox_conv_pack(const vox_conv *p, const void *weight, void *packed);
 int vox_conv_run(const vox_conv *p, int64_t threads, const void *a, const void *b, const void *bias, void *out,
                  void *workspace, int64_t *cursor);
+
+/* Outputs of one tile along each axis that Winograd's algorithm takes for this problem, and how many times faster than
+ * the direct sum it is estimated to be, by shape and instruction set alone; VOX_INVALID where it does not apply. */
+int vox_conv_winograd_tile(const vox_conv *p, int64_t tile[3], double *gain);
 
 /* out (k) = sum of grad_output (n, k, size) over n and size. */
 int vox_conv_bias_grad(int32_t type, int64_t threads, int64_t n, int64_t k, int64_t size, const void *grad_output,

@@ -8,6 +8,7 @@
 #include "kernels/tile.h"
 #include "kernels/gather.h"
 #include "kernels/conv.h"
+#include "kernels/winograd.h"
 #include "kernels/weight_grad.h"
 #include "kernels/window.h"
 #include "kernels/probe.h"
@@ -26,6 +27,8 @@ const vox_unit VOX_UNIT = {
     .tile_k = TILE_K,
     .conv_pack = conv_pack,
     .conv_item = conv_item,
+    .winograd_pack = winograd_pack,
+    .winograd_item = winograd_item,
     .weight_item = weight_item,
     .weight_finish = weight_finish,
     .bias_grad = bias_grad,

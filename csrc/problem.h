@@ -16,6 +16,7 @@
 typedef struct vox_axis {
   int64_t size, count, step, first, spread;
   int64_t taps, index0, index_step, offset0, offset_step;
+  int64_t outputs; /* Winograd: outputs behind the `count` tiles */
 } vox_axis;
 
 typedef struct vox_phase {
@@ -37,6 +38,9 @@ typedef struct vox_layout {
   int64_t vectors;         /* vectors of pixels of a tile */
   int64_t columns;         /* pitch of the accumulators */
   int64_t scratch, offsets, sums; /* elements of the three pieces of a thread's workspace */
+  int64_t tile[3];         /* Winograd: outputs of a tile along each axis */
+  int64_t positions;       /* Winograd: points at which a tile is multiplied */
+  int64_t k_block;         /* Winograd: output channels between two inverse transforms */
   int64_t items;
 } vox_layout;
 
@@ -51,6 +55,7 @@ typedef struct vox_conv_job {
   const vox_layout *l;
   const void *x, *bias;
   const void *packed; /* after its header */
+  const void *weight; /* Winograd: the weights as the caller gave them */
   int nonfinite;      /* the weights hold an Inf or a NaN, which padding must not meet */
   void *y;
 } vox_conv_job;
@@ -85,6 +90,9 @@ typedef struct vox_unit {
   int (*conv_pack)(const vox_conv *p, const vox_layout *l, const vox_phase *phase, int64_t group, int64_t k0,
                    int64_t m, const void *weight, void *packed);
   void (*conv_item)(const vox_conv_job *job, const vox_phase *phase, const vox_item *item, void *scratch);
+  int (*winograd_pack)(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
+                       void *packed);
+  void (*winograd_item)(const vox_conv_job *job, const vox_phase *phase, const vox_item *item, void *scratch);
   void (*weight_item)(const vox_weight_job *job, int64_t item, void *scratch);
   void (*weight_finish)(const vox_weight_job *job, int64_t item);
   void (*bias_grad)(int64_t n, int64_t k, int64_t size, int64_t channel, const void *dy, void *out);
@@ -111,6 +119,8 @@ const vox_elem_unit *vox_elem_unit_of(int32_t type);
 void vox_conv_phase(const vox_conv *p, const int64_t residue[3], vox_phase *phase);
 int vox_conv_layout(const vox_conv *p, const vox_unit *unit, int64_t threads, vox_layout *l);
 int vox_weight_layout_of(const vox_conv *p, const vox_unit *unit, int64_t threads, vox_weight_layout *l);
+void vox_winograd_phase(const vox_conv *p, const int64_t tile[3], const int64_t residue[3], vox_phase *phase);
+int vox_winograd_tile(const vox_conv *p, const vox_unit *unit, int64_t tile[3], double *gain);
 int vox_conv_valid(const vox_conv *p);
 
 /* threads.c: body(context, item, slot) for items from *cursor on, until all are done or the time slice is over; slots
@@ -137,8 +147,12 @@ static inline int64_t vox_axis_slots(const vox_axis *a) {
   return vox_min(a->taps, a->step / y);
 }
 static inline int64_t vox_axis_offset(const vox_axis *a, int64_t tap) { return a->offset0 + tap * a->offset_step; }
+/* A tap's offset, counted from the first tap's, in whole steps and what remains: its shift and its residue. */
 static inline int64_t vox_axis_shift(const vox_axis *a, int64_t tap) {
-  return vox_floor_div(vox_axis_offset(a, tap), a->step);
+  return vox_floor_div(tap * a->offset_step, a->step);
+}
+static inline int64_t vox_axis_residue(const vox_axis *a, int64_t tap) {
+  return vox_modulo(tap * a->offset_step, a->step);
 }
 /* Smallest shift and how far the largest lies above it; both 0 where there is no tap. */
 static inline int64_t vox_axis_low(const vox_axis *a) {

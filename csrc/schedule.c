@@ -17,7 +17,7 @@ static int product(const int64_t *v, int n, int64_t *out) {
 int vox_conv_valid(const vox_conv *p) {
   if (p->type != VOX_F32 && p->type != VOX_F64) return VOX_INVALID;
   if (p->operation < VOX_CONV || p->operation > VOX_CONV_WEIGHT_GRAD) return VOX_INVALID;
-  if (p->algorithm < VOX_DIRECT || p->algorithm > VOX_IM2COL) return VOX_INVALID;
+  if (p->algorithm < VOX_DIRECT || p->algorithm > VOX_WINOGRAD) return VOX_INVALID;
   if (p->n < 0 || p->c < 0 || p->k < 0 || p->groups < 1 || p->c % p->groups || p->k % p->groups) return VOX_INVALID;
   int64_t bytes = p->type == VOX_F64 ? 8 : 4, ignored;
   for (int i = 0; i < 3; i++) {
@@ -97,7 +97,7 @@ static void bounds(const vox_conv *p, int64_t most_taps[3], int64_t halo[3], int
       slots[i] = 1;
       count[i] = vox_ceil_div(p->spatial[i], s);
     } else {
-      vox_axis a = {.step = s, .taps = p->kernel[i], .offset0 = -p->pad[i], .offset_step = d};
+      vox_axis a = {.step = s, .taps = p->kernel[i], .offset_step = d};
       most_taps[i] = p->kernel[i];
       halo[i] = vox_axis_halo(&a);
       slots[i] = vox_axis_slots(&a);
@@ -119,6 +119,122 @@ static int64_t even_piece(int64_t count, int64_t most) {
   return vox_ceil_div(count, vox_ceil_div(count, vox_max(1, vox_min(most, count))));
 }
 
+/* Winograd's axes count tiles.  A dilated axis is as many images as its dilation has residues, each undilated. */
+void vox_winograd_phase(const vox_conv *p, const int64_t tile[3], const int64_t residue[3], vox_phase *phase) {
+  const int64_t none[3] = {0, 0, 0};
+  const int forward = p->operation == VOX_CONV;
+  vox_conv_phase(p, none, phase);
+  for (int i = 1; i < 3; i++) {
+    int64_t d = p->dilation[i], size = forward ? p->spatial[i] : p->output[i];
+    vox_axis *a = &phase->axis[i];
+    *a = (vox_axis){.size = size, .step = tile[i] * d, .first = residue[i], .spread = d, .offset_step = d};
+    a->outputs = ((forward ? p->output[i] : p->spatial[i]) - 1 - residue[i]) / d + 1;
+    a->count = vox_ceil_div(a->outputs, tile[i]);
+    a->taps = tile[i] - 1 + p->kernel[i];
+    a->offset0 = residue[i] + (forward ? -p->pad[i] : p->pad[i] - (p->kernel[i] - 1) * d);
+  }
+  if (!forward) {
+    vox_axis *a = &phase->axis[0];
+    a->offset0 = p->pad[0] - (p->kernel[0] - 1) * p->dilation[0];
+    a->offset_step = p->dilation[0];
+  }
+  phase->taps = phase->axis[0].taps * phase->axis[1].taps * phase->axis[2].taps;
+  phase->before = 0;
+}
+
+static int64_t points(int64_t tile) { return tile == 1 ? 1 : tile + 2; }
+
+/* Vectors of tiles of one image and depth, their pitch's halo included. */
+static double tile_vectors(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw) {
+  const int64_t *out = p->operation == VOX_CONV ? p->output : p->spatial;
+  int64_t h = vox_ceil_div(out[1], p->dilation[1]), w = vox_ceil_div(out[2], p->dilation[2]);
+  int64_t columns = vox_ceil_div(w, mw) + 1;
+  return (double)(p->dilation[1] * p->dilation[2]) *
+         (double)vox_ceil_div(vox_ceil_div(h, mh) * columns - 1, u->lanes);
+}
+
+/* Estimated time in units of one vector multiply-add: products, transforms, and the stream of the weights. */
+static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw, double depth, double outputs) {
+  const double n = (double)(points(mh) * points(mw));
+  return n * (tile_vectors(p, u, mh, mw) * (depth * outputs + 3 * (depth + 2 * outputs)) + 1.5 * depth * outputs);
+}
+
+/* The form of the least estimated time and how many times faster than the direct sum it should be; VOX_INVALID where no
+ * form applies. */
+int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], double *gain) {
+  static const int64_t forms[][2] = {{4, 4}, {4, 2}, {2, 2}, {1, 4}, {1, 2}};
+  const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
+  const double depth = (double)((gradient ? p->k : p->c) / p->groups * p->kernel[0]);
+  const double outputs = (double)((gradient ? p->c : p->k) / p->groups);
+  if (p->operation == VOX_CONV_WEIGHT_GRAD || p->kernel[2] != 3 || (p->kernel[1] != 3 && p->kernel[1] != 1))
+    return VOX_INVALID;
+  for (int i = 0; i < 3; i++)
+    if ((p->stride[i] != 1 && (i > 0 || gradient)) || (i > 0 && p->dilation[i] > 64)) return VOX_INVALID;
+  double least = 0;
+  for (unsigned i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+    int64_t mh = forms[i][0], mw = forms[i][1];
+    if ((mh == 1) != (p->kernel[1] == 1)) continue;
+    double time = winograd_time(p, u, mh, mw, depth, outputs);
+    if (least == 0 || time < least) {
+      least = time;
+      tile[0] = 1;
+      tile[1] = mh;
+      tile[2] = mw;
+    }
+  }
+  const int64_t *out = gradient ? p->spatial : p->output;
+  const double lines = (double)out[1] * (double)(out[2] + 2 * p->dilation[2]);
+  *gain = (double)(p->kernel[1] * 3) * (lines / (double)u->lanes + 1.5) * depth * outputs / (least > 1 ? least : 1);
+  return VOX_OK;
+}
+
+/* V of a band stays in L2 with the products of a panel; where even one vector of tiles would not, the positions are
+ * visited one by one and everything else streams. */
+static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
+  enum { V_BYTES = 512 * 1024, LEAST_VECTORS = 3 };
+  const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0};
+  int64_t taps[3], slots[3], per_vector, depth, bytes;
+  vox_phase ph;
+  double gain;
+  if (vox_winograd_tile(p, u, l->tile, &gain)) return VOX_INVALID;
+  const int64_t *out = p->operation == VOX_CONV ? p->output : p->spatial;
+  vox_winograd_phase(p, l->tile, none, &ph);
+  for (int i = 1; i < 3; i++) l->phases[i] = vox_min(p->dilation[i], out[i]);
+  l->phases[0] = 1;
+  l->positions = ph.axis[1].taps * ph.axis[2].taps;
+  depth = ph.axis[0].taps * l->cin;
+  const int64_t v[] = {l->positions, depth, u->lanes, size};
+  if (product(v, 4, &per_vector)) return VOX_OVERFLOW;
+  const int64_t most = vox_max(LEAST_VECTORS, V_BYTES / vox_max(1, per_vector)) * u->lanes;
+  l->band[0] = 1;
+  l->band[2] = even_piece(ph.axis[2].count, vox_max(1, most - 1));
+  const int64_t pitch = l->band[2] + vox_axis_halo(&ph.axis[2]);
+  l->band[1] = even_piece(ph.axis[1].count, vox_max(1, most / pitch));
+  for (int i = 0; i < 3; i++) {
+    l->bands[i] = vox_ceil_div(ph.axis[i].count, l->band[i]);
+    taps[i] = ph.axis[i].taps;
+    slots[i] = vox_axis_slots(&ph.axis[i]);
+  }
+  const int64_t pixels = vox_round_up(l->band[1] * pitch, u->lanes);
+  if (band_plane(taps, slots, l->band[1] + vox_axis_halo(&ph.axis[1]), pitch, size, &l->plane)) return VOX_OVERFLOW;
+  l->scratch = vox_round_up(l->plane + 2 * VOX_ALIGN / size + u->lanes, VOX_ALIGN / size);
+  if (__builtin_mul_overflow(depth, pixels, &l->columns)) return VOX_OVERFLOW;
+  l->columns = vox_round_up(l->columns, VOX_ALIGN / size) + VOX_ALIGN / size;
+
+  const int64_t visits[] = {p->n, p->groups, l->phases[1], l->phases[2], l->bands[0], l->bands[1], l->bands[2]};
+  if (product(visits, 7, &l->items)) return VOX_OVERFLOW;
+  int64_t panels = vox_max(1, vox_ceil_div(l->cout, u->tile_m)), wide = 1;
+  if (l->items < 2 * threads) wide = vox_ceil_div(threads, vox_max(1, l->items));
+  l->parts = vox_max(1, vox_min(panels, wide));
+  if (__builtin_mul_overflow(l->items, l->parts, &l->items)) return VOX_OVERFLOW;
+  const int64_t per_part = vox_round_up(vox_ceil_div(vox_max(1, l->cout), l->parts), u->tile_m);
+  if (__builtin_mul_overflow(l->positions * size, l->columns, &bytes)) return VOX_OVERFLOW;
+  l->k_block = bytes <= 2 * V_BYTES ? u->tile_m : per_part;
+  if (__builtin_mul_overflow(l->positions * pixels, l->k_block, &l->sums)) return VOX_OVERFLOW;
+  l->offsets = vox_round_up(vox_max(depth, ph.taps), VOX_ALIGN / 8);
+  return VOX_OK;
+}
+
 int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
   const int64_t size = p->type == VOX_F64 ? 8 : 4;
   const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
@@ -127,6 +243,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   bounds(p, taps, halo, slots, count);
   l->cin = (gradient ? p->k : p->c) / p->groups;
   l->cout = (gradient ? p->c : p->k) / p->groups;
+  if (p->algorithm == VOX_WINOGRAD) return winograd_layout(p, u, threads, l);
   for (int i = 0; i < 3; i++) l->phases[i] = gradient ? vox_min(p->stride[i], p->spatial[i]) : 1;
   if (product(taps, 3, &t)) return VOX_OVERFLOW;
   l->vectors = l->cout >= u->tile_m ? u->tile_v : u->narrow_v;

@@ -130,6 +130,56 @@ INLINE vec v_load_stride2(const real *p, int64_t n) {
   return v_stride2(a, b);
 }
 
+/* n elements, 1 <= n <= LANES, that lie 4 apart from p on; nothing beyond the last of them is read. */
+INLINE vec v_load_stride4(const real *p, int64_t n) {
+#if LANES == 2
+  return (vec){p[0], n > 1 ? p[4] : 0};
+#else
+  int64_t span = 4 * n - 3; /* the fourth load ends at the last element wanted, so it starts 3 early */
+  vec a = span >= LANES ? v_load(p) : v_load_n(p, span);
+  vec b = span >= 2 * LANES ? v_load(p + LANES) : span > LANES ? v_load_n(p + LANES, span - LANES) : v_zero();
+  vec c = span >= 3 * LANES ? v_load(p + 2 * LANES) : span > 2 * LANES ? v_load_n(p + 2 * LANES, span - 2 * LANES) : v_zero();
+  vec d = span > 3 * LANES - 3 ? v_load_n(p + 3 * LANES - 3, span - (3 * LANES - 3)) : v_zero();
+#if LANES == 16
+  vec ab = __builtin_shufflevector(a, b, 0, 4, 8, 12, 16, 20, 24, 28, -1, -1, -1, -1, -1, -1, -1, -1);
+  vec cd = __builtin_shufflevector(c, d, 0, 4, 8, 12, 19, 23, 27, 31, -1, -1, -1, -1, -1, -1, -1, -1);
+  return __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+#elif LANES == 8
+  vec ab = __builtin_shufflevector(a, b, 0, 4, 8, 12, -1, -1, -1, -1);
+  vec cd = __builtin_shufflevector(c, d, 0, 4, 11, 15, -1, -1, -1, -1);
+  return __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11);
+#else
+  vec ab = __builtin_shufflevector(a, b, 0, 4, -1, -1);
+  vec cd = __builtin_shufflevector(c, d, 0, 7, -1, -1);
+  return __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+#endif
+#endif
+}
+
+/* a0 b0 a1 b1 ...: the first and the second half of the lanes. */
+INLINE vec v_zip_low(vec a, vec b) {
+#if LANES == 16
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+#elif LANES == 8
+  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#elif LANES == 4
+  return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+#else
+  return __builtin_shufflevector(a, b, 0, 2);
+#endif
+}
+INLINE vec v_zip_high(vec a, vec b) {
+#if LANES == 16
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif LANES == 8
+  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#elif LANES == 4
+  return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#else
+  return __builtin_shufflevector(a, b, 1, 3);
+#endif
+}
+
 INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
 
 #endif

@@ -1,5 +1,7 @@
 /* Convolution's entry points: check, lay out the work, share the items out. */
 
+#include <string.h>
+
 #include "../problem.h"
 
 /* Before the packed weights: whether an Inf or a NaN is among them. */
@@ -17,11 +19,37 @@ static vox_conv flattened(const vox_conv *p) {
   return f;
 }
 
+static int64_t weight_bytes(const vox_conv *p) {
+  return p->k * (p->c / p->groups) * p->kernel[0] * p->kernel[1] * p->kernel[2] * element_size(p);
+}
+
+/* The transformed weights; the plain ones follow them.  VOX_OVERFLOW if they cannot be counted. */
+static int64_t winograd_bytes(const vox_conv *p, const int64_t tile[3]) {
+  int64_t points = (tile[1] - 1 + p->kernel[1]) * (tile[2] - 1 + p->kernel[2]), bytes;
+  int64_t filters = weight_bytes(p) / (p->kernel[1] * p->kernel[2]);
+  return __builtin_mul_overflow(filters, points, &bytes) ? VOX_OVERFLOW : bytes;
+}
+
+int vox_conv_winograd_tile(const vox_conv *p, int64_t tile[3], double *gain) {
+  const vox_unit *u = vox_unit_used(p->type);
+  int status = vox_conv_valid(p);
+  if (status || !u) return status ? status : VOX_INVALID;
+  return vox_winograd_tile(p, u, tile, gain);
+}
+
 int64_t vox_conv_packed_bytes(const vox_conv *p) {
   if (vox_conv_valid(p)) return vox_conv_valid(p);
   if (p->operation == VOX_CONV_WEIGHT_GRAD) return 0;
-  int64_t bytes = p->k * (p->c / p->groups) * p->kernel[0] * p->kernel[1] * p->kernel[2] * element_size(p);
-  return __builtin_add_overflow(bytes, HEADER, &bytes) ? VOX_OVERFLOW : bytes;
+  int64_t transformed = 0, bytes = weight_bytes(p);
+  if (p->algorithm == VOX_WINOGRAD) {
+    int64_t tile[3];
+    double gain;
+    if (vox_conv_winograd_tile(p, tile, &gain)) return VOX_INVALID;
+    transformed = winograd_bytes(p, tile);
+  }
+  return transformed < 0 || __builtin_add_overflow(bytes, transformed, &bytes) || __builtin_add_overflow(bytes, HEADER, &bytes)
+             ? VOX_OVERFLOW
+             : bytes;
 }
 
 typedef struct {
@@ -44,6 +72,9 @@ static int workspace_of(const vox_conv *p, int64_t threads, vox_layout *l, vox_w
     s->shared = 0;
     integers = l->offsets;
     if (__builtin_add_overflow(l->scratch, l->sums, &elements)) return VOX_OVERFLOW;
+    int64_t transformed = 0;
+    if (p->algorithm == VOX_WINOGRAD && __builtin_mul_overflow(l->positions, l->columns, &transformed)) return VOX_OVERFLOW;
+    if (__builtin_add_overflow(elements, transformed, &elements)) return VOX_OVERFLOW;
   }
   if (__builtin_mul_overflow(elements, size, &elements) || __builtin_mul_overflow(integers, 8, &integers) ||
       __builtin_add_overflow(elements, integers, &s->each))
@@ -71,7 +102,15 @@ static void phase_of(const vox_conv *p, const vox_layout *l, int64_t index, vox_
   it->phase[2] = index % l->phases[2];
   it->phase[1] = index / l->phases[2] % l->phases[1];
   it->phase[0] = index / l->phases[2] / l->phases[1];
-  vox_conv_phase(p, it->phase, phase);
+  if (p->algorithm == VOX_WINOGRAD)
+    vox_winograd_phase(p, l->tile, it->phase, phase);
+  else
+    vox_conv_phase(p, it->phase, phase);
+}
+
+/* As the kernels cut the output channels: full panels, then 4, 2, 1. */
+static int64_t panel_of(const vox_unit *u, int64_t left) {
+  return left >= u->tile_m ? u->tile_m : left >= 4 ? 4 : left >= 2 ? 2 : 1;
 }
 
 int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
@@ -86,6 +125,18 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
   if (status) return status;
   const int64_t size = element_size(&p);
   int nonfinite = 0;
+  if (p.algorithm == VOX_WINOGRAD) {
+    const int64_t depth = p.kernel[0] * l.cin;
+    for (int64_t g = 0; g < p.groups; g++)
+      for (int64_t k = 0, m; k < l.cout; k += m) {
+        m = panel_of(u, l.cout - k);
+        int64_t at = (g * l.cout + k) * depth * l.positions;
+        nonfinite |= u->winograd_pack(&p, &l, g, k, m, weight, (char *)packed + HEADER + at * size);
+      }
+    memcpy((char *)packed + HEADER + winograd_bytes(&p, l.tile), weight, (size_t)weight_bytes(&p));
+    *(int32_t *)packed = nonfinite;
+    return VOX_OK;
+  }
   for (int64_t i = 0; i < l.phases[0] * l.phases[1] * l.phases[2]; i++) {
     vox_item it;
     vox_phase phase;
@@ -93,8 +144,7 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
     if (!phase.taps) continue;
     for (int64_t g = 0; g < p.groups; g++)
       for (int64_t k = 0, m; k < l.cout; k += m) {
-        int64_t left = l.cout - k;
-        m = left >= u->tile_m ? u->tile_m : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        m = panel_of(u, l.cout - k);
         int64_t at = (phase.before * p.groups + g * phase.taps) * l.cin * l.cout + k * l.cin * phase.taps;
         nonfinite |= u->conv_pack(&p, &l, &phase, g, k, m, weight, (char *)packed + HEADER + at * size);
       }
@@ -125,7 +175,10 @@ static void conv_body(void *context, int64_t index, int64_t slot) {
   index /= call->job.p->groups;
   it.n = index % call->job.p->n;
   phase_of(call->job.p, l, index / call->job.p->n, &it, &phase);
-  call->unit->conv_item(&call->job, &phase, &it, call->scratch + slot * call->each);
+  if (call->job.p->algorithm == VOX_WINOGRAD)
+    call->unit->winograd_item(&call->job, &phase, &it, call->scratch + slot * call->each);
+  else
+    call->unit->conv_item(&call->job, &phase, &it, call->scratch + slot * call->each);
 }
 
 typedef struct {
@@ -187,6 +240,7 @@ int vox_conv_run(const vox_conv *problem, int64_t threads, const void *a, const 
   conv_call call = {.job = {.p = &p, .l = &l, .x = a, .bias = bias, .packed = (const char *)b + HEADER,
                             .nonfinite = *(const int32_t *)b, .y = out},
                     .unit = unit, .scratch = scratch, .each = s.each};
+  if (p.algorithm == VOX_WINOGRAD) call.job.weight = (const char *)b + HEADER + winograd_bytes(&p, l.tile);
   if (l.cout == 0) return VOX_OK;
   return vox_parallel(l.items, threads, conv_body, &call, cursor);
 }

@@ -15,6 +15,11 @@ INLINE void gather_line(const real *line, int64_t size, int64_t step, int64_t at
       int64_t n = vox_min(LANES, last - i);
       v_store_n(to + i, v_load_stride2(line + (at + 2 * i), n), n);
     }
+  } else if (step == 4) {
+    for (int64_t i = first; i < last; i += LANES) {
+      int64_t n = vox_min(LANES, last - i);
+      v_store_n(to + i, v_load_stride4(line + (at + 4 * i), n), n);
+    }
   } else {
     for (int64_t i = first; i < last; i++) to[i] = line[at + i * step];
   }
@@ -53,11 +58,11 @@ static void band_copy(const vox_phase *ph, const band *b, int64_t d, int64_t h0,
     for (int64_t td = 0; td < az->taps; td++) {
       int64_t z = d * az->step + vox_axis_offset(az, td);
       for (int64_t sh = 0; sh < b->slots_h; sh++) {
-        int64_t residue_h = vox_modulo(vox_axis_offset(ay, sh), ay->step);
+        int64_t top = (h0 + low_h) * ay->step + ay->offset0 + vox_axis_residue(ay, sh);
         for (int64_t sw = 0; sw < b->slots_w; sw++) {
-          int64_t at = (w0 + low_w) * ax->step + vox_modulo(vox_axis_offset(ax, sw), ax->step);
+          int64_t at = (w0 + low_w) * ax->step + ax->offset0 + vox_axis_residue(ax, sw);
           for (int64_t i = 0; i < b->lines; i++, to += b->pitch) {
-            int64_t row = (h0 + i + low_h) * ay->step + residue_h;
+            int64_t row = top + i * ay->step;
             if (z < 0 || z >= az->size || row < 0 || row >= ay->size)
               memset(to, 0, (size_t)b->pitch * sizeof(real));
             else

@@ -57,10 +57,10 @@ _WIDE = "+avx512f" in _FEATURES
 VECTOR_BYTES = 64 if _WIDE else 32 if "+avx" in _FEATURES else 16
 """Bytes of a SIMD register."""
 
-# Accumulators must fit the register file beside one row of x: 32 registers with AVX-512 and on AArch64, else 16.
+# Sums, one row of x and a weight must fit the register file: 32 registers with AVX-512 and on AArch64, else 16.
 ROWS = 8 if _WIDE or "+neon" in _FEATURES else 4
-VECTORS = 3 if ROWS == 8 else 2
-LONE_VECTORS = 2 * VECTORS
+VECTORS = 3
+LONE_VECTORS = 6
 
 SLACK = 8 * 64
 """Bytes past its last element that a tile may touch in ``x`` and ``total``."""
@@ -386,9 +386,9 @@ def weight_sweep(
                                 for j in range(np.uint64(columns)):
                                     pixels[target + j * stride] = gy[source + j]
                         product(total, block, terms, panel, xoff, 0, places, pixels, lines, some, rows * columns)
-        for low in range(0, terms, 16):  # both sides of this transpose stay in L1
+        for low in range(0, terms, 64):  # both sides of this transpose stay in L1
             for k in range(some):
-                for t in range(low, min(low + 16, terms)):
+                for t in range(low, min(low + 64, terms)):
                     gw[wrow[begin + k] + woff[t]] = total[t * block + k]
 
 
@@ -463,7 +463,7 @@ def max_pool(
     for o in range(outputs[2]):
         start = o * stride[2] - before[2]
         columns[o] = start + met(start, kernel[2], dilation[2], size[2])[0] * dilation[2]
-    wanted = indices.size > 0
+    row, wanted = np.empty(outputs[2], x.dtype), indices.size > 0
     to = 0
     for plane in range(planes):
         for od in range(outputs[0]):
@@ -486,17 +486,20 @@ def max_pool(
                             place = line * size[2] + offset + low * stride[2]
                             source = np.uint64(plane * size[0] * size[1] * size[2] + place)
                             target, step = np.uint64(to + low), np.uint64(stride[2])
+                            count = np.uint64(high - low)
+                            for j in range(count):
+                                row[j] = x[source + j * step]
+                            # Unit strides, and `|`, which does not branch: both loops become vector selects.
                             if wanted:
-                                for j in range(np.uint64(high - low)):
-                                    value, best = x[source + j * step], y[target + j]
-                                    taken = value > best or value != value
+                                for j in range(count):
+                                    value, best, known = row[j], y[target + j], indices[target + j]
+                                    taken = (value > best) | (value != value)
                                     y[target + j] = value if taken else best
-                                    here = np.int64(np.uint64(place) + j * step)
-                                    indices[target + j] = here if taken else indices[target + j]
+                                    indices[target + j] = np.int64(np.uint64(place) + j * step) if taken else known
                             else:
-                                for j in range(np.uint64(high - low)):
-                                    value, best = x[source + j * step], y[target + j]
-                                    y[target + j] = value if value > best or value != value else best
+                                for j in range(count):
+                                    value, best = row[j], y[target + j]
+                                    y[target + j] = value if (value > best) | (value != value) else best
                 to += outputs[2]
 
 
@@ -513,15 +516,20 @@ def scatter(values: Array, indices: Array, out: Array, planes: int, accumulate: 
 @_compiled
 def mean(
     image: Array, means: Array, backward: bool, planes: int, size: Triple, kernel: Triple, stride: Triple,
-    before: Triple, after: Triple, outputs: Triple, count_padding: bool, divisor: float,
+    before: Triple, after: Triple, outputs: Triple, taps: Array, count_padding: bool, divisor: float,
 ) -> None:  # fmt: skip
     """Mean of each window of ``image``; ``backward``, spread ``means`` over their windows instead.
 
     The divisor is what is given, or where that is 0 the number of the window's elements, with
-    ``count_padding`` those on padding too.
+    ``count_padding`` those on padding too.  ``taps`` is as in `max_pool`.
     """
     if backward:
         image[:] = 0
+    row, counts = np.empty(outputs[2]), np.empty(outputs[2])
+    for o in range(outputs[2]):
+        start = o * stride[2] - before[2]
+        low_w, high_w = met(start, kernel[2], 1, size[2])
+        counts[o] = min(kernel[2], size[2] + after[2] - start) if count_padding else high_w - low_w
     to = 0
     for plane in range(planes):
         for od in range(outputs[0]):
@@ -530,29 +538,30 @@ def mean(
             for oh in range(outputs[1]):
                 start_h = oh * stride[1] - before[1]
                 low_h, high_h = met(start_h, kernel[1], 1, size[1])
-                for ow in range(outputs[2]):
-                    start_w = ow * stride[2] - before[2]
-                    low_w, high_w = met(start_w, kernel[2], 1, size[2])
-                    parts = divisor
-                    if parts == 0 and count_padding:
-                        parts = float(min(kernel[0], size[0] + after[0] - start_d))
-                        parts *= float(min(kernel[1], size[1] + after[1] - start_h))
-                        parts *= float(min(kernel[2], size[2] + after[2] - start_w))
-                    elif parts == 0:
-                        parts = float(high_d - low_d) * float(high_h - low_h) * float(high_w - low_w)
-                    total = 0.0
-                    share = means[to] / parts if backward else 0.0
-                    for d in range(start_d + low_d, start_d + high_d):
-                        for h in range(start_h + low_h, start_h + high_h):
-                            row = ((plane * size[0] + d) * size[1] + h) * size[2]
-                            for at in range(row + start_w + low_w, row + start_w + high_w):
+                area = float(high_d - low_d) * float(high_h - low_h)
+                if count_padding:
+                    area = float(min(kernel[0], size[0] + after[0] - start_d))
+                    area *= float(min(kernel[1], size[1] + after[1] - start_h))
+                for o in range(outputs[2]):
+                    parts = area * counts[o] if divisor == 0 else divisor
+                    row[o] = means[to + o] / parts if backward else 0.0
+                for d in range(start_d + low_d, start_d + high_d):
+                    for h in range(start_h + low_h, start_h + high_h):
+                        line = ((plane * size[0] + d) * size[1] + h) * size[2]
+                        for tap in taps:
+                            offset = tap - before[2]
+                            low, high = met(offset, outputs[2], stride[2], size[2])
+                            at, step = np.uint64(line + offset + low * stride[2]), np.uint64(stride[2])
+                            target = np.uint64(low)
+                            for j in range(np.uint64(high - low)):
                                 if backward:
-                                    image[at] += share
+                                    image[at + j * step] += row[target + j]
                                 else:
-                                    total += image[at]
-                    if not backward:
-                        means[to] = total / parts
-                    to += 1
+                                    row[target + j] += image[at + j * step]
+                if not backward:
+                    for o in range(outputs[2]):
+                        means[to + o] = row[o] / (area * counts[o] if divisor == 0 else divisor)
+                to += outputs[2]
 
 
 @_compiled

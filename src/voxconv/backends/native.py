@@ -23,13 +23,16 @@ from voxconv.problem import ConvProblem, WindowProblem
 Array = npt.NDArray[Any]
 
 name = "native"
-algorithms = ("direct", "im2col", "depthwise")
+algorithms = ("winograd", "direct", "im2col", "depthwise")
 
 KEPT_BYTES = 64 << 20
 """Scratch blocks above this size are returned at once."""
 
 BAND_LIMIT = 64 << 20
 """Above this workspace a thread, direct's zero-bordered band is mostly border: im2col serves instead."""
+
+WINOGRAD_GAIN = 1.2
+"""Winograd is taken from this estimated gain over the direct sum on: it rounds more."""
 
 TYPES = {
     np.dtype(key): getattr(lib, f"VOX_{short}")
@@ -43,7 +46,12 @@ OPERATIONS = {
     "conv_input_grad": lib.VOX_CONV_INPUT_GRAD,
     "conv_weight_grad": lib.VOX_CONV_WEIGHT_GRAD,
 }
-ALGORITHMS = {"direct": lib.VOX_DIRECT, "depthwise": lib.VOX_DIRECT, "im2col": lib.VOX_IM2COL}
+ALGORITHMS = {
+    "direct": lib.VOX_DIRECT,
+    "depthwise": lib.VOX_DIRECT,
+    "im2col": lib.VOX_IM2COL,
+    "winograd": lib.VOX_WINOGRAD,
+}
 ACTIVATIONS = {None: lib.VOX_IDENTITY, "relu": lib.VOX_RELU, "leaky_relu": lib.VOX_LEAKY_RELU}
 
 
@@ -200,12 +208,27 @@ def _is_pointwise(problem: ConvProblem) -> bool:
     return all(k == 1 for k in problem.kernel)
 
 
+def _winograd_refusal(problem: ConvProblem, operation: str, *, asked: bool) -> str | None:
+    if operation == "conv_weight_grad":
+        return "there is no Winograd kernel for the weight gradient"
+    tile, gain = ffi.new("int64_t[3]"), ffi.new("double *")
+    if lib.vox_conv_winograd_tile(_conv_struct(problem, operation, "winograd"), tile, gain) != lib.VOX_OK:
+        return "Winograd wants 3 taps along the last axis, 3 or 1 along the one before, and stride 1"
+    if asked:
+        return None
+    if gain[0] < WINOGRAD_GAIN:
+        return f"its best tile, {tile[1]}x{tile[2]}, is estimated at {gain[0]:.2f} times the direct sum's speed"
+    return None
+
+
 def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool) -> str | None:
     """See `voxconv.backends.Backend.refusal`."""
     if algorithm not in algorithms:
         return f"there is no {algorithm} kernel in the native backend"
     if algorithm == "depthwise" and (problem.groups != problem.c or problem.groups != problem.k):
         return f"depthwise wants one channel a group: {problem.c} -> {problem.k} channels in {problem.groups} groups"
+    if algorithm == "winograd":
+        return _winograd_refusal(problem, operation, asked=asked)
     if algorithm != "im2col":
         each = lib.vox_conv_workspace_bytes(_conv_struct(problem, operation, algorithm), 1)
         if each < 0 or (each > BAND_LIMIT and operation != "conv_weight_grad"):

@@ -38,6 +38,9 @@ algorithms: tuple[str, ...] = ("direct", "im2col")
 PANEL_BYTES = 1 << 19
 """Aim for the copy of the input that a box of outputs reads: half an L2 cache."""
 
+CALL_FLOPS = 2 * 10**9
+"""Most work of one compiled call, where samples allow: a signal is seen only between calls."""
+
 BOX_PIXELS = 1024
 """Most outputs of a box along one flat run, so that a tile's rows of sums stay in L1."""
 
@@ -275,20 +278,22 @@ def _convolve(
     full = _deep(out.shape[2:], 1)
     if sum(math.prod(sweep.triple("outputs")) for sweep in sweeps) < math.prod(full):
         kernels.constant(out.reshape(-1), bias, math.prod(full), out.shape[1], activation is not None, slope)
-    for sweep in sweeps:
+    step = max(1, problem.n * CALL_FLOPS // max(problem.flops, 1))
+    for sweep, n in product(sweeps, range(0, problem.n, step)):
         shape = (
-            problem.n, problem.groups, sweep.channels, sweep.outs, sweep.triple("size"), sweep.triple("outputs"),
-            sweep.triple("step"), sweep.triple("first"), sweep.triple("spread"), full,
+            min(step, problem.n - n), problem.groups, sweep.channels, sweep.outs, sweep.triple("size"),
+            sweep.triple("outputs"), sweep.triple("step"), sweep.triple("first"), sweep.triple("spread"), full,
         )  # fmt: skip
-        flat = (x.reshape(-1), packed.weight, bias, out.reshape(-1))
+        flat = (x[n:].reshape(-1), packed.weight, bias, out[n:].reshape(-1))
+        tail = (activation is not None, slope)
         if packed.finite:
             total, panel = _scratch(sweep, dtype, kernels.ROWS * sweep.run(dtype.itemsize))
             kernels.sweep(
                 *flat, total, panel, *shape, *sweep.box, *sweep.spans, *sweep.starts, sweep.wrow, sweep.woff,
-                sweep.xoff, activation is not None, slope,
+                sweep.xoff, *tail,
             )  # fmt: skip
         else:  # zeros in place of padding would turn these weights to NaN
-            kernels.sweep_exact(*flat, *shape, *sweep.offsets, sweep.wrow, sweep.woff, activation is not None, slope)
+            kernels.sweep_exact(*flat, *shape, *sweep.offsets, sweep.wrow, sweep.woff, *tail)
 
 
 def conv(problem: ConvProblem, algorithm: str, x: Array, packed: Any, bias: Array | None, out: Array) -> None:
@@ -372,7 +377,7 @@ def _mean(problem: WindowProblem, image: Array, means: Array, backward: bool) ->
     after = _deep(tuple(pair[1] for pair in problem.padding), 0)
     kernels.mean(
         image.reshape(-1), means.reshape(-1), backward, *_window(problem), after, _deep(problem.output, 1),
-        problem.count_include_pad, float(problem.divisor_override or 0),
+        _met_taps(problem), problem.count_include_pad, float(problem.divisor_override or 0),
     )  # fmt: skip
 
 

@@ -140,9 +140,24 @@ POOLS = (
 )
 
 
+def _dense(name: str, n: int, c: int, k: int, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> Layer:
+    every = (1,) * len(spatial)
+    return Layer(name, "conv", n, c, k, spatial, kernel, every, tuple(size // 2 for size in kernel), every)
+
+
+DEMO = (
+    _dense("slice.5x5", 1, 1, 8, (300, 484), (5, 5)),
+    _dense("patches.3x3", 32, 8, 16, (14, 14), (3, 3)),
+    _pool("slice.2x2", "max_pool", 1, 8, (296, 480), 2, 2, 0),
+)
+
+IN_CODE = {"pool": POOLS, "demo": DEMO}
+"""Suites that are no table."""
+
+
 def suites() -> tuple[str, ...]:
     """Names of all suites."""
-    return (*TABLES, "pool")
+    return (*TABLES, *IN_CODE)
 
 
 def suite(name: str) -> list[Layer]:
@@ -162,8 +177,8 @@ def suite(name: str) -> list[Layer]:
     ValueError
         There is no such suite.
     """
-    if name == "pool":
-        return list(POOLS)
+    if name in IN_CODE:
+        return list(IN_CODE[name])
     if name not in TABLES:
         raise ValueError(f"suite {name!r} does not exist; there are {', '.join(suites())}")
     found = [(table, layer) for table in TABLES[name] for layer in _tables()[table]]

@@ -59,8 +59,8 @@ def ceilings() -> Machine:
     except RuntimeError:  # there is no home
         return measure()
     try:
-        kept: Machine = json.loads(path.read_text())
-        if set(kept) == {"flops", "levels"}:
+        kept = json.loads(path.read_text())
+        if isinstance(kept, dict) and set(kept) == {"flops", "levels"}:
             return kept
     except (OSError, ValueError):
         pass

@@ -15,7 +15,10 @@ FMA_ITERATIONS = 100_000
 """Of the register loop; about half a millisecond, as a shorter one reads low."""
 
 ROWS = 64
-"""Rows of a copy within the first two levels, so that a call's overhead does not count."""
+"""Rows of a small copy; each costs NumPy some time, which narrow rows measure and which is subtracted."""
+
+LARGE = 1 << 21
+"""Bytes from which on a copy is one row."""
 
 
 def fma_probe(dtype: str, threads: int) -> Callable[[], float] | None:
@@ -39,10 +42,16 @@ def fma_probe(dtype: str, threads: int) -> Callable[[], float] | None:
     return lambda: _rate(lambda: sum(pool.map(loop, range(4 * threads))))
 
 
-def _rate(run: Callable[[], float]) -> float:
+def _timed(run: Callable[[], float]) -> tuple[float, float]:
+    """What was done, and in how many seconds."""
     start = time.perf_counter()
     done = run()
-    return done / (time.perf_counter() - start)
+    return done, time.perf_counter() - start
+
+
+def _rate(run: Callable[[], float]) -> float:
+    done, seconds = _timed(run)
+    return done / seconds
 
 
 def copy_probe(size: int) -> Callable[[], float]:
@@ -54,17 +63,27 @@ def copy_probe(size: int) -> Callable[[], float]:
         Bytes of source and target together; small ones are copied many times in one call, each row
         starting a cache line after the one before.
     """
-    line, rows = 64, 1 if size > (1 << 21) else ROWS
+    line, rows = 64, 1 if size > LARGE else ROWS
     width = max(size // 2 - rows * line, line) // line * line
     source, target = (np.ones(width + rows * line, np.uint8) for _ in range(2))
-    views = [np.lib.stride_tricks.as_strided(a, (rows, width), (line, 1)) for a in (source, target)]
 
-    def copy() -> float:
-        np.copyto(views[1], views[0])
-        return 2.0 * rows * width
+    def rows_of(length: int) -> Callable[[], float]:
+        to, from_ = (np.lib.stride_tricks.as_strided(a, (rows, length), (line, 1)) for a in (target, source))
 
-    copy()
-    return lambda: _rate(copy)
+        def copy() -> float:
+            np.copyto(to, from_)
+            return 2.0 * rows * length
+
+        return copy
+
+    wide, narrow = rows_of(width), rows_of(min(line, width // 2))
+    wide()
+
+    def difference() -> float:
+        (more, longer), (less, shorter) = _timed(wide), _timed(narrow)
+        return (more - less) / max(longer - shorter, 1e-9)
+
+    return difference if size <= LARGE else lambda: _rate(wide)
 
 
 def sample(probe: Callable[[], float], seconds: float = 0.1) -> float:

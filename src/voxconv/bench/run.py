@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from voxconv import runtime
+from voxconv.backends import NAMES
 from voxconv.bench.layers import DIRECTIONS, suite
 from voxconv.bench.peers import DEFAULT, Peer, peer
 from voxconv.bench.rounds import measure_layer
 from voxconv.bench.worker import Worker, contender
-from voxconv.plan import choose_backend
+from voxconv.plan import available, choose_backend
 
-__all__ = ["cpu_name", "peer_names", "run"]
+__all__ = ["cpu_name", "installed_backends", "peer_names", "run"]
 
 FORMAT = 1
 """Of the report."""
@@ -47,6 +48,11 @@ def peer_names(asked: Sequence[str] | None) -> list[str]:
         if not peer(name).installed():
             raise ValueError(f"peer {name!r} needs the package {peer(name).package!r}, which is not installed")
     return list(asked)
+
+
+def installed_backends() -> list[str]:
+    """Our backends that are there, best first."""
+    return [name for name in NAMES if not isinstance(available("bench", name)[name], str)]
 
 
 def run(

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, Pipe
@@ -109,13 +110,14 @@ class Worker:
         self.names = tuple(names)
         self.pausing = pausing
         ours, theirs = Pipe()
-        package = str(Path(__file__).parent.parent.parent)
-        # In its own interpreter a peer finds this package, but none of the packages around it.
-        path = {} if python == sys.executable else {"PYTHONPATH": package}
+        # Another interpreter is to find this package, but none of the packages that lie beside it.
+        self.alone = tempfile.TemporaryDirectory(prefix="voxconv-path-")
+        (Path(self.alone.name) / "voxconv").symlink_to(Path(__file__).parent.parent)
+        path = sys.path if python == sys.executable else [self.alone.name]
         self.process = subprocess.Popen(
             [python, "-c", "from voxconv.bench.worker import serve; serve()", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, cwd=package,
-            env={**os.environ, **_environment(names, threads, warm), **path},
+            pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+            env={**os.environ, **_environment(names, threads, warm), "PYTHONPATH": os.pathsep.join(filter(None, path))},
         )  # fmt: skip
         theirs.close()
         self.connection = ours
@@ -145,6 +147,7 @@ class Worker:
         self.connection.close()
         self.process.kill()
         self.process.wait()
+        self.alone.cleanup()
 
 
 def _environment(names: Sequence[str], threads: int, warm: bool) -> dict[str, str]:

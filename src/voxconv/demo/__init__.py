@@ -1,0 +1,129 @@
+"""``voxconv demo``: from a real MR slice to a trained network, and one picture of it.  Needs ``voxconv[imaging]``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from voxconv.bench import report
+from voxconv.bench.run import installed_backends
+from voxconv.bench.run import run as bench
+from voxconv.demo.experiment import Experiment, Settings
+from voxconv.demo.picture import draw
+from voxconv.imaging import example_slice
+from voxconv.imaging.figures import new_figure
+
+__all__ = ["Settings", "as_text", "progress", "run"]
+
+
+def progress(items: Iterable[int], total: int, label: str, stream: TextIO | None = None) -> Iterator[int]:
+    """Pass items through and show on standard error how far they are: a bar on a terminal, else a few lines."""
+    stream = sys.stderr if stream is None else stream
+    terminal = stream.isatty()
+    for done, item in enumerate(items, 1):
+        yield item
+        if terminal:
+            filled = 30 * done // total
+            stream.write(f"\r{label} [{'#' * filled}{'.' * (30 - filled)}] {done}/{total}")
+        elif done == total or done % max(1, total // 4) == 0:
+            stream.write(f"{label} {done}/{total}\n")
+        stream.flush()
+    if terminal:
+        stream.write("\n")
+
+
+def run(out: Path, backend: str = "auto", settings: Settings | None = None, timings: bool = True) -> dict[str, Any]:
+    """Do the experiment, write the picture, and time a few layers.
+
+    Parameters
+    ----------
+    out : Path
+        The PNG to write.
+    backend : str
+        As in `voxconv.conv2d`.
+    settings : Settings, optional
+        Difficulty and length.
+    timings : bool
+        Whether to time layers on every backend at the end.
+
+    Returns
+    -------
+    dict
+        The findings, ready for ``json.dumps``.
+    """
+    start = time.perf_counter()
+    settings = settings or Settings()
+    source = example_slice()
+    new_figure(1, 1)  # a missing matplotlib is said before the training, not after it
+    experiment = Experiment(source, settings, backend)
+    train = experiment.draw(experiment.train_centres, settings.train_patches)
+    test = experiment.draw(experiment.test_centres, settings.test_patches)
+    outcome = experiment.run(train, test, progress)
+    draw(experiment, outcome, *test, out)
+    seconds = time.perf_counter() - start
+    return {
+        "slice": {"title": source.title, "shape": list(source.pixels.shape), "spacing_mm": list(source.spacing)},
+        "lesions": "synthetic",
+        "training": {
+            "part": f"columns 0 to {settings.split_column - 1}, without the outlined region",
+            "patches": settings.train_patches,
+            "steps": len(outcome.losses),
+            "first_loss": outcome.losses[0],
+            "last_loss": outcome.losses[-1],
+            "accuracy": outcome.train_accuracy,
+            "seconds": outcome.train_seconds,
+        },
+        "held_out": {
+            "part": f"columns {settings.split_column} to {source.pixels.shape[1] - 1}",
+            "patches": settings.test_patches,
+            "accuracy": outcome.test_accuracy,
+            "sensitivity": outcome.sensitivity,
+            "specificity": outcome.specificity,
+        },
+        "response": {
+            "peak_px": list(outcome.peak),
+            "peak_mm": list(outcome.peak_mm),
+            "distance_to_outline_px": outcome.distance,
+            "distance_to_outline_mm": outcome.distance_mm,
+            "inside_outline": outcome.inside,
+            "highest_inside_outline": outcome.outline_response,
+        },
+        "picture": str(out),
+        "backend": backend,
+        "seconds": seconds,
+        "timings": _timings() if timings else None,
+    }
+
+
+def _timings() -> dict[str, Any]:
+    """Times of the demo's own layers on every backend that is there."""
+    return bench("demo", ["forward"], installed_backends(), [], seconds=0.5)
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """Put the findings into sentences."""
+    train, test, response = found["training"], found["held_out"], found["response"]
+    rows, columns = found["slice"]["shape"]
+    peak, peak_mm = response["peak_px"], response["peak_mm"]
+    lines = [
+        f"Slice: {found['slice']['title']}, {rows} x {columns} pixels of {found['slice']['spacing_mm'][0]:.3f} mm.",
+        f"Trained on {train['patches']} patches from {train['part']};",
+        f"  every second one holds a synthetic lesion. {train['steps']} steps took {train['seconds']:.1f} s; the loss",
+        f"  went from {train['first_loss']:.3f} to {train['last_loss']:.3f}, accuracy there {train['accuracy']:.1%}.",
+        f"Held-out patches ({test['patches']}, from {test['part']}, never trained on):",
+        f"  accuracy {test['accuracy']:.1%}; synthetic lesions found {test['sensitivity']:.1%},"
+        f" patches without one recognised {test['specificity']:.1%}.",
+        f"Over the whole slice the response peaks at row {peak[0]}, column {peak[1]}"
+        f" ({peak_mm[0]:.1f} mm down, {peak_mm[1]:.1f} mm across).",
+        f"  From the outline drawn in the file that is {response['distance_to_outline_px']:.1f} px"
+        f" = {response['distance_to_outline_mm']:.1f} mm, {'inside' if response['inside_outline'] else 'outside'} it;"
+        f" the highest response inside is {response['highest_inside_outline']:.2f}.",
+        "  The network was shown synthetic lesions only, and one slice proves nothing: this is no medical result.",
+        f"Picture: {found['picture']} (all in {found['seconds']:.1f} s)",
+    ]
+    if found["timings"]:
+        lines += ["", report.as_text(found["timings"])]
+    return "\n".join(lines)

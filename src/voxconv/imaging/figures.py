@@ -1,0 +1,66 @@
+"""Figures of slices, kernels and feature maps, on matplotlib's Agg canvas and without its global state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from voxconv.errors import MissingExtra
+from voxconv.imaging.dicom import Slice
+
+__all__ = ["add_tile", "new_figure", "save", "show_slice"]
+
+Array = npt.NDArray[Any]
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Make a figure of this size in inches.
+
+    Raises
+    ------
+    MissingExtra
+        If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("matplotlib", "imaging", "drawing the picture") from None
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, path: Path, dpi: int = 110) -> None:
+    """Write a figure as PNG."""
+    figure.savefig(path, dpi=dpi, format="png")
+
+
+def show_slice(axes: Any, source: Slice, title: str, *, scale_bar_mm: float = 50, contour: bool = True) -> None:
+    """Show a slice in its window, with a scale bar and the outline of its overlay."""
+    low, high = source.window
+    axes.imshow(source.pixels, cmap="gray", vmin=low, vmax=high, aspect=source.spacing[0] / source.spacing[1])
+    axes.set_title(title, fontsize=11)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if contour:
+        axes.contour(source.marked, [0.5], colors="yellow", linewidths=1.4)
+    rows, columns = source.pixels.shape
+    length = scale_bar_mm / source.spacing[1]
+    left, y = columns - length - 12, rows - 12
+    axes.plot([left, left + length], [y, y], color="white", linewidth=3, solid_capstyle="butt")
+    label = f"{scale_bar_mm:g} mm"
+    axes.text(left + length / 2, y - 6, label, color="white", fontsize=10, ha="center", va="bottom")
+
+
+def add_tile(figure: Any, left: float, top: float, side: float, image: Array, **options: Any) -> Any:
+    """Show a square image whose upper left corner and side are given in inches from the figure's upper left."""
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes((left / width, 1 - (top + side) / height, side / width, side / height))
+    axes.imshow(np.asarray(image), **options)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return axes

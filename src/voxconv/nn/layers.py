@@ -1,0 +1,422 @@
+"""Layers with torch.nn's names, constructor arguments and parameters; each backward pass is written out."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from voxconv import functional, grad
+from voxconv.errors import rejection
+from voxconv.nn.module import Array, Module, Parameter
+
+__all__ = [
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "Flatten",
+    "LeakyReLU",
+    "Linear",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "ReLU",
+    "Sequential",
+]
+
+Seed = np.random.Generator | int | None
+Size = int | Sequence[int]
+
+
+def _uniform(shape: tuple[int, ...], fan_in: int, rng: np.random.Generator, dtype: np.dtype[Any]) -> Parameter:
+    """Initialise as torch's layers do: kaiming uniform with a = sqrt(5) is a bound of 1 / sqrt(fan_in)."""
+    bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
+    return Parameter(rng.uniform(-bound, bound, shape).astype(dtype))
+
+
+def _float_dtype(function: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """float32 or float64, the dtypes that layers compute in."""
+    result = np.dtype(dtype)
+    if result not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(rejection(function, "dtype", dtype, "must be float32 or float64"))
+    return result
+
+
+def _size(function: str, argument: str, value: Any, least: int = 1) -> int:
+    """Check a number of channels or features."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(rejection(function, argument, value, "must be an integer"))
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(rejection(function, argument, value, "must be an integer")) from None
+    if number < least:
+        raise ValueError(rejection(function, argument, value, f"must be at least {least}"))
+    return number
+
+
+class _Conv(Module):
+    """What the three ranks share; ``rank`` picks the functions."""
+
+    rank: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Any = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        dtype: npt.DTypeLike = np.float32,
+        rng: Seed = None,
+        backend: str = "auto",
+    ) -> None:
+        name = type(self).__name__
+        self.in_channels = _size(name, "in_channels", in_channels)
+        self.out_channels = _size(name, "out_channels", out_channels)
+        self.groups = _size(name, "groups", groups)
+        for argument, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
+            if channels % self.groups:
+                raise ValueError(rejection(name, argument, channels, f"must be divisible by groups={self.groups}"))
+        per_axis = kernel_size if isinstance(kernel_size, Sequence) else (kernel_size,) * self.rank
+        if len(per_axis) != self.rank:
+            raise ValueError(rejection(name, "kernel_size", kernel_size, f"must be an integer or {self.rank} of them"))
+        self.kernel_size = tuple(_size(name, "kernel_size", size) for size in per_axis)
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.backend = backend
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        fan_in = math.prod(shape[1:])
+        generator = np.random.default_rng(rng)
+        real = _float_dtype(name, dtype)
+        self.weight = _uniform(shape, fan_in, generator, real)
+        self.bias = _uniform((self.out_channels,), fan_in, generator, real) if bias else None
+
+    def _gradient(self, target: str, *arguments: Any) -> Array:
+        """Call the gradient function of this rank, say ``conv2d_weight``."""
+        function: Callable[..., Array] = getattr(grad, f"conv{self.rank}d_{target}")
+        return function(*arguments, self.stride, self.padding, self.dilation, self.groups, backend=self.backend)
+
+    def forward(self, x: Array) -> Array:
+        """Convolve x (N, C, *spatial), or (C, *spatial)."""
+        convolve: Callable[..., Array] = getattr(functional, f"conv{self.rank}d")
+        bias = None if self.bias is None else self.bias.data
+        y = convolve(
+            x, self.weight.data, bias, self.stride, self.padding, self.dilation, self.groups, backend=self.backend
+        )
+        self._save(x)
+        return y
+
+    def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
+        """Three gradients: to the weight, the bias and the input."""
+        (x,) = self._restore()
+        weight = self.weight.data
+        self.weight.accumulate(self._gradient("weight", x, weight.shape, grad_output))
+        if self.bias is not None:
+            bias_gradient: Callable[..., Array] = getattr(grad, f"conv{self.rank}d_bias")
+            self.bias.accumulate(bias_gradient(grad_output, backend=self.backend))
+        return self._gradient("input", x.shape, weight, grad_output) if input_grad else None
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding})"
+        )
+
+
+class Conv1d(_Conv):
+    """Convolution of signals (N, C, L), as `voxconv.conv1d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
+        As in torch.nn.  The padding may be any that `voxconv.conv1d` takes.
+    dtype : float32 or float64
+        Dtype of the parameters, and so of the arithmetic.
+    rng : numpy.random.Generator or int, optional
+        Source of the initial parameters; the weight is drawn first.
+    backend : str
+        As in `voxconv.conv1d`.
+    """
+
+    rank = 1
+
+
+class Conv2d(_Conv):
+    """Convolution of images (N, C, H, W), as `voxconv.conv2d`; arguments as for `Conv1d`."""
+
+    rank = 2
+
+
+class Conv3d(_Conv):
+    """Convolution of volumes (N, C, D, H, W), as `voxconv.conv3d`; arguments as for `Conv1d`."""
+
+    rank = 3
+
+
+class _MaxPool(Module):
+    """What the three ranks share; ``rank`` picks the functions."""
+
+    rank: ClassVar[int]
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Any = 0,
+        dilation: Size = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+        *,
+        backend: str = "auto",
+    ) -> None:
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.return_indices = return_indices
+        self.ceil_mode = ceil_mode
+        self.backend = backend
+
+    def forward(self, x: Array) -> Any:
+        """Maximum of each window; with ``return_indices`` a pair (output, indices)."""
+        pool: Callable[..., Any] = getattr(functional, f"max_pool{self.rank}d")
+        # The backward pass needs the indices; without one they are not worth writing.
+        wanted = self.training or self.return_indices
+        result = pool(
+            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, wanted, backend=self.backend
+        )
+        if not wanted:
+            return result
+        y, indices = result
+        self._save(indices, np.shape(x))
+        return (y, indices) if self.return_indices else y
+
+    def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
+        """Send each gradient to where its maximum stood."""
+        indices, shape = self._restore()
+        if not input_grad:
+            return None
+        scatter: Callable[..., Array] = getattr(grad, f"max_pool{self.rank}d_input")
+        return scatter(grad_output, indices, shape, backend=self.backend)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding})"
+
+
+class MaxPool1d(_MaxPool):
+    """Maximum over windows of signals (N, C, L), as `voxconv.max_pool1d`.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation, return_indices, ceil_mode
+        As in torch.nn.
+    backend : str
+        As in `voxconv.max_pool1d`.
+    """
+
+    rank = 1
+
+
+class MaxPool2d(_MaxPool):
+    """Maximum over windows of images (N, C, H, W), as `voxconv.max_pool2d`; arguments as for `MaxPool1d`."""
+
+    rank = 2
+
+
+class MaxPool3d(_MaxPool):
+    """Maximum over windows of volumes (N, C, D, H, W), as `voxconv.max_pool3d`; arguments as for `MaxPool1d`."""
+
+    rank = 3
+
+
+class LeakyReLU(Module):
+    """``x`` where positive, ``negative_slope * x`` elsewhere; NaN stays NaN.
+
+    Parameters
+    ----------
+    negative_slope : float
+        Slope below zero, and the gradient at zero as in torch.
+    """
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Array) -> Array:
+        """Apply the slope to what is not positive."""
+        self._save(x)
+        return np.where(x <= 0, x * self.negative_slope, x)
+
+    def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
+        """Scale the gradient where the input was not positive."""
+        (x,) = self._restore()
+        return np.where(x <= 0, grad_output * self.negative_slope, grad_output) if input_grad else None
+
+    def __repr__(self) -> str:
+        return f"LeakyReLU(negative_slope={self.negative_slope})"
+
+
+class ReLU(Module):
+    """``max(x, 0)``; NaN stays NaN, and the gradient at zero is zero."""
+
+    def forward(self, x: Array) -> Array:
+        """Replace what is negative by zero."""
+        y: Array = np.maximum(x, 0)
+        self._save(y)
+        return y
+
+    def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
+        """Pass the gradient where the output was positive."""
+        (y,) = self._restore()
+        return np.where(y <= 0, grad_output.dtype.type(0), grad_output) if input_grad else None
+
+    def __repr__(self) -> str:
+        return "ReLU()"
+
+
+class Flatten(Module):
+    """Join the axes from ``start_dim`` to ``end_dim``; by default all but the samples'."""
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        self.start_dim = start_dim
+        self.end_dim = end_dim
+
+    def forward(self, x: Array) -> Array:
+        """Reshape."""
+        axes = range(x.ndim)
+        try:
+            first, last = axes[self.start_dim], axes[self.end_dim]
+        except IndexError:
+            rule = f"must have the axes start_dim={self.start_dim} to end_dim={self.end_dim}"
+            raise ValueError(rejection("Flatten", "x", f"array of shape {x.shape}", rule)) from None
+        if first > last:
+            raise ValueError(rejection("Flatten", "start_dim", self.start_dim, f"must not come after {self.end_dim}"))
+        self._save(x.shape)
+        return x.reshape(*x.shape[:first], math.prod(x.shape[first : last + 1]), *x.shape[last + 1 :])
+
+    def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
+        """Reshape back."""
+        (shape,) = self._restore()
+        return grad_output.reshape(shape) if input_grad else None
+
+    def __repr__(self) -> str:
+        return f"Flatten(start_dim={self.start_dim}, end_dim={self.end_dim})"
+
+
+class Linear(Module):
+    """``x @ weight.T + bias`` on the last axis.
+
+    The product is NumPy's own, so its last bits are those of the BLAS that NumPy was built with.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Sizes of the last axis before and after.
+    bias : bool
+        Whether to add a learned bias.
+    dtype, rng
+        As for `Conv1d`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        dtype: npt.DTypeLike = np.float32,
+        rng: Seed = None,
+    ) -> None:
+        self.in_features = _size("Linear", "in_features", in_features, 0)
+        self.out_features = _size("Linear", "out_features", out_features, 0)
+        generator = np.random.default_rng(rng)
+        real = _float_dtype("Linear", dtype)
+        self.weight = _uniform((self.out_features, self.in_features), self.in_features, generator, real)
+        self.bias = _uniform((self.out_features,), self.in_features, generator, real) if bias else None
+
+    def forward(self, x: Array) -> Array:
+        """Multiply x (*, in_features)."""
+        weight = self.weight.data
+        if x.ndim < 1 or x.shape[-1] != self.in_features:
+            rule = f"must have in_features={self.in_features} on its last axis"
+            raise ValueError(rejection("Linear", "x", f"array of shape {x.shape}", rule))
+        if x.dtype.kind not in "iu" and x.dtype != weight.dtype:
+            raise TypeError(rejection("Linear", "x", f"array of dtype {x.dtype}", f"must be {weight.dtype} or integer"))
+        x = x.astype(weight.dtype, copy=False)
+        self._save(x)
+        y: Array = x @ weight.T
+        return y if self.bias is None else y + self.bias.data
+
+    def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
+        """Three gradients: to the weight, the bias and the input."""
+        (x,) = self._restore()
+        rows = grad_output.reshape(-1, self.out_features)
+        self.weight.accumulate(rows.T @ x.reshape(-1, self.in_features))
+        if self.bias is not None:
+            self.bias.accumulate(rows.sum(axis=0))
+        if not input_grad:
+            return None
+        gradient: Array = grad_output @ self.weight.data
+        return gradient
+
+    def __repr__(self) -> str:
+        return f"Linear({self.in_features}, {self.out_features}, bias={self.bias is not None})"
+
+
+class Sequential(Module):
+    """Layers one after the other, named "0", "1", ... as torch names them.
+
+    Parameters
+    ----------
+    *layers : Module
+        The layers, first to last.
+    """
+
+    def __init__(self, *layers: Module) -> None:
+        for position, layer in enumerate(layers):
+            if not isinstance(layer, Module):
+                raise TypeError(rejection("Sequential", f"layers[{position}]", layer, "must be a Module"))
+        self.layers = layers
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Number the layers."""
+        return ((str(position), layer) for position, layer in enumerate(self.layers))
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, position: int) -> Module:
+        return self.layers[position]
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.layers)
+
+    def forward(self, x: Array) -> Array:
+        """Run the layers in turn."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
+        """Run the layers' backward passes from last to first."""
+        learned = [position for position, layer in enumerate(self.layers) if next(layer.parameters(), None) is not None]
+        # Nothing before the first parameter is of use, unless the caller wants the input's gradient.
+        last = 0 if input_grad else min(learned, default=len(self.layers))
+        gradient: Array | None = grad_output
+        for position in reversed(range(last, len(self.layers))):
+            assert gradient is not None
+            gradient = self.layers[position].backward(gradient, input_grad or position > last)
+        return gradient if input_grad else None
+
+    def __repr__(self) -> str:
+        lines = "".join(f"\n  ({name}): {child!r}" for name, child in self.named_children())
+        return f"Sequential({lines}\n)"
