@@ -6,7 +6,10 @@ VENV := build/venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc src -name '*.c' -o -name '*.h' -o -name '*.map' -o -name '*.py' -o -name '*.csv')
 
-.PHONY: demo test lint check bench wheel clean
+PEERS := build/peers
+MNN := build/mnn
+
+.PHONY: demo test lint check bench peers docs-bench wheel clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -32,6 +35,21 @@ test: demo lint check
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest bench --benchmark-json=build/benchmark.json
+
+# Other libraries to measure against; one whose pins clash with the others' has an environment of its own.
+peers: $(PEERS)/installed
+
+$(PEERS)/installed: $(SOURCES)
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet 'torch==2.13.0' onnxruntime onnx openvino ncnn jax scipy
+	$(PEERS)/bin/python -m pip install --quiet '.[numba,bench]'
+	$(PYTHON) -m venv $(MNN)
+	$(MNN)/bin/python -m pip install --quiet MNN numpy cffi
+	touch $@
+
+docs-bench: $(PEERS)/installed
+	VOXCONV_BENCH_PYTHON_MNN=$(MNN)/bin/python $(PEERS)/bin/voxconv bench table32 \
+	  --markdown docs/benchmarks.md --plot docs/benchmarks.png
 
 wheel: $(BIN)/python
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -42,6 +42,10 @@ int vox_isa_lanes(int isa, int type);
 /* The instruction set in use: VOXCONV_ISA if set, else the best; VOX_INVALID if that name is unknown or not there. */
 int vox_isa_used(void);
 
+/* Run multiply-adds of VOX_F32 or VOX_F64 on registers alone, with the instruction set in use: what to time for its
+ * ceiling.  Returns how many multiplications and additions that was; VOX_INVALID for another type. */
+int64_t vox_probe_fma(int32_t type, int64_t iterations, double *sink);
+
 /* Packed weights, workspace of a call, and the call.  For the weight gradient, a is the input, b the output's gradient
  * and nothing is packed; otherwise a is what the sum reads and b the packed weight.  bias may be NULL. */
 int64_t vox_conv_packed_bytes(const vox_conv *p);

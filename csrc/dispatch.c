@@ -61,6 +61,11 @@ const vox_unit *vox_unit_used(int32_t type) {
   return isa >= 0 && (type == VOX_F32 || type == VOX_F64) ? table[isa].unit[type] : NULL;
 }
 
+int64_t vox_probe_fma(int32_t type, int64_t iterations, double *sink) {
+  const vox_unit *unit = vox_unit_used(type);
+  return unit ? unit->probe_fma(iterations, sink) : VOX_INVALID;
+}
+
 extern const vox_elem_unit vox_elem_f32, vox_elem_f64, vox_elem_i8, vox_elem_u8, vox_elem_i16, vox_elem_u16, vox_elem_i32,
     vox_elem_u32, vox_elem_i64, vox_elem_u64;
 

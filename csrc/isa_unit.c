@@ -11,6 +11,7 @@
 #include "kernels/winograd.h"
 #include "kernels/weight_grad.h"
 #include "kernels/window.h"
+#include "kernels/probe.h"
 
 typedef real elem;
 #define ELEM_IS_FLOAT 1
@@ -38,4 +39,5 @@ const vox_unit VOX_UNIT = {
     .avg_pool_grad = avg_pool_grad,
     .unfold = unfold,
     .fold = fold,
+    .probe_fma = probe_fma,
 };

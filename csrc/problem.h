@@ -112,6 +112,7 @@ typedef struct vox_unit {
   void (*bias_grad)(int64_t n, int64_t k, int64_t size, int64_t channel, const void *dy, void *out);
   vox_max_kernel *max_pool;
   vox_box_kernel *avg_pool, *avg_pool_grad, *unfold, *fold;
+  int64_t (*probe_fma)(int64_t iterations, double *sink);
 } vox_unit;
 
 /* Element types that pooling alone knows; no instruction set of their own. */

@@ -60,32 +60,10 @@ def _positive(text: str) -> int:
 
 
 def _doctor(_: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
-    from voxconv.backends import NAMES
-    from voxconv.plan import available
+    from voxconv.bench import doctor
 
-    info = voxconv.runtime_info()
-    found = {name: available("doctor", name)[name] for name in NAMES}
-    reasons = {name: module if isinstance(module, str) else None for name, module in found.items()}
-    lines = [
-        f"voxconv {info['voxconv']} on Python {info['python']}, NumPy {info['numpy']}, cffi {info['cffi']}, "
-        f"Numba {info['numba'] or 'not installed'}; {info['platform']}."
-    ]
-    if info["native"]:
-        lines += [
-            f"The native kernels use the instruction set {info['isa']['used']}"
-            + (" as VOXCONV_ISA asks" if os.environ.get("VOXCONV_ISA") else ", the best that this machine has")
-            + f" ({info['isa']['lanes']['float32']} float32 lanes); compiled in: {', '.join(info['isa']['compiled'])};"
-            + f" this machine runs: {', '.join(info['isa']['supported'])}.",
-            f"They use {info['threads']} threads, the smallest of: "
-            + ", ".join(f"{reason} {cap}" for reason, cap in info["thread_caps"].items())
-            + ".",
-        ]
-    else:
-        lines.append("The native kernels are missing, so calls are slow; install a wheel or build the C library.")
-    for name, reason in reasons.items():
-        lines.append(f"Backend {name}: {'ready' if reason is None else reason}.")
-    lines.append("To check the results on this machine, run: voxconv selftest")
-    return {"runtime": info, "backends": reasons}, "\n".join(lines), 0
+    found = doctor.examine()
+    return found, doctor.as_text(found), 0 if doctor.passed(found) else 1
 
 
 def _demo(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
@@ -100,16 +78,14 @@ def _demo(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
 
 
 def _bench(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
-    from voxconv import bench
+    from voxconv.bench.command import bench
 
-    if arguments.threads is not None:
-        voxconv.set_num_threads(arguments.threads)
-    measured = bench.measure(bench.SUITES[arguments.suite], arguments.rounds)
-    document = {"suite": arguments.suite, "threads": voxconv.get_num_threads(), **measured}
-    return document, bench.as_text(measured), 0
+    return bench(arguments)
 
 
 def _explain(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
+    from voxconv.bench import explain
+
     planner = getattr(voxconv, f"plan_{arguments.operation}")
     if any(size < 0 for size in arguments.weight):
         raise ValueError(f"explain: the weight's shape {arguments.weight} must not hold a negative size")
@@ -117,7 +93,8 @@ def _explain(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
         arguments.input, np.zeros(arguments.weight, arguments.dtype), None, arguments.stride, arguments.padding,
         arguments.dilation, arguments.groups, backend=arguments.backend, precision=arguments.precision,
     )  # fmt: skip
-    return plan.explain(as_dict=True), plan.explain(), 0
+    found = explain.explain(plan)
+    return found, explain.as_text(plan, found), 0
 
 
 def _selftest(_: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
@@ -138,21 +115,18 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(action=action)
         return made
 
-    command("doctor", _doctor, "Say what computes here: versions, instruction sets, threads and why.")
+    command("doctor", _doctor, "Say what computes here and how fast it can be, and test each kernel.")
 
     demo = command("demo", _demo, "Train a small network on a real MR slice with synthetic lesions, and draw it.")
     demo.add_argument("--out", type=Path, default=Path("voxconv-demo.png"), help="the picture to write")
     demo.add_argument("--backend", choices=BACKENDS, default="auto")
     demo.add_argument("--no-timings", action="store_true", help="leave out the table of times")
 
-    bench = command("bench", _bench, "Time the backends on the same layers.")
-    from voxconv.bench import SUITES
+    from voxconv.bench.command import add_arguments
 
-    bench.add_argument("suite", nargs="?", choices=tuple(SUITES), default="small")
-    bench.add_argument("--threads", type=_positive, help="threads of the native kernels")
-    bench.add_argument("--rounds", type=_positive, default=7, help="interleaved rounds, of which the median counts")
+    add_arguments(command("bench", _bench, "Time a suite of layers beside other libraries and the machine's peak."))
 
-    explain = command("explain", _explain, "Say which algorithm a convolution takes, and why not another.")
+    explain = command("explain", _explain, "Say which algorithm a convolution takes and why, and how fast it can be.")
     explain.add_argument("operation", choices=("conv1d", "conv2d", "conv3d"))
     explain.add_argument("input", type=_shape, help="input shape, such as 1x64x56x56")
     explain.add_argument("weight", type=_shape, help="weight shape, such as 64x64x3x3")

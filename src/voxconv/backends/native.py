@@ -227,7 +227,7 @@ def _is_pointwise(problem: ConvProblem) -> bool:
 def _winograd_refusal(problem: ConvProblem, operation: str, *, asked: bool) -> str | None:
     tile, gain = ffi.new("int64_t[3]"), ffi.new("double *")
     if lib.vox_conv_winograd_tile(_conv_struct(problem, operation, "winograd"), tile, gain) != lib.VOX_OK:
-        return "Winograd wants stride 1 and 3 taps along the last axis, 3 or 1 along the one before; 3x3 undilated for dw"
+        return "Winograd wants stride 1 and 3 taps along the last axis, 3 or 1 before; for dw 3x3, undilated"
     if asked:
         return None
     if gain[0] < WINOGRAD_GAIN:

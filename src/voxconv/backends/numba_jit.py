@@ -383,6 +383,8 @@ def _mean(problem: WindowProblem, image: Array, means: Array, backward: bool) ->
 
 def avg_pool(problem: WindowProblem, x: Array, out: Array) -> None:
     """Mean of each window."""
+    # One kernel serves both directions and writes to the image in one of them, so Numba wants it writable.
+    x = x if x.flags.writeable else x.copy()
     _mean(problem, x, out, False)
 
 

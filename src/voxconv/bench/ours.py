@@ -1,0 +1,57 @@
+"""Our own backends and algorithms as contenders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from voxconv import __version__, plan, runtime
+from voxconv.bench.task import Runner, Task, Unsupported, call
+
+__all__ = ["Ours"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """A backend, with "auto" or a forced algorithm."""
+
+    backend: str = "native"
+    algorithm: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """Backend, and the algorithm if it is forced."""
+        return self.backend if self.algorithm == "auto" else f"{self.backend}-{self.algorithm}"
+
+    def facts(self) -> dict[str, str]:
+        """Version, precision, layout, what is done before the clock starts."""
+        plan.choose_backend("bench", self.backend)
+        isa = runtime.runtime_info()["isa"]["used"] if self.backend == "native" else ""
+        facts = {"version": __version__, "precision": "as the arrays", "layout": "NCHW", "weights": "packed in a plan"}
+        return {**facts, "isa": isa} if isa else facts
+
+    def prepare(self, task: Task) -> Runner:
+        """Plan; with warm memory the result goes into one array again and again."""
+        if self.backend == "native":
+            runtime.set_num_threads(task.threads)
+        elif task.threads > 1:
+            raise Unsupported("this backend uses one thread")
+        out = {"out": np.empty(task.shape, task.dtype)} if task.warm else {}
+        options = {"backend": self.backend}
+        layer = task.layer
+        try:
+            if layer.kind == "conv" and task.operation == "forward":
+                planned = getattr(plan, f"plan_conv{layer.rank}d")(
+                    layer.input_shape, task.w, task.b, layer.stride, layer.padding, layer.dilation, layer.groups,
+                    algorithm=self.algorithm, **options,
+                )  # fmt: skip
+                return (lambda: planned(task.x, **out)), np.asarray
+            if layer.kind == "conv":
+                options["algorithm"] = self.algorithm
+            elif self.algorithm != "auto":
+                raise Unsupported("pooling has one algorithm")
+            call(task, **options, **out)
+        except ValueError as error:
+            raise Unsupported(str(error)) from None
+        return (lambda: call(task, **options, **out)), np.asarray

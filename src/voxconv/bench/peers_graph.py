@@ -1,0 +1,131 @@
+"""Peers that run a graph: it is built with its weights, compiled, then fed.
+
+Every graph has one node: the convolution, or the pool.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from voxconv.bench.task import Runner, Task, Unsupported
+
+__all__ = ["mnn", "ncnn", "onnxruntime", "openvino"]
+
+
+def onnxruntime(task: Task) -> Runner:
+    """A session of one ONNX node, on arrays that are bound to it."""
+    onnx, ort = import_module("onnx"), import_module("onnxruntime")
+    layer, helper = task.layer, import_module("onnx").helper
+    walk = {"kernel_shape": layer.kernel, "strides": layer.stride, "pads": layer.padding * 2}
+    constants = []
+    if layer.kind == "conv":
+        constants = [onnx.numpy_helper.from_array(task.w, "w"), onnx.numpy_helper.from_array(task.b, "b")]
+        node = helper.make_node("Conv", "xwb", "y", dilations=layer.dilation, group=layer.groups, **walk)
+    elif layer.kind == "max_pool":
+        node = helper.make_node("MaxPool", "x", "y", dilations=layer.dilation, **walk)
+    else:
+        node = helper.make_node("AveragePool", "x", "y", count_include_pad=1, **walk)
+    x, y = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", layer.input_shape), ("y", layer.output_shape))
+    )
+    model = helper.make_model(
+        helper.make_graph([node], "layer", [x], [y], constants),
+        opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
+    )  # fmt: skip
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = task.threads
+    options.inter_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    if not task.warm:
+        return (lambda: session.run(None, {"x": task.x})[0]), np.asarray
+    binding, out = session.io_binding(), ort.OrtValue.ortvalue_from_numpy(np.zeros(layer.output_shape, np.float32))
+    binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(task.x))
+    binding.bind_ortvalue_output("y", out)
+    return (lambda: session.run_with_iobinding(binding)), lambda _: np.asarray(out.numpy())
+
+
+def openvino(task: Task) -> Runner:
+    """An infer request of one node; it keeps its output's memory."""
+    ov, ops = import_module("openvino"), import_module("openvino.opset13")
+    layer = task.layer
+    x = ops.parameter(list(layer.input_shape), np.float32)
+    walk, pads = list(layer.stride), list(layer.padding)
+    if layer.kind == "max_pool":
+        y = ops.max_pool(x, walk, list(layer.dilation), pads, pads, list(layer.kernel)).output(0)
+    elif layer.kind == "avg_pool":
+        y = ops.avg_pool(x, walk, pads, pads, list(layer.kernel), False)
+    else:
+        if layer.groups == 1:
+            conv = ops.convolution(x, ops.constant(task.w), walk, pads, pads, list(layer.dilation))
+        else:
+            grouped = task.w.reshape(layer.groups, layer.k // layer.groups, *task.w.shape[1:])
+            conv = ops.group_convolution(x, ops.constant(grouped), walk, pads, pads, list(layer.dilation))
+        y = ops.add(conv, ops.constant(task.b.reshape(1, -1, *(1,) * layer.rank)))
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": task.threads, "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }  # fmt: skip
+    request = ov.Core().compile_model(ov.Model([y], [x]), "CPU", settings).create_infer_request()
+    request.set_input_tensor(ov.Tensor(task.x, shared_memory=True))
+    return request.infer, lambda _: np.array(request.get_output_tensor().data)
+
+
+def ncnn(task: Task) -> Runner:
+    """A net of one layer, float32 throughout; it has no batch axis."""
+    lib, layer = import_module("ncnn"), task.layer
+    if layer.n != 1:
+        raise Unsupported("ncnn has no batch axis")
+    suffix, grouped = {1: "1D", 2: "", 3: "3D"}[layer.rank], layer.groups > 1
+    axes = list(zip((0, 1, 2), reversed(layer.kernel), reversed(layer.stride), reversed(layer.padding),
+                    reversed(layer.dilation), strict=False))  # fmt: skip
+    # Parameters go by number: tens are the axis (w, h, d), units what it is.
+    if layer.kind == "conv":
+        kind = f"Convolution{'DepthWise' if grouped else ''}{suffix}"
+        numbers = {0: layer.k, 5: 1, 6: task.w.size, **({7: layer.groups} if grouped else {})}
+        place = {0: (1, 11, 21), 1: (3, 13, 23), 2: (4, 14, 24), 3: (2, 12, 22)}
+    else:
+        if max(layer.dilation) > 1:
+            raise Unsupported("ncnn has no dilated pooling")
+        kind, numbers = f"Pooling{suffix}", {0: int(layer.kind == "avg_pool"), 5: 1, 6: 1}
+        place = {0: (1, 11, 21), 1: (2, 12, 22), 2: (3, 13, 23)}
+    for axis, *values in axes:
+        numbers |= {place[i][axis]: value for i, value in enumerate(values) if i in place}
+    if layer.kind != "conv":  # the far end of each axis is padded as the near one
+        far = {1: (14,), 2: (14, 15), 3: (14, 15, 17)}[layer.rank]
+        numbers |= {far[axis]: values[2] for axis, *values in axes}
+        numbers |= {16: layer.padding[0]} if layer.rank == 3 else {}
+    net = lib.Net()
+    for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage", "vulkan_compute"):
+        setattr(net.opt, f"use_{option}", False)
+    net.opt.num_threads = task.threads
+    text = " ".join(f"{number}={value}" for number, value in sorted(numbers.items()))
+    net.load_param_mem(f"7767517\n2 2\nInput in 0 1 x\n{kind} layer 1 1 x y {text}\n")
+    # A word of zeros says that weights follow as float32.
+    net.load_model_mem(bytes(4) + task.w.tobytes() + task.b.tobytes() if layer.kind == "conv" else b"")
+    x = lib.Mat(task.x[0])
+
+    def run() -> Any:
+        extractor = net.create_extractor()
+        extractor.input("x", x)
+        return extractor.extract("y")[1]
+
+    return run, lambda y: np.array(y).reshape(1, layer.k, *layer.output_shape[2:])
+
+
+def mnn(task: Task) -> Runner:
+    """A module of one convolution."""
+    expr, layer = import_module("MNN.expr"), task.layer
+    if layer.rank != 2 or layer.kind != "conv" or layer.groups not in (1, layer.c):
+        raise Unsupported("the adapter builds dense and depthwise 2-D convolutions")
+    expr.set_global_executor_config(0, 0 * task.threads + task.threads, 1)
+    weight = expr.const(task.w.ravel().tolist(), list(task.w.shape), expr.NCHW)
+    bias = expr.const(task.b.tolist(), [layer.k], expr.NCHW)
+    x = expr.placeholder(list(layer.input_shape), expr.NC4HW4)
+    y = expr.conv2d(
+        x, weight, bias, list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups, expr.CAFFE
+    )
+    return y, np.asarray

@@ -1,0 +1,109 @@
+"""What the machine can do at most: multiply-adds on registers, and copies at each level of memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["caches", "copy_probe", "fma_probe", "sample"]
+
+FMA_ITERATIONS = 100_000
+"""Of the register loop; about half a millisecond, as a shorter one reads low."""
+
+ROWS = 64
+"""Rows of a small copy; each costs NumPy some time, which narrow rows measure and which is subtracted."""
+
+LARGE = 1 << 21
+"""Bytes from which on a copy is one row."""
+
+
+def fma_probe(dtype: str, threads: int) -> Callable[[], float] | None:
+    """What to call for one reading of the arithmetic peak in FLOP/s; None without the compiled library.
+
+    Its instruction set is the one in use.
+    """
+    try:
+        from voxconv._native import ffi, lib
+    except ImportError:
+        return None
+    kind = lib.VOX_F64 if dtype == "float64" else lib.VOX_F32
+
+    def loop(_: int) -> float:
+        return float(lib.vox_probe_fma(kind, FMA_ITERATIONS, ffi.new("double *")))
+
+    loop(0)
+    if threads == 1:
+        return lambda: _rate(lambda: loop(0))
+    pool = ThreadPoolExecutor(threads)
+    return lambda: _rate(lambda: sum(pool.map(loop, range(4 * threads))))
+
+
+def _timed(run: Callable[[], float]) -> tuple[float, float]:
+    """What was done, and in how many seconds."""
+    start = time.perf_counter()
+    done = run()
+    return done, time.perf_counter() - start
+
+
+def _rate(run: Callable[[], float]) -> float:
+    done, seconds = _timed(run)
+    return done / seconds
+
+
+def copy_probe(size: int) -> Callable[[], float]:
+    """What to call for one reading of the copy bandwidth in byte/s, read and written bytes both counted.
+
+    Parameters
+    ----------
+    size : int
+        Bytes of source and target together; small ones are copied many times in one call, each row
+        starting a cache line after the one before.
+    """
+    line, rows = 64, 1 if size > LARGE else ROWS
+    width = max(size // 2 - rows * line, line) // line * line
+    source, target = (np.ones(width + rows * line, np.uint8) for _ in range(2))
+
+    def rows_of(length: int) -> Callable[[], float]:
+        to, from_ = (np.lib.stride_tricks.as_strided(a, (rows, length), (line, 1)) for a in (target, source))
+
+        def copy() -> float:
+            np.copyto(to, from_)
+            return 2.0 * rows * length
+
+        return copy
+
+    wide, narrow = rows_of(width), rows_of(min(line, width // 2))
+    wide()
+
+    def difference() -> float:
+        (more, longer), (less, shorter) = _timed(wide), _timed(narrow)
+        return (more - less) / max(longer - shorter, 1e-9)
+
+    return difference if size <= LARGE else lambda: _rate(wide)
+
+
+def sample(probe: Callable[[], float], seconds: float = 0.1) -> float:
+    """Median reading of a probe that is called for some time."""
+    readings: list[float] = []
+    stop = time.perf_counter() + seconds
+    while len(readings) < 5 or time.perf_counter() < stop:
+        readings.append(probe())
+    return float(np.median(readings))
+
+
+def caches(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[str, int]:
+    """Bytes of each level of data cache, "L1" first, as the kernel lists them; empty where it does not."""
+    found = {}
+    for index in sorted(folder.glob("index*")):
+        try:
+            level, kind, text = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+            factor = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1)
+            if kind != "Instruction":
+                found[f"L{level}"] = int(text.rstrip("KM")) * factor
+        except (OSError, ValueError):
+            continue
+    return found

@@ -1,0 +1,147 @@
+"""A report as a table that a person can read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Row", "as_markdown", "as_text", "geomeans", "rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a table says of one layer; None where there is nothing to say.
+
+    ``ratios`` tell how many times faster than each other contender the subject is, round by round,
+    and their median; ``best`` is the smallest of them.
+    """
+
+    layer: str
+    gflops: float | None
+    noise: float | None
+    of_peak: float | None
+    of_copy: float | None
+    ratios: dict[str, float | None]
+    best: float | None
+
+
+def rows(report: dict[str, Any]) -> list[Row]:
+    """Work out a table's numbers from a report of `run`."""
+    subject = report["subject"]
+    others = [name for name in report["contenders"] if name != subject]
+    several = len(report["directions"]) > 1
+    found = []
+    for layer in report["layers"]:
+        label = f"{layer['layer']} {layer['direction']}" if several else layer["layer"]
+        results, probes = layer["results"], layer["probes"]
+        own = results.get(subject)
+        if own is None:
+            found.append(Row(label, None, None, None, None, dict.fromkeys(others), None))
+            continue
+        seconds, peak, copy = own["median"], probes["fma"], probes["copy"]
+        bound = peak is None or layer["bytes"] / copy > layer["flops"] / peak
+        ratios = {name: _ratio(results[name], own) if name in results else None for name in others}
+        known = [ratio for ratio in ratios.values() if ratio is not None]
+        found.append(
+            Row(
+                label, layer["flops"] / seconds / 1e9, (own["q3"] - own["q1"]) / seconds,
+                None if peak is None else layer["flops"] / seconds / peak,
+                layer["bytes"] / seconds / copy if bound else None, ratios, min(known, default=None),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _ratio(other: dict[str, Any], own: dict[str, Any]) -> float:
+    """Median of the ratios within each round: a slow stretch of the machine meets both."""
+    return float(np.median([a / b for a, b in zip(other["samples"], own["samples"], strict=False)]))
+
+
+def geomeans(table: Sequence[Row]) -> dict[str, float]:
+    """Geometric mean of each column of ratios, "best" included."""
+    columns = {name: [row.ratios[name] for row in table] for name in table[0].ratios} if table else {}
+    columns["best"] = [row.best for row in table]
+    logs = {name: [math.log(value) for value in column if value is not None] for name, column in columns.items()}
+    return {name: math.exp(sum(values) / len(values)) for name, values in logs.items() if values}
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _cells(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    table = rows(report)
+    others = [name for name in report["contenders"] if name != report["subject"]]
+    head = ["layer", "GFLOP/s", "IQR", "of peak", "of copy", *others, "best"]
+    body = [
+        [row.layer, _number(row.gflops, ".1f"), _number(row.noise, ".0%"), _number(row.of_peak, ".0%"),
+         _number(row.of_copy, ".0%"), *(_number(row.ratios[name], ".2f") for name in others), _number(row.best, ".2f")]
+        for row in table
+    ]  # fmt: skip
+    means = geomeans(table)
+    body.append(["geomean", "", "", "", "", *(_number(means.get(name), ".2f") for name in (*others, "best"))])
+    return head, body
+
+
+def _title(report: dict[str, Any]) -> str:
+    threads = report["threads"]
+    where = "1 pinned thread, CPU time" if threads == 1 else f"{threads} threads, wall time"
+    return (
+        f"{report['suite']}, {' and '.join(report['directions'])}, {report['dtype']}, {where}, "
+        f"{report['memory']} output memory, on {report['cpu']}"
+    )
+
+
+def _legend(report: dict[str, Any]) -> str:
+    return (
+        f"Speed of {report['subject']} with the direct sum's operations, the interquartile range of its times, its "
+        "share of the multiply-add peak and, where memory binds, of the copy bandwidth, both measured beside the "
+        "layer; then how many times faster it is than each other contender and than the best of them (below 1: slower)."
+    )
+
+
+def _refusals(report: dict[str, Any]) -> list[str]:
+    """One line for each contender and reason, with the layers that it holds for."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for layer in report["layers"]:
+        for name, reason in layer["refused"].items():
+            reasons.setdefault((name, reason), []).append(layer["layer"])
+    return [f"{name} left out of {', '.join(dict.fromkeys(where))}: {why}" for (name, why), where in reasons.items()]
+
+
+def _contenders(report: dict[str, Any]) -> list[str]:
+    return [
+        f"{name} {facts['version']}: {facts['precision']}, {facts['layout']}, weights {facts['weights']}"
+        + (f", {facts['isa']}" if "isa" in facts else "")
+        for name, facts in report["contenders"].items()
+    ]
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """Lay a report out in columns."""
+    head, body = _cells(report)
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    lines = [
+        "  ".join(f"{cell:{'>' if i else '<'}{widths[i]}}" for i, cell in enumerate(cells)) for cells in (head, *body)
+    ]
+    return "\n".join([_title(report), *lines, _legend(report), *_contenders(report), *_refusals(report)])
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """Lay a report out as a page."""
+    head, body = _cells(report)
+    table = [head, ["---", *["--:"] * (len(head) - 1)], *body]
+    runtime = report["runtime"]
+    return "\n".join(
+        [
+            "# Benchmarks", "", f"{_title(report)}.", "",
+            f"Measured on {report['began']} UTC with voxconv {runtime['voxconv']}, Python {runtime['python']}, "
+            f"NumPy {runtime['numpy']}, {runtime['platform']}.", "",
+            *("| " + " | ".join(cells) + " |" for cells in table), "", _legend(report), "",
+            *(f"* {line}" for line in (*_contenders(report), *_refusals(report))), "",
+        ]
+    )  # fmt: skip

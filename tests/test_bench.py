@@ -1,0 +1,294 @@
+"""The bench: what is wrong is refused before it is timed, names that do not exist are sentences, reports add up."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from voxconv import plan
+from voxconv import problem as rules
+from voxconv.bench import compare, machine, probes, report, task
+from voxconv.bench.command import progress_bar
+from voxconv.bench.layers import DEMO, DIRECTIONS, Layer, suite, suites
+from voxconv.bench.ours import Ours
+from voxconv.bench.peers import PEERS
+from voxconv.bench.plot import plot
+from voxconv.bench.run import peer_names, run
+from voxconv.bench.task import make_task, wrong
+from voxconv.bench.worker import Workshop, contender
+
+CONV = Layer("conv", "conv", 1, 6, 8, (11, 13), (3, 3), (1, 1), (1, 1), (1, 1))
+LAYERS = {
+    "conv": CONV,
+    "strided": replace(CONV, stride=(2, 1), padding=(1, 0)),
+    "dilated": replace(CONV, padding=(2, 2), dilation=(2, 2)),
+    "grouped": replace(CONV, groups=2),
+    "depthwise": replace(CONV, k=6, groups=6),
+    "line": replace(CONV, spatial=(40,), kernel=(5,), stride=(1,), padding=(2,), dilation=(1,)),
+    "volume": Layer("volume", "conv", 1, 4, 8, (5, 7, 9), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    "batch": replace(CONV, n=3),
+    "max-pool": Layer("max-pool", "max_pool", 1, 6, 6, (11, 13), (3, 3), (2, 2), (1, 1), (1, 1), 6),
+    "avg-pool": Layer("avg-pool", "avg_pool", 1, 6, 6, (8, 12), (2, 2), (2, 2), (0, 0), (1, 1), 6),
+    "pool-volume": Layer("pool-volume", "max_pool", 1, 4, 4, (6, 8, 8), (2,) * 3, (2,) * 3, (0,) * 3, (1,) * 3, 4),
+}
+
+
+# --------------------------------------------------------------------------------------------------
+# Layers
+
+
+@pytest.mark.parametrize("name", suites())
+def test_layers_are_what_the_package_computes(name):
+    layers = suite(name)
+    assert layers
+    assert len({(layer.name, layer.input_shape) for layer in layers}) == len(layers)
+    for layer in layers:
+        if layer.kind == "conv":
+            w = np.broadcast_to(np.float32(0), layer.weight_shape)
+            walk = (layer.stride, layer.padding, layer.dilation, layer.groups)
+            problem = rules.conv_shape("test", layer.rank, layer.input_shape, w, None, *walk)[0]
+            assert (problem.output_shape, problem.flops, problem.bytes) == (
+                layer.output_shape, layer.flops, 4 * layer.elements,
+            )  # fmt: skip
+
+
+def test_suites():
+    assert len(suite("table32")) == 32
+    assert all(layer.groups == layer.c for layer in suite("depthwise"))
+    assert {layer.rank for layer in suite("conv1d")} == {1}
+    assert any(layer.operation("forward") == "input" for layer in suite("unet3d"))
+    with pytest.raises(ValueError, match="'nothing' does not exist; there are table32"):
+        suite("nothing")
+
+
+# --------------------------------------------------------------------------------------------------
+# What is wrong is refused
+
+
+class Faulty:
+    """The right sum of the wrong arrays."""
+
+    def __init__(self, change):
+        self.change = change
+        self.name = "faulty"
+
+    def prepare(self, given):
+        return (lambda: task.call(self.change(given), backend="reference")), np.asarray
+
+
+FAULTS = {
+    "flipped kernel": lambda given: replace(given, w=given.w[..., ::-1, ::-1].copy()),
+    "missing bias": lambda given: replace(given, b=np.zeros_like(given.b)),
+    "bias of another channel": lambda given: replace(given, b=np.roll(given.b, 1)),
+    "bfloat16": lambda given: replace(given, x=(given.x.view(np.uint32) & 0xFFFF0000).view(np.float32)),
+    "one tap off": lambda given: replace(given, x=np.roll(given.x, 1, -1)),
+    "not a number": lambda given: replace(given, x=np.full_like(given.x, np.nan)),
+    "other padding": lambda given: replace(given, layer=replace(given.layer, padding=(0, 0))),
+}
+
+
+@pytest.mark.parametrize("few", [False, True], ids=["whole answer", "some channels"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_wrong_contender_is_refused_before_it_is_timed(fault, few, monkeypatch):
+    if few:
+        monkeypatch.setattr(task, "ANSWER_FLOPS", CONV.flops // 2)
+    given, workshop = make_task(CONV, "forward", "float32", 1, warm=True), Workshop()
+    assert len(given.channels) == (4 if few else 8)
+    assert isinstance(workshop.check(Ours("reference"), given), float)
+    outcome = workshop.check(Faulty(FAULTS[fault]), given)
+    assert outcome.startswith("refused: its result")
+    assert set(workshop.ready) == {"reference"}
+
+
+@pytest.mark.parametrize("fault", ["flipped kernel", "missing bias"])
+def test_ours_is_held_to_the_same(fault, monkeypatch):
+    right, given = plan.plan_conv2d, make_task(CONV, "forward", "float32", 1, warm=True)
+
+    def flawed(shape, w, b, *rest, **options):
+        return right(shape, *((w[..., ::-1, ::-1], b) if fault == "flipped kernel" else (w, 0 * b)), *rest, **options)
+
+    monkeypatch.setattr(plan, "plan_conv2d", flawed)
+    assert Workshop().check(Ours("native"), given).startswith("refused: its result is off")
+
+
+def test_contender_that_raises_is_refused():
+    def fail(given):
+        raise OSError("no such device")
+
+    given = make_task(CONV, "forward", "float32", 1, warm=True)
+    assert "no such device" in Workshop().check(Faulty(fail), given)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_part_of_an_answer_is_part_of_the_whole(name, direction, monkeypatch):
+    layer = LAYERS[name]
+    if layer.kind != "conv" and direction != "forward":
+        with pytest.raises(ValueError, match="is a pool, which has only the direction forward"):
+            make_task(layer, direction, "float64", 1, warm=True)
+        return
+    whole = make_task(layer, direction, "float64", 1, warm=True)
+    monkeypatch.setattr(task, "ANSWER_FLOPS", layer.flops // 2)
+    part = make_task(layer, direction, "float64", 1, warm=True)
+    assert wrong(whole.answer, part) is None
+    assert wrong(whole.answer, whole) is None
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_compute_every_layer_or_say_why_not(name):
+    peer = PEERS[name]
+    if not peer.installed() or peer.python != contender("torch").python:
+        pytest.skip(f"{name} is not installed")
+    assert set(peer.facts()) == {"version", "precision", "layout", "weights"}
+    done = 0
+    for layer in LAYERS.values():
+        for direction in DIRECTIONS if layer.kind == "conv" else ("forward",):
+            outcome = Workshop().check(peer, make_task(layer, direction, "float32", 1, warm=True))
+            assert isinstance(outcome, float) or not outcome.startswith("refused"), (layer.name, direction, outcome)
+            done += isinstance(outcome, float)
+    assert done
+
+
+def test_peer_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("VOXCONV_BENCH_PYTHON_MNN", "/no/such/python")
+    with pytest.raises(ValueError, match="'mnn' needs the package 'MNN', which is not installed"):
+        peer_names(["mnn"])
+    assert "mnn" not in peer_names(None)
+
+
+# --------------------------------------------------------------------------------------------------
+# Runs and reports
+
+
+@pytest.fixture(scope="module")
+def measured():
+    told = []
+    found = run(
+        "demo", ["forward"], ["native", "reference", "native-winograd"], [], seconds=0.01,
+        progress=lambda *state: told.append(state),
+    )  # fmt: skip
+    assert told == [*((i, 3, layer.name) for i, layer in enumerate(DEMO)), (3, 3, "")]
+    return json.loads(json.dumps(found))
+
+
+def test_run(measured):
+    assert [layer["layer"] for layer in measured["layers"]] == [layer.name for layer in DEMO]
+    for layer in measured["layers"]:
+        assert {"native", "reference"} <= set(layer["results"])
+        assert all(result["rounds"] == len(result["samples"]) >= 3 for result in layer["results"].values())
+        assert layer["probes"]["fma"] > 1e8
+        assert layer["probes"]["copy"] > 1e7
+    assert "native-winograd" in measured["layers"][0]["refused"]
+
+
+def test_table(measured):
+    table = report.rows(measured)
+    assert all(row.best == min(ratio for ratio in row.ratios.values() if ratio is not None) for row in table)
+    means = report.geomeans(table)
+    assert math.isclose(means["reference"], math.prod(row.ratios["reference"] for row in table) ** (1 / len(table)))
+    text = report.as_text(measured)
+    assert all(word in text for word in ("slice.5x5", "geomean", "native-winograd left out of", measured["cpu"]))
+    page = report.as_markdown(measured)
+    assert page.startswith("# Benchmarks")
+    assert sum(line.startswith("|") for line in page.splitlines()) == len(table) + 3
+
+
+def test_plot(measured, tmp_path):
+    pytest.importorskip("matplotlib")
+    plot(measured, tmp_path / "bench.png")
+    assert (tmp_path / "bench.png").stat().st_size > 10_000
+
+
+def test_several_threads_have_a_process_each():
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one CPU")
+    found = run("demo", ["weight"], ["native", "numba"], [], seconds=0.01, threads=2, layers="patches")
+    assert set(found["layers"][0]["results"]) == {"native"}
+    assert found["layers"][0]["refused"] == {"numba": "this backend uses one thread"}
+
+
+def _reports(old, new, iqr_old=0.02, iqr_new=0.02):
+    def one(seconds, iqr):
+        result = {"median": seconds, "q1": seconds * (1 - iqr / 2), "q3": seconds * (1 + iqr / 2)}
+        layer = {"layer": "a", "direction": "forward", "probes": {"fma": 1e9}, "results": {"native": result}}
+        facts = {"format": 1, "subject": "native", "cpu": "x", "dtype": "float32", "threads": 1, "memory": "warm"}
+        return {**facts, "layers": [layer]}
+
+    return one(old, iqr_old), one(new, iqr_new)
+
+
+@pytest.mark.parametrize(
+    ("reports", "verdict"),
+    [
+        (_reports(1.0, 1.2), "slower"),
+        (_reports(1.0, 0.8), "faster"),
+        (_reports(1.0, 1.04), "same"),
+        (_reports(1.0, 1.2, iqr_old=0.3), "same"),
+        (_reports(1.0, 1.2, iqr_new=0.3), "same"),
+    ],
+)
+def test_compare_knows_the_noise_of_both(reports, verdict):
+    found = compare.compare(*reports)
+    assert [change["verdict"] for change in found["changes"]] == [verdict]
+    assert found["regressions"] == (verdict == "slower")
+    assert "same within noise" in compare.as_text(found)
+
+
+def test_compare_needs_something_in_common():
+    old, new = _reports(1.0, 1.0)
+    with pytest.raises(ValueError, match="no layer and contender in common"):
+        compare.compare({**old, "layers": []}, new)
+    with pytest.raises(ValueError, match="format"):
+        compare.compare({"format": 0}, new)
+
+
+def test_progress_is_for_terminals():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for stream, shown in ((io.StringIO(), False), (Terminal(), True)):
+        progress_bar(stream)(1, 2, "a layer")
+        assert bool(stream.getvalue()) == shown
+
+
+# --------------------------------------------------------------------------------------------------
+# The machine
+
+
+def test_probe_refuses_other_types():
+    native = pytest.importorskip("voxconv._native")
+    sink = native.ffi.new("double *")
+    assert native.lib.vox_probe_fma(native.lib.VOX_I8, 10, sink) == native.lib.VOX_INVALID
+    assert native.lib.vox_probe_fma(native.lib.VOX_F64, 10, sink) > 0
+    assert 0 < sink[0] < 12
+
+
+def test_ceilings_are_measured_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(probes, "sample", lambda probe, seconds=0.0: probe())
+    first = machine.ceilings()
+    monkeypatch.setattr(machine, "measure", lambda: pytest.fail("measured again"))
+    assert machine.ceilings() == first
+    name, rate = machine.bandwidth(first, 1 << 40)
+    assert name == "memory"
+    assert rate > 0
+
+
+@pytest.mark.parametrize("content", [None, "{", "1", "{}"])
+def test_ceilings_survive_a_bad_cache(content, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "measure", lambda: {"flops": {}, "levels": []})
+    folder = tmp_path / "cache"
+    if content is None:
+        folder.write_text("a file where a folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    if content is not None:
+        machine.ceilings()
+        next(folder.rglob("*.json")).write_text(content)
+    assert machine.ceilings() == {"flops": {}, "levels": []}
