@@ -390,6 +390,7 @@ def avg_pool(problem: WindowProblem, x: Array, out: Array) -> None:
 
 def avg_pool_grad(problem: WindowProblem, grad_output: Array, out: Array) -> None:
     """Gradient of the mean to the input."""
+    grad_output = grad_output if grad_output.flags.writeable else grad_output.copy()  # as above
     _mean(problem, out, grad_output, True)
 
 
