@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = str(Path(__file__).parent.parent / "src")
 BLOCKED = """
 import sys
 sys.modules[{package!r}] = None
@@ -20,9 +19,7 @@ sys.exit(main({arguments!r}))
 
 
 def run(*command):
-    path = os.pathsep.join(filter(None, [SOURCE, os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=120)
 
 
 def voxconv(*arguments):

@@ -381,17 +381,19 @@ def _mean(problem: WindowProblem, image: Array, means: Array, backward: bool) ->
     )  # fmt: skip
 
 
+def _writable(array: Array) -> Array:
+    """What a kernel of both directions reads in this one and writes in the other: Numba wants it writable."""
+    return array if array.flags.writeable else array.copy()
+
+
 def avg_pool(problem: WindowProblem, x: Array, out: Array) -> None:
     """Mean of each window."""
-    # One kernel serves both directions and writes to the image in one of them, so Numba wants it writable.
-    x = x if x.flags.writeable else x.copy()
-    _mean(problem, x, out, False)
+    _mean(problem, _writable(x), out, False)
 
 
 def avg_pool_grad(problem: WindowProblem, grad_output: Array, out: Array) -> None:
     """Gradient of the mean to the input."""
-    grad_output = grad_output if grad_output.flags.writeable else grad_output.copy()  # as above
-    _mean(problem, out, grad_output, True)
+    _mean(problem, out, _writable(grad_output), True)
 
 
 def _columns(problem: WindowProblem, image: Array, columns: Array, backward: bool) -> None:
@@ -403,9 +405,9 @@ def _columns(problem: WindowProblem, image: Array, columns: Array, backward: boo
 
 def unfold(problem: WindowProblem, x: Array, out: Array) -> None:
     """Windows as columns."""
-    _columns(problem, x, out, False)
+    _columns(problem, _writable(x), out, False)
 
 
 def fold(problem: WindowProblem, columns: Array, out: Array) -> None:
     """Sum of columns at the places that `unfold` took them from."""
-    _columns(problem, out, columns, True)
+    _columns(problem, out, _writable(columns), True)
