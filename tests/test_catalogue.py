@@ -339,6 +339,24 @@ def b_nothing_in_an_axis(backend):
 
 
 @check
+def b2_no_samples_in_any_algorithm(backend):
+    """Winograd's sums begin with the first sample's; without one they are zero all the same."""
+    empty, gy = np.zeros((0, 5, 11, 9), np.float32), np.zeros((0, 7, 11, 9), np.float32)
+    for algorithm in set(get_backend(backend).algorithms) - {"depthwise"}:
+        out = np.full((7, 5, 3, 3), np.nan, np.float32)
+        vc.grad.conv2d_weight(empty, out.shape, gy, padding=1, out=out, backend=backend, algorithm=algorithm)
+        assert not out.any()
+
+
+@check
+def a5_dilation_of_one_row_in_any_algorithm(backend):
+    x, w = numbers(1, 5, 11, 9), numbers(2, 5, 1, 3)
+    for algorithm in set(get_backend(backend).algorithms) - {"depthwise"}:
+        y, plain = (vc.conv2d(x, w, dilation=(d, 1), backend=backend, algorithm=algorithm) for d in (2, 1))
+        oracle.assert_same_bits(y, plain)
+
+
+@check
 def b8_single_elements(backend):
     for shape in ((1, 1, 1, 1), (1, 1, 1, 9), (1, 1, 9, 1)):
         x, w = numbers(*shape), numbers(1, 1, 1, 1)

@@ -111,7 +111,6 @@ LONG = {
     "src/voxconv/functional.py": "three ranks of each function, signature and docstring",
     "src/voxconv/grad.py": "three ranks of each gradient, signature and docstring",
     "src/voxconv/problem.py": "every rule and every rejection in one place",
-    "tests/fuzz/fuzz.c": "one program: generator, plain loops and guard pages, sharing no code with the library",
     "tests/test_catalogue.py": "one entry after the other, nothing to divide",
 }
 """Files that may be longer than that, and why."""

@@ -32,11 +32,12 @@ static int64_t winograd_bytes(const vox_conv *p, const int64_t tile[3]) {
   return __builtin_mul_overflow(filters, points, &bytes) ? VOX_OVERFLOW : bytes;
 }
 
-int vox_conv_winograd_tile(const vox_conv *p, int64_t tile[3], double *gain) {
-  const vox_unit *u = vox_unit_used(p->type);
-  int status = vox_conv_valid(p);
-  if (status || !u) return status ? status : VOX_INVALID;
-  return vox_winograd_tile(p, u, tile, gain);
+int vox_conv_winograd_tile(const vox_conv *problem, int64_t tile[3], double *gain) {
+  int status = vox_conv_valid(problem);
+  if (status) return status;
+  vox_conv p = normal_form(problem);
+  const vox_unit *u = vox_unit_used(p.type);
+  return u ? vox_winograd_tile(&p, u, tile, gain) : VOX_INVALID;
 }
 
 int64_t vox_conv_packed_bytes(const vox_conv *p) {

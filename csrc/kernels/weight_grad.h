@@ -188,6 +188,11 @@ static void winograd_weight_finish(const vox_weight_job *job, int64_t item) {
   const int64_t first = item % l->finish_pieces * l->rows_per_finish;
   const int64_t last = vox_min(l->cin * depth, first + l->rows_per_finish);
   const int64_t present = vox_min(l->lanes, l->cout - k0);
+  if (job->p->n == 0) { /* no item has begun the sums */
+    for (int64_t k = group * l->cout + k0; k < group * l->cout + k0 + present; k++)
+      memset((real *)job->dw + (k * l->cin * depth + first) * 9, 0, (size_t)((last - first) * 9) * sizeof(real));
+    return;
+  }
   for (int64_t r = first; r < last; r++) {
     int64_t block = r / (l->block * depth), row = r % (l->block * depth);
     const real *sums = (const real *)job->sums +
