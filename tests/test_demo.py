@@ -18,7 +18,7 @@ for package in ("pydicom", "matplotlib", "skimage"):
     if find_spec(package) is None:
         pytest.skip(f"the imaging extra is not installed: no {package}", allow_module_level=True)
 
-TINY = demo.Settings(train_patches=64, test_patches=40, epochs=2)
+TINY = demo.Settings(train_patches=64, asked_patches=40, epochs=2)
 
 
 def test_demo_finds_and_draws(tmp_path):
@@ -27,7 +27,8 @@ def test_demo_finds_and_draws(tmp_path):
     path = tmp_path / "picture.png"
     found = json.loads(json.dumps(demo.run(path, settings=TINY, timings=False)))
     assert found["lesions"] == "synthetic"
-    assert 0 <= found["held_out"]["accuracy"] <= 1
+    assert 0 <= found["test"]["accuracy"] <= 1
+    assert 0 <= found["response"]["as_high_elsewhere"] <= 1
     assert found["training"]["steps"] == 4
     row, column = found["response"]["peak_px"]
     assert found["response"]["peak_mm"] == pytest.approx([row * 0.72314049586777, column * 0.72314049586777])
@@ -42,18 +43,29 @@ def test_default_difficulty_is_learned():
     settings = dataclasses.replace(demo.Settings(), epochs=8)
     experiment = Experiment(example_slice(), settings)
     train = experiment.draw(experiment.train_centres, settings.train_patches)
-    test = experiment.draw(experiment.test_centres, settings.test_patches)
-    assert experiment.run(train, test, lambda items, *_: items).test_accuracy > 0.85
+    asked = [
+        experiment.draw(centres, settings.asked_patches)
+        for centres in (experiment.validation_centres, experiment.test_centres)
+    ]
+    outcome = experiment.run(train, *asked, lambda items, *_: items)
+    assert min(outcome.validation_accuracy, outcome.test_accuracy) > 0.8
 
 
 def test_patches_keep_to_their_part_and_off_the_outline():
     source = example_slice()
     experiment = Experiment(source, TINY)
     half = TINY.patch // 2
-    assert (experiment.train_centres[:, 1] + half).max() <= TINY.split_column
-    assert (experiment.test_centres[:, 1] - half).min() >= TINY.split_column
+    parts = {
+        TINY.train_columns: experiment.train_centres,
+        TINY.validation_columns: experiment.validation_centres,
+        TINY.test_columns: experiment.test_centres,
+    }
+    assert sorted(column for part in parts for column in part) == [0, 130, 130, 340, 340, 484]
+    for (first, end), centres in parts.items():
+        assert (centres[:, 1] - half).min() >= first
+        assert (centres[:, 1] - half + TINY.patch).max() <= end
     near = np.argwhere(source.marked)
-    for centres in (experiment.train_centres, experiment.test_centres):
+    for centres in parts.values():
         apart = np.abs(centres[::7, None] - near[None, ::3]).max(axis=2)
         assert apart.min() >= half + TINY.margin - 1
 

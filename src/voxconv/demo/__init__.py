@@ -18,6 +18,9 @@ from voxconv.imaging.figures import new_figure
 
 __all__ = ["Settings", "as_text", "progress", "run"]
 
+COMMON = 0.05
+"""A response that more than this share of places shows means nothing."""
+
 
 def progress(items: Iterable[int], total: int, label: str, stream: TextIO | None = None) -> Iterator[int]:
     """Pass items through and show on standard error how far they are: a bar on a terminal, else a few lines."""
@@ -60,15 +63,16 @@ def run(out: Path, backend: str = "auto", settings: Settings | None = None, timi
     new_figure(1, 1)  # a missing matplotlib is said before the training, not after it
     experiment = Experiment(source, settings, backend)
     train = experiment.draw(experiment.train_centres, settings.train_patches)
-    test = experiment.draw(experiment.test_centres, settings.test_patches)
-    outcome = experiment.run(train, test, progress)
+    validation = experiment.draw(experiment.validation_centres, settings.asked_patches)
+    test = experiment.draw(experiment.test_centres, settings.asked_patches)
+    outcome = experiment.run(train, validation, test, progress)
     draw(experiment, outcome, *test, out)
     seconds = time.perf_counter() - start
     return {
         "slice": {"title": source.title, "shape": list(source.pixels.shape), "spacing_mm": list(source.spacing)},
         "lesions": "synthetic",
         "training": {
-            "part": f"columns 0 to {settings.split_column - 1}, without the outlined region",
+            "part": _part(settings.train_columns),
             "patches": settings.train_patches,
             "steps": len(outcome.losses),
             "first_loss": outcome.losses[0],
@@ -76,9 +80,14 @@ def run(out: Path, backend: str = "auto", settings: Settings | None = None, timi
             "accuracy": outcome.train_accuracy,
             "seconds": outcome.train_seconds,
         },
-        "held_out": {
-            "part": f"columns {settings.split_column} to {source.pixels.shape[1] - 1}",
-            "patches": settings.test_patches,
+        "validation": {
+            "part": _part(settings.validation_columns),
+            "patches": settings.asked_patches,
+            "accuracy": outcome.validation_accuracy,
+        },
+        "test": {
+            "part": _part(settings.test_columns),
+            "patches": settings.asked_patches,
             "accuracy": outcome.test_accuracy,
             "sensitivity": outcome.sensitivity,
             "specificity": outcome.specificity,
@@ -90,12 +99,17 @@ def run(out: Path, backend: str = "auto", settings: Settings | None = None, timi
             "distance_to_outline_mm": outcome.distance_mm,
             "inside_outline": outcome.inside,
             "highest_inside_outline": outcome.outline_response,
+            "as_high_elsewhere": outcome.as_high_elsewhere,
         },
         "picture": str(out),
         "backend": backend,
         "seconds": seconds,
         "timings": _timings() if timings else None,
     }
+
+
+def _part(columns: tuple[int, int]) -> str:
+    return f"columns {columns[0]} to {columns[1] - 1}"
 
 
 def _timings() -> dict[str, Any]:
@@ -105,7 +119,7 @@ def _timings() -> dict[str, Any]:
 
 def as_text(found: dict[str, Any]) -> str:
     """Put the findings into sentences."""
-    train, test, response = found["training"], found["held_out"], found["response"]
+    train, validation, test, response = (found[name] for name in ("training", "validation", "test", "response"))
     rows, columns = found["slice"]["shape"]
     peak, peak_mm = response["peak_px"], response["peak_mm"]
     lines = [
@@ -113,14 +127,21 @@ def as_text(found: dict[str, Any]) -> str:
         f"Trained on {train['patches']} patches from {train['part']};",
         f"  every second one holds a synthetic lesion. {train['steps']} steps took {train['seconds']:.1f} s; the loss",
         f"  went from {train['first_loss']:.3f} to {train['last_loss']:.3f}, accuracy there {train['accuracy']:.1%}.",
-        f"Held-out patches ({test['patches']}, from {test['part']}, never trained on):",
-        f"  accuracy {test['accuracy']:.1%}; synthetic lesions found {test['sensitivity']:.1%},"
-        f" patches without one recognised {test['specificity']:.1%}.",
+        f"Validation ({validation['patches']} patches from {validation['part']}): accuracy"
+        f" {validation['accuracy']:.1%}.",
+        "  Contrast, noise and length of training were chosen while looking at this part.",
+        f"Test ({test['patches']} patches from {test['part']}, used for no choice and no training): accuracy"
+        f" {test['accuracy']:.1%};",
+        f"  synthetic lesions found {test['sensitivity']:.1%},"
+        f" patches without one recognised {test['specificity']:.1%}. Parts differ in tissue, and so in difficulty.",
         f"Over the whole slice the response peaks at row {peak[0]}, column {peak[1]}"
         f" ({peak_mm[0]:.1f} mm down, {peak_mm[1]:.1f} mm across).",
         f"  From the outline drawn in the file that is {response['distance_to_outline_px']:.1f} px"
         f" = {response['distance_to_outline_mm']:.1f} mm, {'inside' if response['inside_outline'] else 'outside'} it;"
         f" the highest response inside is {response['highest_inside_outline']:.2f}.",
+        f"  {response['as_high_elsewhere']:.0%} of equally large boxes elsewhere in the body hold as high a response: "
+        + ("so it is no finding." if response["as_high_elsewhere"] > COMMON else "rare, though by no means a finding."),
+        "  A response says that a place is brighter than what lies beside it, as a vessel or the liver's rim is too.",
         "  The network was shown synthetic lesions only, and one slice proves nothing: this is no medical result.",
         f"Picture: {found['picture']} (all in {found['seconds']:.1f} s)",
     ]

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from voxconv import nn
+from voxconv import functional, nn
 from voxconv.imaging import Slice, cut_patches, dense_response, window_mean
 
 __all__ = ["Experiment", "Outcome", "Settings", "build_model", "insert_lesion"]
 
 Array = npt.NDArray[Any]
+Patches = tuple[Array, Array]
 Progress = Callable[[Iterable[int], int, str], Iterable[int]]
 
 
@@ -37,11 +38,12 @@ class Settings:
         Standard deviation of the noise added to every patch, with a lesion or without, in the same unit as contrast.
     patch : int
         Side of a patch in pixels.
-    split_column : int
-        Training patches lie wholly to the left of this column of the image, test patches to the right of it.
+    train_columns, validation_columns, test_columns : (int, int)
+        First column of a part of the image and the one after its last; each patch lies wholly in one part.
+        The values in this class were chosen on the validation part.  The test part is asked once, at the end.
     margin : int
         Pixels kept free around the outline that the file itself draws.
-    train_patches, test_patches, epochs, batch, learning_rate, seed
+    train_patches, asked_patches, epochs, batch, learning_rate, seed
         How much is learned, and from which random numbers.
     """
 
@@ -51,10 +53,12 @@ class Settings:
     lesion_offset: int = 3
     noise: float = 0.05
     patch: int = 32
-    split_column: int = 340
+    train_columns: tuple[int, int] = (130, 340)
+    validation_columns: tuple[int, int] = (340, 484)
+    test_columns: tuple[int, int] = (0, 130)
     margin: int = 6
     train_patches: int = 1536
-    test_patches: int = 400
+    asked_patches: int = 400
     epochs: int = 14
     batch: int = 32
     learning_rate: float = 2e-3
@@ -69,8 +73,8 @@ class Outcome:
     ----------
     losses : list of float
         Loss of each training step.
-    train_accuracy, test_accuracy, sensitivity, specificity : float
-        Shares of right answers; the last three on the held-out part.
+    train_accuracy, validation_accuracy, test_accuracy, sensitivity, specificity : float
+        Shares of right answers; the last three on the test part.
     train_seconds : float
         Time that training took.
     response : (rows, columns) ndarray
@@ -83,10 +87,13 @@ class Outcome:
         Whether the outline encloses the peak.
     outline_response : float
         Highest response that the outline encloses.
+    as_high_elsewhere : float
+        Share of the places elsewhere in the body where a box as large as the outline's holds as high a response.
     """
 
     losses: list[float]
     train_accuracy: float
+    validation_accuracy: float
     test_accuracy: float
     sensitivity: float
     specificity: float
@@ -98,6 +105,7 @@ class Outcome:
     distance_mm: float
     inside: bool
     outline_response: float
+    as_high_elsewhere: float
 
 
 def insert_lesion(patch: Array, settings: Settings, rng: np.random.Generator) -> None:
@@ -155,14 +163,17 @@ class Experiment:
         self.body = body
         near = window_mean(source.marked.astype(np.float32), settings.patch + 2 * settings.margin) > 0
         allowed = body & ~near
-        self.train_centres = np.argwhere(allowed & (columns + half <= settings.split_column))
-        self.test_centres = np.argwhere(allowed & (columns - half >= settings.split_column))
-        known = source.pixels[:, : settings.split_column][tissue[:, : settings.split_column]]
+        self.train_centres, self.validation_centres, self.test_centres = (
+            np.argwhere(allowed & (columns >= first + half) & (columns <= end - half))
+            for first, end in (settings.train_columns, settings.validation_columns, settings.test_columns)
+        )
+        first, end = settings.train_columns
+        known = source.pixels[:, first:end][tissue[:, first:end]]
         # The unit of grey values comes from the training part alone.
         self.image = ((source.pixels - known.mean()) / known.std()).astype(np.float32)
         self.model = build_model(settings, self.rng, backend)
 
-    def draw(self, centres: Array, count: int) -> tuple[Array, Array]:
+    def draw(self, centres: Array, count: int) -> Patches:
         """Patches (count, 1, side, side) around centres drawn at random; every second one gets a synthetic lesion."""
         patches = cut_patches(self.image, self.rng.choice(centres, count), self.settings.patch)
         labels = np.arange(count) % 2
@@ -199,23 +210,40 @@ class Experiment:
         probability: Array = np.where(self.body, 1 / (1 + np.exp(without - lesion)), np.nan)
         return probability
 
-    def run(self, train: tuple[Array, Array], test: tuple[Array, Array], progress: Progress) -> Outcome:
+    def as_high_elsewhere(self, response: Array) -> float:
+        """Share of boxes as large as the outline's, elsewhere in the body, that hold as high a response as it does.
+
+        What the network says inside the outline means nothing without this: high responses are common in places.
+        """
+        marked = self.source.marked
+        rows, columns = (np.flatnonzero(marked.any(axis=axis)) for axis in (1, 0))
+        size = (rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
+        box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        highest = functional.max_pool2d(np.nan_to_num(response)[None], size, stride=1)[0]
+        touches = functional.max_pool2d(marked[None].astype(np.float32), size, stride=1)[0] > 0
+        inside = functional.avg_pool2d(self.body[None].astype(np.float32), size, stride=1)[0] > 0.9
+        return float(np.mean(highest[inside & ~touches] >= np.nanmax(response[box])))
+
+    def run(self, train: Patches, validation: Patches, test: Patches, progress: Progress) -> Outcome:
         """Train on some patches, ask about others, then look at the whole slice."""
         start = time.perf_counter()
         losses = self.train(*train, progress)
         seconds = time.perf_counter() - start
-        right_in_training = self.answers(train[0]) == train[1]
-        right = self.answers(test[0]) == test[1]
+        right = {
+            name: self.answers(patches) == labels
+            for name, (patches, labels) in (("train", train), ("validation", validation), ("test", test))
+        }
         response = self.respond()
         row, column = (int(i) for i in np.unravel_index(np.nanargmax(response), response.shape))
         spacing = np.asarray(self.source.spacing)
         steps = np.argwhere(self.source.contour) - (row, column)
         return Outcome(
             losses=losses,
-            train_accuracy=float(right_in_training.mean()),
-            test_accuracy=float(right.mean()),
-            sensitivity=float(right[test[1] == 1].mean()),
-            specificity=float(right[test[1] == 0].mean()),
+            train_accuracy=float(right["train"].mean()),
+            validation_accuracy=float(right["validation"].mean()),
+            test_accuracy=float(right["test"].mean()),
+            sensitivity=float(right["test"][test[1] == 1].mean()),
+            specificity=float(right["test"][test[1] == 0].mean()),
             train_seconds=seconds,
             response=response,
             peak=(row, column),
@@ -224,4 +252,5 @@ class Experiment:
             distance_mm=float(np.linalg.norm(steps * spacing, axis=1).min()),
             inside=bool(self.source.marked[row, column]),
             outline_response=float(np.nanmax(response[self.source.marked])),
+            as_high_elsewhere=self.as_high_elsewhere(response),
         )

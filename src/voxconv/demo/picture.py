@@ -46,10 +46,15 @@ def _slice_and_kernel(figure: Any, experiment: Experiment, top: float) -> None:
     )  # fmt: skip
     axes = _panel(figure, 0.4, top + 0.95, 6.9, 4.28)
     show_slice(axes, source, f"{source.title} (real). Yellow: outline stored in the file")
-    axes.axvline(settings.split_column, color="cyan", linestyle="--", linewidth=1.2)
-    note = {"color": "cyan", "fontsize": 10, "va": "top"}
-    axes.text(settings.split_column - 6, 4, "patches for training", ha="right", **note)
-    axes.text(settings.split_column + 6, 4, "held-out patches", ha="left", **note)
+    parts = {
+        "test": settings.test_columns,
+        "training": settings.train_columns,
+        "validation": settings.validation_columns,
+    }
+    for name, columns in parts.items():
+        if columns[0]:
+            axes.axvline(columns[0], color="cyan", linestyle="--", linewidth=1.2)
+        axes.text(columns[0] + 4, 4, name, color="cyan", fontsize=10, va="top")
 
     kernel = blob_kernel()
     row, column = 168, 255
@@ -81,7 +86,7 @@ def _examples(figure: Any, experiment: Experiment, patches: Array, labels: Array
     low, high = np.percentile(patches, [1, 99.7])
     _heading(
         figure, top, "2  What the network is asked: does this patch contain a SYNTHETIC lesion?",
-        f"Held-out patches of {experiment.settings.patch} x {experiment.settings.patch} px, all from the slice above. "
+        f"Test patches of {experiment.settings.patch} x {experiment.settings.patch} px, all from the slice above. "
         "The lesions are computed bright ellipses, not disease.",
     )  # fmt: skip
     for label, left, text in ((0, 0.4, "without"), (1, 7.75, "with a synthetic lesion")):
@@ -95,7 +100,7 @@ def _features(figure: Any, experiment: Experiment, patch: Array, top: float) -> 
     _heading(
         figure, top, "3  What it learned: kernels, their feature maps, and each pooled map at half the size",
         "For the patch on the left, with a synthetic lesion. Columns belong to the eight kernels of the first layer, "
-        "then to eight of the sixteen of the second.",
+        "then to eight of the sixteen of the second. Red weights add, blue ones subtract; bright is where one fires.",
     )  # fmt: skip
     model = experiment.model
     first, second = model[0], model[3]
@@ -131,8 +136,8 @@ def _response(figure: Any, experiment: Experiment, outcome: Outcome, top: float)
     row, column = outcome.peak
     _heading(
         figure, top, "4  Where the trained network responds over the whole slice (no synthetic lesion in it)",
-        f"Probability of a lesion in the patch around each pixel of the body. Held-out accuracy on SYNTHETIC lesions "
-        f"{outcome.test_accuracy:.1%}. One slice proves nothing about patients.",
+        f"Accuracy on SYNTHETIC lesions in the untouched test part: {outcome.test_accuracy:.1%} (validation part, by "
+        f"which settings were chosen: {outcome.validation_accuracy:.1%}). One slice proves nothing about patients.",
     )  # fmt: skip
     axes = _panel(figure, 0.4, top + 0.95, 8.2, 5.1)
     show_slice(axes, source, "Response over the slice; cross: its peak; yellow: the file's outline")
@@ -166,9 +171,10 @@ def _response(figure: Any, experiment: Experiment, outcome: Outcome, top: float)
         f"{outcome.distance:.0f} px = {outcome.distance_mm:.0f} mm from the outline"
     )  # fmt: skip
     text = (
-        f"The peak lies {where}.\nHighest response inside the outline: {outcome.outline_response:.2f}.\n"
+        f"The peak lies {where}.\nHighest response inside the outline: {outcome.outline_response:.2f};\n"
+        f"{outcome.as_high_elsewhere:.0%} of equally large boxes elsewhere hold as high a one.\n"
         "That region was kept out of training and test.\nThe network knows synthetic bright ellipses only: a vessel\n"
-        "or a bowel loop that looks like one answers as well."
+        "or the rim of the liver that looks like one answers as well."
     )
     figure.text(8.95 / WIDTH, 1 - (top + 4.3) / HEIGHT, text, fontsize=11, va="top", linespacing=1.5)
 
@@ -181,7 +187,7 @@ def draw(experiment: Experiment, outcome: Outcome, patches: Array, labels: Array
     experiment, outcome : Experiment, Outcome
         What was done and found.
     patches, labels : ndarray
-        Held-out patches and whether they hold a synthetic lesion; some are shown.
+        Test patches and whether they hold a synthetic lesion; some are shown.
     path : Path
         The PNG to write.
     """

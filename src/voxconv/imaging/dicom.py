@@ -34,6 +34,8 @@ class Slice:
         The drawn outline: the largest connected part of the overlay, whose other parts are lettering.
     marked : (rows, columns) ndarray of bool
         What the outline encloses, as its convex hull, since a line drawn by hand need not close.
+    directions : (str, str, str, str)
+        Towards which side of the patient the image's left, right, top and bottom lie: R, L, A, P, I or S.
     title : str
         What the file says that it shows.
     """
@@ -43,6 +45,7 @@ class Slice:
     window: tuple[float, float]
     contour: Array
     marked: Array
+    directions: tuple[str, str, str, str]
     title: str
 
 
@@ -54,6 +57,16 @@ def _largest_part(mask: Array) -> Array:
     sizes[0] = 0
     largest: Array = parts == sizes.argmax()
     return largest
+
+
+def _directions(cosines: list[float]) -> tuple[str, str, str, str]:
+    """Sides of the patient at the image's left, right, top, bottom; the patient's axes point to L, P and S."""
+    sides: list[str] = []
+    for along in (cosines[:3], cosines[3:]):
+        axis = int(np.argmax(np.abs(along)))
+        ends = ("RL", "AP", "IS")[axis]
+        sides += ends if along[axis] > 0 else ends[::-1]
+    return sides[0], sides[1], sides[2], sides[3]
 
 
 def example_slice() -> Slice:
@@ -87,5 +100,6 @@ def example_slice() -> Slice:
         window=(centre - width / 2, centre + width / 2),
         contour=contour,
         marked=np.asarray(morphology.convex_hull_image(contour), bool),
+        directions=_directions([float(cosine) for cosine in file.ImageOrientationPatient]),
         title=f"{file.Modality} {str(file.BodyPartExamined).lower()}, {file.SliceThickness:g} mm slice",
     )

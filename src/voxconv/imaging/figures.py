@@ -52,6 +52,10 @@ def show_slice(axes: Any, source: Slice, title: str, *, scale_bar_mm: float = 50
     length = scale_bar_mm / source.spacing[1]
     left, y = columns - length - 12, rows - 12
     axes.plot([left, left + length], [y, y], color="white", linewidth=3, solid_capstyle="butt")
+    places = ((0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center"),
+              (0.5, 0.985, "center", "top"), (0.5, 0.015, "center", "bottom"))  # fmt: skip
+    for (x, up, ha, va), letter in zip(places, source.directions, strict=True):
+        axes.text(x, up, letter, transform=axes.transAxes, color="white", fontsize=11, weight="bold", ha=ha, va=va)
     label = f"{scale_bar_mm:g} mm"
     axes.text(left + length / 2, y - 6, label, color="white", fontsize=10, ha="center", va="bottom")
 
