@@ -32,9 +32,10 @@ int vox_conv_valid(const vox_conv *p) {
         __builtin_add_overflow(reach, span, &reach) || __builtin_add_overflow(p->spatial[i], p->pad[i], &span))
       return VOX_OVERFLOW;
   }
-  const int64_t x[] = {p->n, p->c, p->spatial[0], p->spatial[1], p->spatial[2], bytes};
-  const int64_t w[] = {p->k, p->c / p->groups, p->kernel[0], p->kernel[1], p->kernel[2], bytes};
-  const int64_t y[] = {p->n, p->k, p->output[0], p->output[1], p->output[2], bytes};
+  /* volumes first, so that no count of 0 hides one that is too large */
+  const int64_t x[] = {bytes, p->spatial[0], p->spatial[1], p->spatial[2], p->c, p->n};
+  const int64_t w[] = {bytes, p->kernel[0], p->kernel[1], p->kernel[2], p->c / p->groups, p->k};
+  const int64_t y[] = {bytes, p->output[0], p->output[1], p->output[2], p->k, p->n};
   if (product(x, 6, &ignored) || product(w, 6, &ignored) || product(y, 6, &ignored)) return VOX_OVERFLOW;
   return VOX_OK;
 }

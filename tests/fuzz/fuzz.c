@@ -139,7 +139,7 @@ static void draw_case(caller *c) {
     for (int i = 0; i < 3; i++) {
       *sizes[i] = draw(c, 3) ? draw(c, 70) : (INT64_MAX >> (20 + draw(c, 42))) + draw(c, 3);
       int64_t *axis[] = {&f->spatial[i], &f->kernel[i], &f->stride[i], &f->dilation[i], &f->output[i], &f->pad[i]};
-      for (int j = 0; j < 6; j++) *axis[j] = draw(c, 3) ? 1 + draw(c, 5) : (INT64_MAX >> draw(c, 62)) + draw(c, 3) - 1;
+      for (int j = 0; j < 6; j++) *axis[j] = draw(c, 3) ? 1 + draw(c, 5) : (INT64_MAX >> draw(c, 62)) - draw(c, 3);
       for (int j = 0; j < 6; j++)
         if (*axis[j] < (j < 5)) *axis[j] = j < 5;
     }

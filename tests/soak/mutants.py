@@ -1,0 +1,135 @@
+"""Bugs that are put into a copy of the kernels, one at a time; the fuzzer has to notice each within seconds.
+
+They are listed in mutants.txt.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from ledger import ROOT, call, record
+
+SECONDS = 10
+"""A mutant that lives longer than this has survived."""
+
+
+def read_mutants():
+    """Name, file, old text and new text of each."""
+    found = []
+    for entry in (Path(__file__).parent / "mutants.txt").read_text().split("\n@ ")[1:]:
+        title, body = entry.split("\n", 1)
+        old, new = body.removesuffix("\n").split("\n->\n")
+        found.append((*title.split(" | "), old, new))
+    return found
+
+
+MUTANTS = read_mutants()
+
+FLAGS = {
+    "avx512": "-mavx2 -mfma -mavx512f -mavx512dq -mavx512bw -mavx512vl -mprefer-vector-width=512",
+    "avx2": "-mavx2 -mfma",
+    "base": "",
+}
+ELEMENTS = {"f32": "float", "f64": "double", "i8": "int8_t", "u8": "uint8_t", "i16": "int16_t", "u16": "uint16_t",
+            "i32": "int32_t", "u32": "uint32_t", "i64": "int64_t", "u64": "uint64_t"}  # fmt: skip
+
+
+def sources():
+    """Each object: its source and the options that CMake gives it."""
+    found = {}
+    for isa, flags in FLAGS.items():
+        for kind in ("f32", "f64"):
+            unit = f"vox_{isa}_{kind}"
+            found[unit] = ("isa_unit.c", f"-DVOX_ISA_{isa} -DVOX_DOUBLE={int(kind == 'f64')} -DVOX_UNIT={unit} {flags}")
+    for kind, element in ELEMENTS.items():
+        unit = f"vox_elem_{kind}"
+        found[unit] = ("elem_unit.c", f"-DVOX_ELEM={element} -DELEM_IS_FLOAT={int(kind[0] == 'f')} -DVOX_UNIT={unit}")
+    for path in (*(ROOT / "csrc").glob("*.c"), *(ROOT / "csrc" / "drivers").glob("*.c")):
+        if path.name not in ("isa_unit.c", "elem_unit.c"):
+            found[path.stem + "_"] = (path.relative_to(ROOT / "csrc").as_posix(), "")
+    return found
+
+
+def best_isa():
+    words = Path("/proc/cpuinfo").read_text().split()
+    return "avx512" if "avx512f" in words else "avx2" if "avx2" in words else "base"
+
+
+def touched(file):
+    """Objects that must be made anew where this file changes: of those that differ by type or instruction set, the ones
+    that most cases run on."""
+    unit = f"vox_{best_isa()}_f32"
+    if file == "elem_unit.c":
+        return ["vox_elem_f32", "vox_elem_u8"]
+    if file.endswith(".c"):
+        return [name for name, (source, _) in sources().items() if source == file]
+    plain = [name for name in sources() if name.endswith("_")] if file == "problem.h" else []
+    return [unit, *(["vox_elem_u8"] if file.endswith("max_pool.h") else []), *plain]
+
+
+def make(names, csrc, objects):
+    for name in names:
+        source, options = sources()[name]
+        flags = f"-std=gnu11 -O3 -fPIC -ffp-contract=off -fno-math-errno {options}".split()
+        call(["cc", *flags, f"-I{csrc}", "-c", csrc / source, "-o", objects / f"{name}.o"])
+
+
+def link(objects, program):
+    fuzz = ROOT / "tests" / "fuzz" / "fuzz.c"
+    call(["cc", "-std=gnu11", "-O2", "-o", program, fuzz, *objects.glob("*.o"), "-lm", "-lpthread"])
+
+
+def verdict(program):
+    """What became of a program that should fail: how it was killed, or None."""
+    for arguments in (["replay", ROOT / "tests/fuzz/cases.txt"], ["0", "10000000", str(SECONDS)]):
+        try:
+            command = [program, *map(str, arguments)]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=3 * SECONDS)
+        except subprocess.TimeoutExpired:
+            return "hung"
+        if result.returncode:
+            return (result.stderr.splitlines() or ["died"])[0]
+    return None
+
+
+def mutate(seconds=0, names=()):
+    """Try every mutant, or those whose name has one of `names` in it; True if all are killed."""
+    start = time.monotonic()
+    lost = [name for name, file, old, _ in MUTANTS if (ROOT / "csrc" / file).read_text().count(old) != 1]
+    if lost:
+        sys.exit("these mutants do not find their place, once, in csrc:\n  " + "\n  ".join(lost))
+    chosen = [m for m in MUTANTS if not names or any(part in m[0] for part in names)]
+    survivors, slowest = [], 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        base, program = Path(folder) / "base", Path(folder) / "vox_fuzz"
+        base.mkdir()
+        make(sources(), ROOT / "csrc", base)
+        link(base, program)
+        assert subprocess.run([program, "0", "20000"], capture_output=True).returncode == 0, "unmutated kernels fail"
+        for name, file, old, new in chosen:
+            csrc, objects = Path(folder) / "csrc", Path(folder) / "objects"
+            shutil.copytree(ROOT / "csrc", csrc)
+            shutil.copytree(base, objects)
+            path = csrc / file
+            path.write_text(path.read_text().replace(old, new))
+            make(touched(file), csrc, objects)
+            link(objects, program)
+            began = time.monotonic()
+            how = verdict(program)
+            slowest = max(slowest, time.monotonic() - began)
+            print(f"{'killed' if how else 'SURVIVED'}: {name}" + (f" ({how})" if how else ""), flush=True)
+            if not how:
+                survivors.append(name)
+            shutil.rmtree(csrc)
+            shutil.rmtree(objects)
+    if not names:
+        record(
+            "mutants", time.monotonic() - start, mutants=len(chosen), killed=len(chosen) - len(survivors),
+            survivors=survivors, slowest_kill_seconds=round(slowest, 1),
+        )  # fmt: skip
+    return not survivors
