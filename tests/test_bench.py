@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -123,6 +124,22 @@ def test_contender_that_raises_is_refused():
 
     given = make_task(CONV, "forward", "float32", 1, warm=True)
     assert "no such device" in Workshop().check(Faulty(fail), given)
+
+
+def test_contender_whose_threads_leave_their_processors_is_refused():
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("one CPU")
+    given, waiting = make_task(CONV, "forward", "float32", 1, warm=True), threading.Event()
+    thread = threading.Thread(target=waiting.wait)
+    thread.start()
+    try:
+        os.sched_setaffinity(os.getpid(), {min(allowed)})
+        assert "may run on the processors" in Workshop().check(Ours("reference"), given)
+    finally:
+        os.sched_setaffinity(os.getpid(), allowed)
+        waiting.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -99,6 +99,23 @@ def _torch(task: Task, channels_last: bool = False) -> Runner:
     return run, lambda result: np.ascontiguousarray(result.numpy())
 
 
+def _torch_packed(task: Task) -> Runner:
+    """channels_last with the weight in oneDNN's blocks: what torch.compile makes of a frozen model's convolution."""
+    torch, layer = import_module("torch"), task.layer
+    if layer.kind != "conv" or layer.rank == 1:
+        raise Unsupported("torch packs weights of 2-D and 3-D convolutions")
+    torch.set_num_threads(task.threads)
+    layout = {2: torch.channels_last, 3: torch.channels_last_3d}[layer.rank]
+    x, b = torch.from_numpy(task.x).contiguous(memory_format=layout), torch.from_numpy(task.b)
+    pad, step, rate = list(layer.padding), list(layer.stride), list(layer.dilation)
+    ops = torch.ops.mkldnn
+    w = ops._reorder_convolution_weight(
+        torch.from_numpy(task.w), pad, step, rate, layer.groups, list(layer.input_shape)
+    )
+    run = _inference(torch, lambda: ops._convolution_pointwise(x, w, b, pad, step, rate, layer.groups, "none", [], ""))
+    return run, lambda result: np.ascontiguousarray(result.numpy())
+
+
 def _inference(torch: Any, run: Callable[[], Any]) -> Callable[[], Any]:
     wrapped: Callable[[], Any] = torch.inference_mode()(run)
     return wrapped
@@ -163,6 +180,7 @@ PEERS = {
         Peer("torch", "torch", _torch, dtypes=FLOATING, operations=GRADIENTS),
         Peer("torch_cl", "torch", lambda task: _torch(task, channels_last=True), layout="channels_last",
              dtypes=FLOATING, operations=GRADIENTS),
+        Peer("torch_packed", "torch", _torch_packed, layout="channels_last", weights="packed for oneDNN"),
         Peer("onnxruntime", "onnxruntime", peers_graph.onnxruntime, weights="packed with the session"),
         Peer("openvino", "openvino", peers_graph.openvino, weights="packed with the model",
              precision="float32 by INFERENCE_PRECISION_HINT"),
@@ -175,7 +193,7 @@ PEERS = {
 }  # fmt: skip
 """Every peer that there is an adapter for, by name."""
 
-DEFAULT = ("torch", "torch_cl", "onnxruntime", "openvino", "ncnn")
+DEFAULT = ("torch", "torch_cl", "torch_packed", "onnxruntime", "openvino", "ncnn")
 """Peers that are taken, if installed, where none are named."""
 
 

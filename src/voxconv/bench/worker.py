@@ -6,6 +6,7 @@ output stays out of it, since some libraries write there.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -45,6 +46,19 @@ def contender(name: str) -> Contender:
     return peer_named(name)
 
 
+def escaped() -> str | None:
+    """Say so if a thread of this process may run on other processors than its first thread, as a library can ask."""
+    allowed = os.sched_getaffinity(os.getpid())
+    for thread in map(int, os.listdir("/proc/self/task")):
+        try:
+            own = os.sched_getaffinity(thread)
+        except ProcessLookupError:  # it has ended meanwhile
+            continue
+        if not own <= allowed:
+            return f"a thread of it may run on the processors {sorted(own)}, beyond {sorted(allowed)}"
+    return None
+
+
 class Workshop:
     """What a worker does: it holds the contenders that are ready, and times them on demand."""
 
@@ -62,19 +76,20 @@ class Workshop:
     ) -> dict[str, float | str]:
         """Prepare contenders and check what they compute: seconds of a call, or why one is refused."""
         self.ready.clear()
+        gc.collect()
         # Of one thread, the processor's time: on a quiet machine the same as the clock on the wall, on a busy one
         # it leaves out what other processes take.
         self.clock = time.process_time if threads == 1 else time.perf_counter
         task = Task.load(Path(folder), layer, operation, dtype, threads, warm)
         size = min(task.layer.elements * task.x.itemsize, COPY_LIMIT)
-        self.probes = {"fma": probes.fma_probe(dtype, threads), "copy": probes.copy_probe(size)}
+        self.probes = {"fma": probes.fma_probe(dtype, threads), "copy": probes.copy_probe(size, threads)}
         return {name: self.check(contender(name), task) for name in names}
 
     def check(self, entrant: Contender, task: Task) -> float | str:
         """Prepare one contender; refuse it if its result is wrong."""
         try:
             run, read = entrant.prepare(task)
-            fault = wrong(read(run()), task)
+            fault = wrong(read(run()), task) or escaped()
         except Unsupported as reason:
             return str(reason)
         except Exception as error:  # whatever a peer's library throws is that peer's failure alone
@@ -114,15 +129,16 @@ class Worker:
         self.alone = tempfile.TemporaryDirectory(prefix="voxconv-path-")
         (Path(self.alone.name) / "voxconv").symlink_to(Path(__file__).parent.parent)
         path = sys.path if python == sys.executable else [self.alone.name]
+        cpus = sorted(os.sched_getaffinity(0))[-threads:]
+        # Pinned before anything is imported, since a thread that starts earlier would keep the wider mask.
+        program = f"import os; os.sched_setaffinity(0, {cpus}); from voxconv.bench.worker import serve; serve()"
         self.process = subprocess.Popen(
-            [python, "-c", "from voxconv.bench.worker import serve; serve()", str(theirs.fileno())],
+            [python, "-c", program, str(theirs.fileno())],
             pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
             env={**os.environ, **_environment(names, threads, warm), "PYTHONPATH": os.pathsep.join(filter(None, path))},
         )  # fmt: skip
         theirs.close()
         self.connection = ours
-        cpus = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(self.process.pid, cpus[-threads:])
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """Have the workshop do something; before and after it stands still if there are other workers.
@@ -170,6 +186,7 @@ def serve() -> None:
     """Answer requests until the parent is gone."""
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     workshop = Workshop()
+    gc.disable()  # no contender is to pay for what another left behind
     while True:
         try:
             method, arguments = connection.recv()
