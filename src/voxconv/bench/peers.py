@@ -186,7 +186,8 @@ PEERS = {
              precision="float32 by INFERENCE_PRECISION_HINT"),
         Peer("ncnn", "ncnn", peers_graph.ncnn, weights="packed with the net", layout="CHW, no batch",
              precision="float32, no 16-bit storage"),
-        Peer("mnn", "MNN", peers_graph.mnn, weights="packed with the module", precision="float32, precision high"),
+        Peer("mnn", "MNN", peers_graph.mnn, weights="packed with the module", layout="NC4HW4",
+             precision="float32, precision high"),
         Peer("jax", "jax", _jax, dtypes=FLOATING, operations=GRADIENTS, environment=ONE_CPU),
         Peer("scipy", "scipy", _scipy, dtypes=FLOATING),
     )

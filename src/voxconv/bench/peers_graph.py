@@ -6,6 +6,7 @@ Every graph has one node: the convolution, or the pool.
 from __future__ import annotations
 
 from importlib import import_module
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -117,15 +118,22 @@ def ncnn(task: Task) -> Runner:
 
 
 def mnn(task: Task) -> Runner:
-    """A module of one convolution."""
-    expr, layer = import_module("MNN.expr"), task.layer
+    """A saved module of one convolution, in the blocked layout that MNN keeps between layers."""
+    nn, expr, layer = import_module("MNN.nn"), import_module("MNN.expr"), task.layer
     if layer.rank != 2 or layer.kind != "conv" or layer.groups not in (1, layer.c):
         raise Unsupported("the adapter builds dense and depthwise 2-D convolutions")
-    expr.set_global_executor_config(0, 0 * task.threads + task.threads, 1)
-    weight = expr.const(task.w.ravel().tolist(), list(task.w.shape), expr.NCHW)
-    bias = expr.const(task.b.tolist(), [layer.k], expr.NCHW)
-    x = expr.placeholder(list(layer.input_shape), expr.NC4HW4)
+    weight = expr.const(task.w, list(task.w.shape), expr.NCHW)
+    x = expr.placeholder(list(layer.input_shape), expr.NC4HW4, expr.float)
     y = expr.conv2d(
-        x, weight, bias, list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups, expr.CAFFE
-    )
-    return y, np.asarray
+        x, weight, expr.const(task.b, [layer.k], expr.NCHW), list(layer.stride), list(layer.padding),
+        list(layer.dilation), layer.groups, expr.CAFFE,
+    )  # fmt: skip
+    x.name, y.name = "x", "y"
+    with TemporaryDirectory(prefix="voxconv-mnn-") as folder:
+        expr.save([y], f"{folder}/layer.mnn")
+        settings = {"backend": "CPU", "precision": "high", "numThread": task.threads}
+        runtime = nn.create_runtime_manager((settings,))
+        module = nn.load_module_from_file(f"{folder}/layer.mnn", ["x"], ["y"], runtime_manager=runtime)
+    given = expr.convert(expr.const(task.x, list(layer.input_shape), expr.NCHW), expr.NC4HW4)
+    given.fix_as_const()
+    return lambda: module.forward([given]), lambda y: np.array(expr.convert(y[0], expr.NCHW).read())
