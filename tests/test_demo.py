@@ -95,5 +95,5 @@ def test_patch_outside_is_a_sentence():
 
 def test_progress_is_plain_lines_without_a_terminal():
     stream = io.StringIO()
-    assert list(demo.progress(range(8), 8, "work", stream)) == list(range(8))
+    assert list(nn.progress(range(8), 8, "work", stream)) == list(range(8))
     assert stream.getvalue() == "work 2/8\nwork 4/8\nwork 6/8\nwork 8/8\n"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from voxconv.bench import report
 from voxconv.bench.run import installed_backends
@@ -15,27 +13,12 @@ from voxconv.demo.experiment import Experiment, Settings
 from voxconv.demo.picture import draw
 from voxconv.imaging import example_slice
 from voxconv.imaging.figures import new_figure
+from voxconv.nn import progress
 
-__all__ = ["Settings", "as_text", "progress", "run"]
+__all__ = ["Settings", "as_text", "run"]
 
 COMMON = 0.05
 """A response that more than this share of places shows means nothing."""
-
-
-def progress(items: Iterable[int], total: int, label: str, stream: TextIO | None = None) -> Iterator[int]:
-    """Pass items through and show on standard error how far they are: a bar on a terminal, else a few lines."""
-    stream = sys.stderr if stream is None else stream
-    terminal = stream.isatty()
-    for done, item in enumerate(items, 1):
-        yield item
-        if terminal:
-            filled = 30 * done // total
-            stream.write(f"\r{label} [{'#' * filled}{'.' * (30 - filled)}] {done}/{total}")
-        elif done == total or done % max(1, total // 4) == 0:
-            stream.write(f"{label} {done}/{total}\n")
-        stream.flush()
-    if terminal:
-        stream.write("\n")
 
 
 def run(out: Path, backend: str = "auto", settings: Settings | None = None, timings: bool = True) -> dict[str, Any]:

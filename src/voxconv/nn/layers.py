@@ -78,6 +78,7 @@ class _Conv(Module):
         dtype: npt.DTypeLike = np.float32,
         rng: Seed = None,
         backend: str = "auto",
+        precision: str = "default",
     ) -> None:
         name = type(self).__name__
         self.in_channels = _size(name, "in_channels", in_channels)
@@ -94,6 +95,7 @@ class _Conv(Module):
         self.padding = padding
         self.dilation = dilation
         self.backend = backend
+        self.precision = precision
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         fan_in = math.prod(shape[1:])
         generator = np.random.default_rng(rng)
@@ -104,15 +106,17 @@ class _Conv(Module):
     def _gradient(self, target: str, *arguments: Any) -> Array:
         """Call the gradient function of this rank, say ``conv2d_weight``."""
         function: Callable[..., Array] = getattr(grad, f"conv{self.rank}d_{target}")
-        return function(*arguments, self.stride, self.padding, self.dilation, self.groups, backend=self.backend)
+        walk = (self.stride, self.padding, self.dilation, self.groups)
+        return function(*arguments, *walk, backend=self.backend, precision=self.precision)
 
     def forward(self, x: Array) -> Array:
         """Convolve x (N, C, *spatial), or (C, *spatial)."""
         convolve: Callable[..., Array] = getattr(functional, f"conv{self.rank}d")
         bias = None if self.bias is None else self.bias.data
         y = convolve(
-            x, self.weight.data, bias, self.stride, self.padding, self.dilation, self.groups, backend=self.backend
-        )
+            x, self.weight.data, bias, self.stride, self.padding, self.dilation, self.groups, backend=self.backend,
+            precision=self.precision,
+        )  # fmt: skip
         self._save(x)
         return y
 
@@ -144,7 +148,7 @@ class Conv1d(_Conv):
         Dtype of the parameters, and so of the arithmetic.
     rng : numpy.random.Generator or int, optional
         Source of the initial parameters; the weight is drawn first.
-    backend : str
+    backend, precision : str
         As in `voxconv.conv1d`.
     """
 

@@ -51,6 +51,8 @@ class Module:
 
     training: bool = True
     _saved: Any = None
+    _buffers: tuple[str, ...] = ()
+    """Attributes that are arrays, part of the state but not learned; None where there is none."""
 
     def forward(self, x: Array) -> Array:
         """Compute the output."""
@@ -127,17 +129,28 @@ class Module:
         """Turn training mode off."""
         return self.train(False)
 
+    def named_state(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
+        """All arrays that make up the model, in torch's order: own parameters, own buffers, then the children's."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value.data
+        for name in self._buffers:
+            if getattr(self, name) is not None:
+                yield prefix + name, getattr(self, name)
+        for name, child in self.named_children():
+            yield from child.named_state(f"{prefix}{name}.")
+
     def state_dict(self) -> dict[str, Array]:
-        """Copy all parameters by name; unlike torch's, later training leaves them alone."""
-        return {name: parameter.data.copy() for name, parameter in self.named_parameters()}
+        """Copy all parameters and buffers by name; unlike torch's, later training leaves them alone."""
+        return {name: array.copy() for name, array in self.named_state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over parameters by name, all or none.
+        """Take over parameters and buffers by name, all or none.
 
         Parameters
         ----------
         state_dict : mapping of str to array_like
-            One array of the right shape for each parameter, converted to the parameter's dtype.  A torch
+            One array of the right shape for each, converted to its dtype.  A torch
             ``state_dict()`` of tensors on the CPU will do.
 
         Raises
@@ -147,7 +160,7 @@ class Module:
         TypeError
             If an array does not hold real numbers.
         """
-        own = dict(self.named_parameters())
+        own = dict(self.named_state())
         problems = [f"{name!r} is missing" for name in own if name not in state_dict]
         problems += [f"{name!r} is not a parameter of this model" for name in state_dict if name not in own]
         values = {name: np.asarray(state_dict[name]) for name in own if name in state_dict}
@@ -155,9 +168,9 @@ class Module:
             if value.dtype.kind not in "fiu":
                 rule = "must hold real numbers"
                 raise TypeError(rejection("load_state_dict", name, f"array of dtype {value.dtype}", rule))
-            if value.shape != own[name].data.shape:
-                problems.append(f"{name!r} has shape {value.shape} instead of {own[name].data.shape}")
+            if value.shape != own[name].shape:
+                problems.append(f"{name!r} has shape {value.shape} instead of {own[name].shape}")
         if problems:
             raise ValueError("load_state_dict: state_dict does not fit: " + "; ".join(problems))
         for name, value in values.items():
-            own[name].data[...] = value
+            own[name][...] = value

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from voxconv.errors import rejection
 from voxconv.nn.module import Array, Parameter
 
-__all__ = ["SGD", "Adam"]
+__all__ = ["SGD", "Adam", "AdamW"]
 
 
 class _Optimizer:
@@ -50,6 +50,14 @@ class _Optimizer:
 
     def _update(self, index: int, data: Array, gradient: Array) -> None:
         """Change ``data`` in place."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copy what the steps so far have left behind, by name and the parameter's position; empty before the first."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state_dict: Mapping[str, Array]) -> None:
+        """Go on from where `state_dict` was taken, with the same parameters in the same order."""
         raise NotImplementedError
 
 
@@ -92,6 +100,14 @@ class SGD(_Optimizer):
             self._velocity[index] = velocity
             gradient = gradient + self.momentum * velocity if self.nesterov else velocity
         data -= self.lr * gradient
+
+    def state_dict(self) -> dict[str, Array]:
+        """Velocities, as ``velocity.0`` for the first parameter."""
+        return {f"velocity.{index}": velocity.copy() for index, velocity in self._velocity.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Array]) -> None:
+        """Take over velocities."""
+        self._velocity = {int(name.rpartition(".")[2]): np.array(value) for name, value in state_dict.items()}
 
 
 class Adam(_Optimizer):
@@ -137,3 +153,49 @@ class Adam(_Optimizer):
         self._means[index] = steps, mean, square
         root = np.sqrt(square) / math.sqrt(1 - second**steps) + self.eps
         data -= self.lr / (1 - first**steps) * mean / root
+
+    def state_dict(self) -> dict[str, Array]:
+        """Number of steps and both means, as ``steps.0``, ``mean.0`` and ``square.0`` for the first parameter."""
+        state: dict[str, Array] = {}
+        for index, (steps, mean, square) in self._means.items():
+            state |= {f"steps.{index}": np.array(steps), f"mean.{index}": mean.copy(), f"square.{index}": square.copy()}
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Array]) -> None:
+        """Take over numbers of steps and means."""
+        positions = [int(name.rpartition(".")[2]) for name in state_dict if name.startswith("steps.")]
+        self._means = {
+            index: (
+                int(state_dict[f"steps.{index}"]), np.array(state_dict[f"mean.{index}"]),
+                np.array(state_dict[f"square.{index}"]),
+            )
+            for index in positions
+        }  # fmt: skip
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019): ``p *= 1 - lr * weight_decay`` before each step.
+
+    Parameters
+    ----------
+    parameters, lr, betas, eps
+        As for `Adam`.
+    weight_decay : float
+        Share, in units of the step size, by which each step shrinks the parameters.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(parameters, lr, betas, eps, 0.0)
+        self._check("weight_decay", weight_decay)
+        self.decay = float(weight_decay)
+
+    def _update(self, index: int, data: Array, gradient: Array) -> None:
+        data *= 1 - self.lr * self.decay
+        super()._update(index, data, gradient)
