@@ -146,8 +146,8 @@ def test_contender_whose_threads_leave_their_processors_is_refused():
 @pytest.mark.parametrize("name", LAYERS)
 def test_part_of_an_answer_is_part_of_the_whole(name, direction, monkeypatch):
     layer = LAYERS[name]
-    if layer.kind != "conv" and direction != "forward":
-        with pytest.raises(ValueError, match="is a pool, which has only the direction forward"):
+    if direction not in layer.directions:
+        with pytest.raises(ValueError, match=f"is a {layer.kind}, which has only the directions"):
             make_task(layer, direction, "float64", 1, warm=True)
         return
     whole = make_task(layer, direction, "float64", 1, warm=True)
@@ -165,7 +165,7 @@ def test_peers_compute_every_layer_or_say_why_not(name):
     assert set(peer.facts()) == {"version", "precision", "layout", "weights"}
     done = 0
     for layer in LAYERS.values():
-        for direction in DIRECTIONS if layer.kind == "conv" else ("forward",):
+        for direction in layer.directions:
             outcome = Workshop().check(peer, make_task(layer, direction, "float32", 1, warm=True))
             assert isinstance(outcome, float) or not outcome.startswith("refused"), (layer.name, direction, outcome)
             done += isinstance(outcome, float)
@@ -206,7 +206,9 @@ def test_run(measured):
 
 def test_table(measured):
     table = report.rows(measured)
-    assert all(row.best == min(ratio for ratio in row.ratios.values() if ratio is not None) for row in table)
+    assert {row.best for row in table} == {None}
+    rivals = report.rows({**measured, "peers": ["reference"]})
+    assert all(row.best == row.ratios["reference"] for row in rivals)
     means = report.geomeans(table)
     assert math.isclose(means["reference"], math.prod(row.ratios["reference"] for row in table) ** (1 / len(table)))
     text = report.as_text(measured)
@@ -214,6 +216,21 @@ def test_table(measured):
     page = report.as_markdown(measured)
     assert page.startswith("# Benchmarks")
     assert sum(line.startswith("|") for line in page.splitlines()) == len(table) + 3
+
+
+def test_directions_that_a_layer_has():
+    found = run("pool", ["weight", "indices"], ["native"], [], seconds=0.01, layers="mnist")
+    assert [(layer["layer"], layer["direction"]) for layer in found["layers"]] == [("mnist.2x2", "indices")]
+    with pytest.raises(ValueError, match="no layer of suite 'pool' has the direction weight"):
+        run("pool", ["weight"], ["native"], [])
+
+
+def test_maxima_are_held_to_their_indices():
+    given = make_task(LAYERS["max-pool"], "indices", "float32", 1, warm=True)
+    values, indices = task.call(given, backend="reference")
+    assert wrong(task.maxima(given, values, indices), given) is None
+    indices[0, 0, 0, 0] += 1
+    assert wrong(task.maxima(given, values, indices), given)
 
 
 def test_plot(measured, tmp_path):

@@ -9,8 +9,6 @@ from importlib.util import find_spec
 from itertools import product
 from typing import Any
 
-import numpy as np
-
 from voxconv import runtime
 from voxconv.backends import NAMES, Backend
 from voxconv.bench import machine, peers, probes
@@ -83,7 +81,7 @@ def _selftest(backend: Backend) -> dict[str, Any]:
     checks, failures = 0, []
     dtypes = ("float32", "float64")
     for layer, direction, dtype in product(TESTED, DIRECTIONS, dtypes):
-        if layer.kind != "conv" and direction != "forward":
+        if direction not in layer.directions:
             continue
         task = make_task(layer, direction, dtype, 1, warm=False)
         for algorithm in ("auto", *backend.algorithms) if layer.kind == "conv" else ("auto",):
@@ -91,7 +89,7 @@ def _selftest(backend: Backend) -> dict[str, Any]:
                 run, read = Ours(backend.name, algorithm).prepare(task)
             except Unsupported:
                 continue
-            fault = wrong(np.asarray(read(run())), task)
+            fault = wrong(read(run()), task)
             checks += 1
             if fault:
                 failures.append(f"{layer.name} {direction} {dtype} {algorithm}: {fault}")

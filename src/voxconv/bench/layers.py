@@ -10,8 +10,8 @@ from pathlib import Path
 
 __all__ = ["DIRECTIONS", "Layer", "suite", "suites"]
 
-DIRECTIONS = ("forward", "input", "weight")
-"""The pass itself, and the gradients to input and weight."""
+DIRECTIONS = ("forward", "input", "weight", "indices")
+"""The pass itself, the gradients to input and weight, and a max-pool that also tells where its maxima stand."""
 
 TABLES: dict[str, tuple[str, ...]] = {
     "table32": ("table32",),
@@ -88,6 +88,12 @@ class Layer:
     def elements(self) -> int:
         """Elements of input, weight and output."""
         return sum(math.prod(shape) for shape in (self.input_shape, self.weight_shape, self.output_shape))
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Those of `DIRECTIONS` that it has."""
+        missing = {"conv": {"indices"}, "max_pool": {"weight"}, "avg_pool": {"weight", "indices"}}[self.kind]
+        return tuple(direction for direction in DIRECTIONS if direction not in missing)
 
     def operation(self, direction: str) -> str:
         """What is computed: a transposed layer's forward pass is its convolution's input gradient."""

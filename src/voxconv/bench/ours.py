@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from voxconv import __version__, plan, runtime
-from voxconv.bench.task import Runner, Task, Unsupported, call
+from voxconv.bench.task import Runner, Task, Unsupported, call, maxima
 
 __all__ = ["Ours"]
 
@@ -37,7 +38,10 @@ class Ours:
             runtime.set_num_threads(task.threads)
         elif task.threads > 1:
             raise Unsupported("this backend uses one thread")
-        out = {"out": np.empty(task.shape, task.dtype)} if task.warm else {}
+        out: dict[str, Any] = {"out": np.empty(task.shape, task.dtype)} if task.warm else {}
+        indexed = task.operation == "indices"
+        if indexed and task.warm:
+            out = {"out": (out["out"], np.empty(task.shape, np.int64))}
         options = {"backend": self.backend}
         layer = task.layer
         try:
@@ -54,4 +58,4 @@ class Ours:
             call(task, **options, **out)
         except ValueError as error:
             raise Unsupported(str(error)) from None
-        return (lambda: call(task, **options, **out)), np.asarray
+        return (lambda: call(task, **options, **out)), lambda y: maxima(task, *y) if indexed else np.asarray(y)

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from voxconv.bench import peers_graph
-from voxconv.bench.task import Runner, Task, Unsupported
+from voxconv.bench.layers import DIRECTIONS
+from voxconv.bench.task import Runner, Task, Unsupported, maxima
 
 __all__ = ["DEFAULT", "PEERS", "Peer", "peer"]
 
@@ -85,9 +86,7 @@ def _torch(task: Task, channels_last: bool = False) -> Runner:
     x, w, b, gy = (tensor(array) for array in (task.x, task.w, task.b, task.gy))
     walk = list(layer.stride), list(layer.padding), list(layer.dilation)
     if layer.kind != "conv":
-        pool = getattr(torch.nn.functional, f"{layer.kind}{layer.rank}d")
-        sizes = (layer.kernel, *walk) if layer.kind == "max_pool" else (layer.kernel, *walk[:2])
-        run = _inference(torch, lambda: pool(x, *sizes))
+        run = _inference(torch, _torch_pool(torch, task, x, gy))
     elif task.operation == "forward":
         conv = getattr(torch.nn.functional, f"conv{layer.rank}d")
         run = _inference(torch, lambda: conv(x, w, b, *walk, layer.groups))
@@ -96,7 +95,28 @@ def _torch(task: Task, channels_last: bool = False) -> Runner:
         rest = (*walk, False, [0] * layer.rank, layer.groups, mask)
         backward = torch.ops.aten.convolution_backward
         run = _inference(torch, lambda: backward(gy, x, w, None, *rest)[mask.index(True)])
+    if task.operation == "indices":
+        return run, lambda pair: maxima(task, *(np.ascontiguousarray(result.numpy()) for result in pair))
     return run, lambda result: np.ascontiguousarray(result.numpy())
+
+
+def _torch_pool(torch: Any, task: Task, x: Any, gy: Any) -> Callable[[], Any]:
+    layer, name = task.layer, f"{task.layer.kind}{task.layer.rank}d"
+    walk = [list(sizes) for sizes in (layer.kernel, layer.stride, layer.padding)]
+    if layer.kind == "max_pool":
+        walk.append(list(layer.dilation))
+    pool = getattr(torch.nn.functional, name)
+    if task.operation == "forward":
+        return lambda: pool(x, *walk)
+    if task.operation == "indices":
+        return lambda: pool(x, *walk, return_indices=True)
+    if layer.rank == 1:
+        raise Unsupported("torch has the gradient of a 1-D pool as part of its tape only")
+    if layer.kind == "avg_pool":
+        backward = getattr(torch.ops.aten, f"{name}_backward")
+        return lambda: backward(gy, x, *walk, False, True, None)
+    backward, indices = getattr(torch.ops.aten, f"{name}_with_indices_backward"), pool(x, *walk, return_indices=True)[1]
+    return lambda: backward(gy, x, *walk, False, indices)
 
 
 def _torch_packed(task: Task) -> Runner:
@@ -144,7 +164,9 @@ def _jax(task: Task) -> Runner:
         "input": (lambda w, gy: jax.vjp(lambda x: conv(x, w), x)[1](gy)[0], (w, gy)),
         "weight": (lambda x, gy: jax.vjp(lambda w: conv(x, w), w)[1](gy)[0], (x, gy)),
     }
-    function, arguments = functions[task.operation] if layer.kind == "conv" else (pool, (x,))
+    if layer.kind != "conv":
+        functions = {"forward": (pool, (x,)), "input": (lambda x, gy: jax.vjp(pool, x)[1](gy)[0], (x, gy))}
+    function, arguments = functions[task.operation]
     compiled = jax.jit(function).lower(*arguments).compile()
     return (lambda: compiled(*arguments).block_until_ready()), np.asarray
 
@@ -171,19 +193,22 @@ def _scipy(task: Task) -> Runner:
 
 
 GRADIENTS = ("forward", "input", "weight")
+TRANSPOSED = ("forward", "input")
+"""A convolution's input gradient is a transposed convolution, which inference has too."""
 FLOATING = ("float32", "float64")
 ONE_CPU = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
 
 PEERS = {
     found.name: found
     for found in (
-        Peer("torch", "torch", _torch, dtypes=FLOATING, operations=GRADIENTS),
+        Peer("torch", "torch", _torch, dtypes=FLOATING, operations=DIRECTIONS),
         Peer("torch_cl", "torch", lambda task: _torch(task, channels_last=True), layout="channels_last",
-             dtypes=FLOATING, operations=GRADIENTS),
+             dtypes=FLOATING, operations=DIRECTIONS),
         Peer("torch_packed", "torch", _torch_packed, layout="channels_last", weights="packed for oneDNN"),
-        Peer("onnxruntime", "onnxruntime", peers_graph.onnxruntime, weights="packed with the session"),
+        Peer("onnxruntime", "onnxruntime", peers_graph.onnxruntime, weights="packed with the session",
+             operations=TRANSPOSED),
         Peer("openvino", "openvino", peers_graph.openvino, weights="packed with the model",
-             precision="float32 by INFERENCE_PRECISION_HINT"),
+             precision="float32 by INFERENCE_PRECISION_HINT", operations=TRANSPOSED),
         Peer("ncnn", "ncnn", peers_graph.ncnn, weights="packed with the net", layout="CHW, no batch",
              precision="float32, no 16-bit storage"),
         Peer("mnn", "MNN", peers_graph.mnn, weights="packed with the module", layout="NC4HW4",

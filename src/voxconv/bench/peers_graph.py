@@ -21,8 +21,14 @@ def onnxruntime(task: Task) -> Runner:
     onnx, ort = import_module("onnx"), import_module("onnxruntime")
     layer, helper = task.layer, import_module("onnx").helper
     walk = {"kernel_shape": layer.kernel, "strides": layer.stride, "pads": layer.padding * 2}
-    constants = []
-    if layer.kind == "conv":
+    constants, sent, shape = [], task.x, layer.output_shape
+    if layer.kind != "conv" and task.operation == "input":
+        raise Unsupported("ONNX has no gradient of a pool")
+    if task.operation == "input":
+        constants, sent, shape = [onnx.numpy_helper.from_array(task.w, "w")], task.gy, layer.input_shape
+        walk |= {"output_padding": _beyond(task)}
+        node = helper.make_node("ConvTranspose", "xw", "y", dilations=layer.dilation, group=layer.groups, **walk)
+    elif layer.kind == "conv":
         constants = [onnx.numpy_helper.from_array(task.w, "w"), onnx.numpy_helper.from_array(task.b, "b")]
         node = helper.make_node("Conv", "xwb", "y", dilations=layer.dilation, group=layer.groups, **walk)
     elif layer.kind == "max_pool":
@@ -31,7 +37,7 @@ def onnxruntime(task: Task) -> Runner:
         node = helper.make_node("AveragePool", "x", "y", count_include_pad=1, **walk)
     x, y = (
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        for name, shape in (("x", layer.input_shape), ("y", layer.output_shape))
+        for name, shape in (("x", sent.shape), ("y", shape))
     )
     model = helper.make_model(
         helper.make_graph([node], "layer", [x], [y], constants),
@@ -42,36 +48,50 @@ def onnxruntime(task: Task) -> Runner:
     options.inter_op_num_threads = 1
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     if not task.warm:
-        return (lambda: session.run(None, {"x": task.x})[0]), np.asarray
-    binding, out = session.io_binding(), ort.OrtValue.ortvalue_from_numpy(np.zeros(layer.output_shape, np.float32))
-    binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(task.x))
+        return (lambda: session.run(None, {"x": sent})[0]), np.asarray
+    binding, out = session.io_binding(), ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
+    binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(sent))
     binding.bind_ortvalue_output("y", out)
     return (lambda: session.run_with_iobinding(binding)), lambda _: np.asarray(out.numpy())
+
+
+def _beyond(task: Task) -> list[int]:
+    """Positions at the far end of each axis of the input that no tap of a strided convolution reaches."""
+    layer = task.layer
+    axes = zip(layer.spatial, layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True)
+    return [(size + 2 * pad - rate * (taps - 1) - 1) % step for size, taps, step, pad, rate in axes]
 
 
 def openvino(task: Task) -> Runner:
     """An infer request of one node; it keeps its output's memory."""
     ov, ops = import_module("openvino"), import_module("openvino.opset13")
     layer = task.layer
-    x = ops.parameter(list(layer.input_shape), np.float32)
+    sent = task.gy if task.operation == "input" else task.x
+    x = ops.parameter(list(sent.shape), np.float32)
     walk, pads = list(layer.stride), list(layer.padding)
-    if layer.kind == "max_pool":
+    grouped = task.w.reshape(layer.groups, -1, *task.w.shape[1:]) if layer.groups > 1 else task.w
+    if layer.kind != "conv" and task.operation == "input":
+        raise Unsupported("OpenVINO has no gradient of a pool")
+    if task.operation == "input":
+        operator = ops.convolution_backprop_data if layer.groups == 1 else ops.group_convolution_backprop_data
+        y = operator(
+            x, ops.constant(grouped), walk, pads_begin=pads, pads_end=pads, dilations=list(layer.dilation),
+            output_padding=_beyond(task),
+        ).output(0)  # fmt: skip
+    elif layer.kind == "max_pool":
         y = ops.max_pool(x, walk, list(layer.dilation), pads, pads, list(layer.kernel)).output(0)
     elif layer.kind == "avg_pool":
         y = ops.avg_pool(x, walk, pads, pads, list(layer.kernel), False)
     else:
-        if layer.groups == 1:
-            conv = ops.convolution(x, ops.constant(task.w), walk, pads, pads, list(layer.dilation))
-        else:
-            grouped = task.w.reshape(layer.groups, layer.k // layer.groups, *task.w.shape[1:])
-            conv = ops.group_convolution(x, ops.constant(grouped), walk, pads, pads, list(layer.dilation))
+        operator = ops.convolution if layer.groups == 1 else ops.group_convolution
+        conv = operator(x, ops.constant(grouped), walk, pads, pads, list(layer.dilation))
         y = ops.add(conv, ops.constant(task.b.reshape(1, -1, *(1,) * layer.rank)))
     settings = {
         "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": task.threads, "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
     }  # fmt: skip
     request = ov.Core().compile_model(ov.Model([y], [x]), "CPU", settings).create_infer_request()
-    request.set_input_tensor(ov.Tensor(task.x, shared_memory=True))
+    request.set_input_tensor(ov.Tensor(sent, shared_memory=True))
     return request.infer, lambda _: np.array(request.get_output_tensor().data)
 
 

@@ -12,12 +12,16 @@ import numpy as np
 __all__ = ["Row", "as_markdown", "as_text", "geomeans", "rows"]
 
 
+NAMED = 4
+"""Layers that a contender was left out of are named up to this many."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """What a table says of one layer; None where there is nothing to say.
 
     ``ratios`` tell how many times faster than each other contender the subject is, round by round,
-    and their median; ``best`` is the smallest of them.
+    and their median; ``best`` is the smallest of those to peers.
     """
 
     layer: str
@@ -45,7 +49,7 @@ def rows(report: dict[str, Any]) -> list[Row]:
         seconds, peak, copy = own["median"], probes["fma"], probes["copy"]
         bound = peak is None or layer["bytes"] / copy > layer["flops"] / peak
         ratios = {name: _ratio(results[name], own) if name in results else None for name in others}
-        known = [ratio for ratio in ratios.values() if ratio is not None]
+        known = [ratio for name in report["peers"] if (ratio := ratios[name]) is not None]
         found.append(
             Row(
                 label, layer["flops"] / seconds / 1e9, (own["q3"] - own["q1"]) / seconds,
@@ -75,7 +79,7 @@ def _number(value: float | None, form: str) -> str:
 
 def _cells(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     table = rows(report)
-    others = [name for name in report["contenders"] if name != report["subject"]]
+    others = [name for name in report["contenders"] if any(row.ratios.get(name) is not None for row in table)]
     head = ["layer", "GFLOP/s", "IQR", "of peak", "of copy", *others, "best"]
     body = [
         [row.layer, _number(row.gflops, ".1f"), _number(row.noise, ".0%"), _number(row.of_peak, ".0%"),
@@ -100,17 +104,22 @@ def _legend(report: dict[str, Any]) -> str:
     return (
         f"Speed of {report['subject']} with the direct sum's operations, the interquartile range of its times, its "
         "share of the multiply-add peak and, where memory binds, of the copy bandwidth, both measured beside the "
-        "layer; then how many times faster it is than each other contender and than the best of them (below 1: slower)."
+        "layer; then how many times faster it is than each other contender and than the best peer (below 1: slower)."
     )
 
 
 def _refusals(report: dict[str, Any]) -> list[str]:
-    """One line for each contender and reason, with the layers that it holds for."""
+    """One line for each contender and reason, with the layers that it holds for; a few by name, more by number."""
     reasons: dict[tuple[str, str], list[str]] = {}
-    for layer in report["layers"]:
+    table = rows(report)
+    for layer, row in zip(report["layers"], table, strict=True):
         for name, reason in layer["refused"].items():
-            reasons.setdefault((name, reason), []).append(layer["layer"])
-    return [f"{name} left out of {', '.join(dict.fromkeys(where))}: {why}" for (name, why), where in reasons.items()]
+            reasons.setdefault((name, reason), []).append(row.layer)
+    lines = []
+    for (name, why), where in reasons.items():
+        named = ", ".join(where) if len(where) <= NAMED else f"{len(where)} of {len(table)} layers"
+        lines.append(f"{name} left out of {named}: {why}")
+    return lines
 
 
 def _contenders(report: dict[str, Any]) -> list[str]:

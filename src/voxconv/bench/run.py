@@ -67,7 +67,7 @@ def run(
     suite_name : str
         One of `layers.suites`.
     directions : sequence of str
-        Of "forward", "input", "weight".
+        Of `layers.DIRECTIONS`; a layer that has no such direction is left out.
     backends : sequence of str
         Ours: "native", "numba", "reference", each with or without an algorithm as in
         "native-direct".  The first is what the others are compared with.
@@ -105,7 +105,11 @@ def run(
     chosen = [layer for layer in suite(suite_name) if layers in layer.name]
     if not chosen:
         raise ValueError(f"suite {suite_name!r} has no layer whose name holds {layers!r}")
-    names = [*dict.fromkeys([*backends, *peer_names(peers)])]
+    tasks = [(layer, direction) for direction in directions for layer in chosen if direction in layer.directions]
+    if not tasks:
+        raise ValueError(f"no layer of suite {suite_name!r} has the direction {' or '.join(directions)}")
+    rivals = peer_names(peers)
+    names = [*dict.fromkeys([*backends, *rivals])]
     for name in names:
         if not isinstance(contender(name), Peer):
             choose_backend("bench", name.partition("-")[0])
@@ -113,7 +117,6 @@ def run(
     workers = _workers(names, threads, warm)
     try:
         contenders = {name: worker.ask("facts", name) for worker in workers for name in worker.names}
-        tasks = [(layer, direction) for direction in directions for layer in chosen]
         rows = []
         for done, (layer, direction) in enumerate(tasks):
             progress(done, len(tasks), layer.name)
@@ -124,7 +127,7 @@ def run(
             worker.close()
     return {
         "format": FORMAT, "suite": suite_name, "directions": list(directions), "dtype": dtype, "threads": threads,
-        "memory": "warm" if warm else "cold", "subject": names[0], "cpu": cpu_name(),
+        "memory": "warm" if warm else "cold", "subject": names[0], "peers": rivals, "cpu": cpu_name(),
         "runtime": runtime.runtime_info(), "began": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(began)),
         "seconds": time.time() - began, "contenders": {name: contenders[name] for name in names}, "layers": rows,
     }  # fmt: skip

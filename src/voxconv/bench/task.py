@@ -14,7 +14,7 @@ import numpy.typing as npt
 from voxconv import functional, grad
 from voxconv.bench.layers import Layer
 
-__all__ = ["Contender", "Runner", "Task", "Unsupported", "make_task", "wrong"]
+__all__ = ["Contender", "Runner", "Task", "Unsupported", "call", "make_task", "maxima", "wrong"]
 
 Array = npt.NDArray[Any]
 Runner = tuple[Callable[[], Any], Callable[[Any], Array]]
@@ -36,8 +36,9 @@ class Unsupported(ValueError):
 class Task:
     """What every contender is given.
 
-    ``operation`` is "forward" (reads x, w, b), "input" (w, gy) or "weight" (x, gy).  With ``warm``
-    a contender may write into memory that it keeps; without, each result lies in memory of its own.
+    ``operation`` is "forward" (reads x, w, b), "input" (w, gy; of a pool x or indices, gy), "weight" (x, gy) or
+    "indices" (x; gives the maxima and where they stand).  With ``warm`` a contender may write into memory that it
+    keeps; without, each result lies in memory of its own.
     """
 
     layer: Layer
@@ -49,6 +50,7 @@ class Task:
     w: Array
     b: Array
     gy: Array
+    indices: Array
     answer: Array
     channels: Array
 
@@ -56,7 +58,8 @@ class Task:
     def shape(self) -> tuple[int, ...]:
         """The result's."""
         layer = self.layer
-        return {"forward": layer.output_shape, "input": layer.input_shape, "weight": layer.weight_shape}[self.operation]
+        others = {"input": layer.input_shape, "weight": layer.weight_shape}
+        return others.get(self.operation, layer.output_shape)
 
     @property
     def axis(self) -> int:
@@ -65,8 +68,8 @@ class Task:
 
     def save(self, folder: Path) -> None:
         """Write the arrays where `load` finds them."""
-        np.savez(folder / "task.npz", x=self.x, w=self.w, b=self.b, gy=self.gy, answer=self.answer,
-                 channels=self.channels)  # fmt: skip
+        names = ("x", "w", "b", "gy", "indices", "answer", "channels")
+        np.savez(folder / "task.npz", **{name: getattr(self, name) for name in names})
 
     @classmethod
     def load(cls, folder: Path, layer: Layer, operation: str, dtype: str, threads: int, warm: bool) -> Task:
@@ -80,14 +83,17 @@ def make_task(layer: Layer, direction: str, dtype: str, threads: int, warm: bool
 
     Sums have a standard deviation near 1 and the bias is as large, so that one left out shows.
     """
-    if layer.kind != "conv" and direction != "forward":
-        raise ValueError(f"layer {layer.name} is a pool, which has only the direction forward")
+    if direction not in layer.directions:
+        raise ValueError(f"layer {layer.name} is a {layer.kind}, which has only the directions {layer.directions}")
     rng = np.random.default_rng(layer.elements)
     x = rng.standard_normal(layer.input_shape, np.float32).astype(dtype)
     w = rng.standard_normal(layer.weight_shape, np.float32).astype(dtype) / math.prod(layer.weight_shape[1:]) ** 0.5
     b = rng.standard_normal(layer.k, np.float32).astype(dtype)
     gy = rng.standard_normal(layer.output_shape, np.float32).astype(dtype)
-    task = Task(layer, layer.operation(direction), dtype, threads, warm, x, w, b, gy, np.empty(0), np.empty(0, int))
+    none = np.empty(0, np.int64)
+    task = Task(layer, layer.operation(direction), dtype, threads, warm, x, w, b, gy, none, none, none)
+    if layer.kind == "max_pool" and direction == "input":
+        task = replace(task, indices=call(replace(task, operation="indices"), backend="reference")[1])
     return _answered(task)
 
 
@@ -96,7 +102,8 @@ def _answered(task: Task) -> Task:
     layer, channels = task.layer, np.arange(task.shape[task.axis])
     few = max(2, len(channels) * ANSWER_FLOPS // max(layer.flops, 1))
     if layer.groups > 1 or few >= len(channels):
-        return replace(task, channels=channels, answer=call(task, backend="reference"))
+        answer = call(task, backend="reference")
+        return replace(task, channels=channels, answer=answer[0] if task.operation == "indices" else answer)
     channels = np.unique(np.linspace(0, len(channels) - 1, few).astype(int))
     if task.operation == "input":
         part = replace(task, layer=replace(layer, c=len(channels)), w=task.w[:, channels])
@@ -107,23 +114,36 @@ def _answered(task: Task) -> Task:
     return replace(task, channels=channels, answer=call(part, backend="reference"))
 
 
-def call(task: Task, **options: Any) -> Array:
-    """Compute a task with our functions."""
+def call(task: Task, **options: Any) -> Any:
+    """Compute a task with our functions: an array, or for "indices" a pair of them."""
     layer = task.layer
     walk = (layer.stride, layer.padding, layer.dilation)
-    if layer.kind == "max_pool":
-        result = getattr(functional, f"max_pool{layer.rank}d")(task.x, layer.kernel, *walk, **options)
-    elif layer.kind == "avg_pool":
-        result = getattr(functional, f"avg_pool{layer.rank}d")(task.x, layer.kernel, *walk[:2], **options)
-    elif task.operation == "forward":
-        result = getattr(functional, f"conv{layer.rank}d")(task.x, task.w, task.b, *walk, layer.groups, **options)
-    elif task.operation == "input":
-        gradient = getattr(grad, f"conv{layer.rank}d_input")
-        result = gradient(layer.input_shape, task.w, task.gy, *walk, layer.groups, **options)
-    else:
-        gradient = getattr(grad, f"conv{layer.rank}d_weight")
-        result = gradient(task.x, layer.weight_shape, task.gy, *walk, layer.groups, **options)
-    return np.asarray(result)
+    name = f"{layer.kind}{layer.rank}d"
+    match layer.kind, task.operation:
+        case "max_pool", "input":
+            return getattr(grad, f"{name}_input")(task.gy, task.indices, layer.input_shape, **options)
+        case "max_pool", asked:
+            pool = getattr(functional, name)
+            return pool(task.x, layer.kernel, *walk, return_indices=asked == "indices", **options)
+        case "avg_pool", "input":
+            return getattr(grad, f"{name}_input")(task.gy, layer.input_shape, layer.kernel, *walk[:2], **options)
+        case "avg_pool", _:
+            return getattr(functional, name)(task.x, layer.kernel, *walk[:2], **options)
+        case _, "forward":
+            return getattr(functional, name)(task.x, task.w, task.b, *walk, layer.groups, **options)
+        case _, "input":
+            gradient = getattr(grad, f"{name}_input")
+            return gradient(layer.input_shape, task.w, task.gy, *walk, layer.groups, **options)
+        case _:
+            gradient = getattr(grad, f"{name}_weight")
+            return gradient(task.x, layer.weight_shape, task.gy, *walk, layer.groups, **options)
+
+
+def maxima(task: Task, values: Array, indices: Array) -> Array:
+    """The values of a max-pool; not a number where the input does not hold them at the index given."""
+    flat = (*task.layer.input_shape[:2], -1)
+    there = np.take_along_axis(task.x.reshape(flat), indices.reshape(flat), 2).reshape(values.shape)
+    return np.where(there == values, values, np.nan).astype(values.dtype)
 
 
 def wrong(result: Array, task: Task) -> str | None:
