@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(os.environ.get("SOAK_ROOT", Path(__file__).parents[2]))
+ROOT = Path(__file__).parents[2]
 LEDGER = Path(os.environ.get("SOAK_LEDGER", ROOT / "tests" / "soak" / "ledger.jsonl"))
 
 
