@@ -112,6 +112,20 @@ INLINE void v_store_n(real *p, vec a, int64_t n) {
 #endif
 }
 
+/* Lanes [first, last) of p, the others `fill`; first and last may lie outside [0, LANES], and nothing else is read. */
+INLINE vec v_load_range(const real *p, int64_t first, int64_t last, vec fill) {
+  first = first < 0 ? 0 : first > LANES ? LANES : first;
+  last = last < first ? first : last > LANES ? LANES : last;
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (vec)_mm512_mask_loadu_pd((__m512d)fill, (__mmask8)((1u << last) - (1u << first)), p);
+#elif defined(VOX_ISA_avx512)
+  return (vec)_mm512_mask_loadu_ps((__m512)fill, (__mmask16)((1u << last) - (1u << first)), p);
+#else
+  memcpy((char *)&fill + first * (int64_t)sizeof(real), p + first, (size_t)(last - first) * sizeof(real));
+  return fill;
+#endif
+}
+
 /* Which lanes: mask registers where there are some, all ones or all zeros elsewhere. */
 #if defined(VOX_ISA_avx512) && VOX_DOUBLE
 typedef __mmask8 vmask;
@@ -132,6 +146,37 @@ INLINE vmask v_replaces(vec a, vec b) {
 #endif
 }
 
+INLINE vmask v_greater(vec a, vec b) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GT_OQ);
+#elif defined(VOX_ISA_avx512)
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+#else
+  return a > b;
+#endif
+}
+
+/* a or b is not a number. */
+INLINE vmask v_unordered(vec a, vec b) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_UNORD_Q);
+#elif defined(VOX_ISA_avx512)
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q);
+#else
+  return (a != a) | (b != b);
+#endif
+}
+
+INLINE int v_any(vmask mask) {
+#if defined(VOX_ISA_avx512)
+  return mask != 0;
+#else
+  lane_int any = 0;
+  for (int i = 0; i < LANES; i++) any |= mask[i];
+  return any != 0;
+#endif
+}
+
 /* mask ? a : b */
 INLINE ivec v_select_int(vmask mask, ivec a, ivec b) {
 #if defined(VOX_ISA_avx512) && VOX_DOUBLE
@@ -143,6 +188,21 @@ INLINE ivec v_select_int(vmask mask, ivec a, ivec b) {
 #endif
 }
 INLINE vec v_select(vmask mask, vec a, vec b) { return (vec)v_select_int(mask, (ivec)a, (ivec)b); }
+
+/* a > b ? a : b */
+INLINE vec v_max(vec a, vec b) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (vec)_mm512_max_pd((__m512d)a, (__m512d)b);
+#elif defined(VOX_ISA_avx512)
+  return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(VOX_ISA_avx2) && VOX_DOUBLE
+  return (vec)_mm256_max_pd((__m256d)a, (__m256d)b);
+#elif defined(VOX_ISA_avx2)
+  return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return v_select(a > b, a, b);
+#endif
+}
 
 /* y < 0 ? a : y; a NaN stays. */
 INLINE vec v_if_negative(vec y, vec a) {
@@ -161,24 +221,27 @@ INLINE void v_store_index(int64_t *to, int64_t base, int64_t step, ivec a, int64
   typedef int64_t wide __attribute__((vector_size(VECTOR_BYTES)));
   wide ramp, part;
   for (int i = 0; i < HALF; i++) ramp[i] = i;
-  for (int64_t done = 0; done < n; done += HALF) {
+  ramp = ramp * step + base;
+  UNROLL for (int half = 0; half < LANES / HALF; half++) {
 #if VOX_DOUBLE
     part = a;
+#elif defined(VOX_ISA_avx512)
+    part = (wide)_mm512_cvtepi32_epi64(half ? _mm512_extracti64x4_epi64((__m512i)a, 1) : _mm512_castsi512_si256((__m512i)a));
 #else
-    typedef lane_int half __attribute__((vector_size(VECTOR_BYTES / 2)));
-    half lanes;
-    memcpy(&lanes, (const char *)&a + done * (int64_t)sizeof(lane_int), sizeof lanes);
+    typedef lane_int half_lanes __attribute__((vector_size(VECTOR_BYTES / 2)));
+    half_lanes lanes;
+    memcpy(&lanes, (const char *)&a + half * (VECTOR_BYTES / 2), sizeof lanes);
     part = __builtin_convertvector(lanes, wide);
 #endif
-    part += ramp * step + (base + done * step);
-    int64_t left = n - done;
+    part += ramp + half * HALF * step;
+    int64_t left = n - half * HALF;
     if (left >= HALF)
-      memcpy(to + done, &part, sizeof part);
-    else
+      memcpy(to + half * HALF, &part, sizeof part);
+    else if (left > 0)
 #if defined(VOX_ISA_avx512)
-      _mm512_mask_storeu_epi64(to + done, (__mmask8)((1u << left) - 1), (__m512i)part);
+      _mm512_mask_storeu_epi64(to + half * HALF, (__mmask8)((1u << left) - 1), (__m512i)part);
 #else
-      memcpy(to + done, &part, (size_t)left * sizeof(int64_t));
+      memcpy(to + half * HALF, &part, (size_t)left * sizeof(int64_t));
 #endif
   }
 }
@@ -228,6 +291,49 @@ INLINE vec v_load_stride4(const real *p, int64_t n) {
   vec cd = __builtin_shufflevector(c, d, 0, 7, -1, -1);
   return __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
 #endif
+#endif
+}
+
+/* a0 a2 ... b0 b2 ..., and a1 a3 ... b1 b3 ... */
+INLINE vec v_even(vec a, vec b) {
+#if LANES == 16
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+#elif LANES == 8
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+#elif LANES == 4
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6);
+#else
+  return __builtin_shufflevector(a, b, 0, 2);
+#endif
+}
+INLINE vec v_odd(vec a, vec b) {
+#if LANES == 16
+  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#elif LANES == 8
+  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#elif LANES == 4
+  return __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#else
+  return __builtin_shufflevector(a, b, 1, 3);
+#endif
+}
+
+/* Elements first, first + 3, ... of a, b and c in a row, first < 3. */
+INLINE vec v_third(vec a, vec b, vec c, const int first) {
+#if LANES == 16
+  if (first == 0)
+    return __builtin_shufflevector(__builtin_shufflevector(a, b, 0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, -1, -1, -1, -1, -1),
+                                   c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 17, 20, 23, 26, 29);
+  if (first == 1)
+    return __builtin_shufflevector(__builtin_shufflevector(a, b, 1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, -1, -1, -1, -1, -1),
+                                   c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 18, 21, 24, 27, 30);
+  return __builtin_shufflevector(__builtin_shufflevector(a, b, 2, 5, 8, 11, 14, 17, 20, 23, 26, 29, -1, -1, -1, -1, -1, -1),
+                                 c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 19, 22, 25, 28, 31);
+#else
+  vec v;
+  const vec from[3] = {a, b, c};
+  UNROLL for (int i = 0; i < LANES; i++) v[i] = from[(first + 3 * i) / LANES][(first + 3 * i) % LANES];
+  return v;
 #endif
 }
 

@@ -13,6 +13,7 @@ static int window_valid(const vox_window *p) {
 typedef struct {
   vox_window p;
   int64_t size[3], piece[3], pieces[3]; /* of a plane that is written */
+  int64_t together;                     /* small planes, whole ones, that one item writes */
   vox_box_kernel *kernel;
   vox_max_kernel *max_kernel;
   const void *from;
@@ -29,18 +30,20 @@ static void window_body(void *context, int64_t item, int64_t slot) {
     box.last[i] = vox_min(c->size[i], box.first[i] + c->piece[i]);
     item /= c->pieces[i];
   }
-  box.plane = item;
-  if (c->max_kernel)
-    c->max_kernel(&c->p, &box, c->from, c->to, c->indices);
-  else
-    c->kernel(&c->p, &box, c->from, c->to);
+  const int64_t end = vox_min(c->p.planes, (item + 1) * c->together);
+  for (box.plane = item * c->together; box.plane < end; box.plane++) {
+    if (c->max_kernel)
+      c->max_kernel(&c->p, &box, c->from, c->to, c->indices);
+    else
+      c->kernel(&c->p, &box, c->from, c->to);
+  }
 }
 
 /* Planes of this size are written in items of about `most` terms, of which an element has `terms`; nothing interrupts an
  * item.  Runs of an output row share the walk over their taps, so short ones are cut only where windows are vast. */
 static int run(window_call *c, const int64_t size[3], int64_t most, int64_t terms, int64_t threads, int64_t *cursor) {
   enum { RUN = 256, VAST = 1 << 26 };
-  int64_t left = vox_max(vox_max(1, most / terms), vox_min(RUN, VAST / terms)), items = c->p.planes;
+  int64_t left = vox_max(vox_max(1, most / terms), vox_min(RUN, VAST / terms)), items = 1;
   for (int i = 0; i < 3; i++) vox_normal_steps(c->p.output[i], c->p.kernel[i], &c->p.stride[i], &c->p.dilation[i]);
   for (int i = 2; i >= 0; i--) {
     c->size[i] = size[i];
@@ -49,6 +52,8 @@ static int run(window_call *c, const int64_t size[3], int64_t most, int64_t term
     left /= c->piece[i];
     items *= c->pieces[i];
   }
+  c->together = items == 1 ? vox_max(1, left) : 1;
+  items *= vox_ceil_div(c->p.planes, c->together);
   return vox_parallel(items, threads, vox_slice_end(), window_body, c, cursor);
 }
 

@@ -4,7 +4,7 @@
  *
  * Taps are visited row-major; one replaces the maximum if it is greater or not a number, so a tie keeps the first and a
  * NaN stays.  Padding is never looked at.  Includers define `elem` and ELEM_IS_FLOAT; where they also define
- * ELEM_VECTORS, windows that lie inside their rows go through vectors of `real` == elem. */
+ * ELEM_VECTORS, rows go through vectors of `real` == elem, LANES neighbouring windows at a time. */
 
 typedef struct pool_rows {
   const elem *first;            /* first row that the window sees, in the first slice that it sees */
@@ -20,6 +20,28 @@ static inline int is_nan(elem v) {
   (void)v;
   return 0;
 #endif
+}
+
+/* Taps of an axis that lie inside, for the window at `start`: most windows are, and then no division is needed. */
+static inline void axis_taps(int64_t size, int64_t dilation, int64_t start, int64_t taps, int64_t *first, int64_t *last) {
+  *first = 0;
+  *last = taps;
+  if (start < 0 || start + (taps - 1) * dilation >= size) vox_inside(size, dilation, start, taps, first, last);
+}
+
+/* What windows in output row (slice, row) see of the plane x. */
+static inline pool_rows pool_rows_of(const vox_window *p, const elem *x, int64_t slice, int64_t row) {
+  const int64_t *size = p->spatial;
+  int64_t d = slice * p->stride[0] - p->pad[0], h = row * p->stride[1] - p->pad[1], d0, d1, h0, h1;
+  axis_taps(size[0], p->dilation[0], d, p->kernel[0], &d0, &d1);
+  axis_taps(size[1], p->dilation[1], h, p->kernel[1], &h0, &h1);
+  pool_rows r = {.slices = d1 - d0, .rows = h1 - h0};
+  r.at = ((d + d0 * p->dilation[0]) * size[1] + h + h0 * p->dilation[1]) * size[2];
+  r.first = x + r.at;
+  /* a single slice or row has no neighbour, and its stride may not be representable */
+  r.slice_stride = r.slices > 1 ? p->dilation[0] * size[1] * size[2] : 0;
+  r.row_stride = r.rows > 1 ? p->dilation[1] * size[2] : 0;
+  return r;
 }
 
 /* One window: columns first_col + j * dilation for j < taps, all inside. */
@@ -42,108 +64,269 @@ static inline void max_window(const pool_rows *r, int64_t first_col, int64_t tap
 }
 
 #ifdef ELEM_VECTORS
-INLINE vec load_step(const real *p, int64_t step, int64_t n) {
-  if (step == 1) return n == LANES ? v_load(p) : v_load_n(p, n);
-  if (step == 2) return v_load_stride2(p, n);
-  vec v = v_zero();
-  for (int64_t i = 0; i < n; i++) v[i] = p[i * step];
-  return v;
+/* How the taps of neighbouring windows reach the lanes: de-interleaved from as many loads as the stride has steps, or,
+ * for rare strides, one element at a time. */
+enum { ONE_BY_ONE = 0, MOST_SHUFFLED = 4 };
+/* How a maximum is kept: the fast way loses a NaN, but sees that there was one. */
+enum { FAST = 0, CAREFUL = 1 };
+
+/* LANES windows beside each other, of which n are wanted: taps before `low` or from `high` on, counted from the first
+ * window's first, are outside of the row.  The first inside of each window is `start`. */
+typedef struct pool_block {
+  int64_t col, low, high, n;
+  int64_t taps, step, dilation;
+  ivec start;
+} pool_block;
+
+/* Taps [base, base + form) of a row, LANES windows each, as they lie in memory; outside of the row -inf. */
+INLINE void pool_load(const pool_block *b, const real *row, int64_t base, const int form, const int edge, vec *raw) {
+  const vec least = v_set1(-(real)__builtin_inff());
+  const int64_t at = base * b->dilation;
+  if (form == ONE_BY_ONE) {
+    raw[0] = least;
+    for (int64_t i = vox_max(0, vox_ceil_div(b->low - at, b->step)); i < LANES && at + i * b->step < b->high; i++)
+      raw[0][i] = row[b->col + at + i * b->step];
+    return;
+  }
+  UNROLL for (int i = 0; i < form; i++) {
+    int64_t from = at + i * LANES;
+    raw[i] = edge ? v_load_range(row + b->col + from, b->low - from, b->high - from, least) : v_load(row + b->col + from);
+  }
 }
 
-/* n <= LANES neighbouring windows from column `col` on, all their taps inside. */
-INLINE void max_windows(const pool_rows *r, int64_t col, int64_t taps, int64_t dilation, int64_t step, int64_t n,
-                        int with_index, real *y, int64_t *index) {
-  vec best = load_step(r->first + col, step, n);
-  ivec where = {0};
-  for (int64_t s = 0; s < r->slices; s++)
-    for (int64_t h = 0; h < r->rows; h++) {
-      int64_t at = s * r->slice_stride + h * r->row_stride;
-      for (int64_t j = 0; j < taps; j++, at += dilation) {
-        vec v = load_step(r->first + at + col, step, n);
-        vmask better = v_replaces(v, best);
-        best = v_select(better, v, best);
-        if (with_index) where = v_select_int(better, (ivec){0} + (lane_int)at, where);
+/* The same with windows in the lanes: one vector for each tap. */
+INLINE void pool_taps(const int form, const vec *raw, vec *tap) {
+  if (form == 2) {
+    tap[0] = v_even(raw[0], raw[1]);
+    tap[1] = v_odd(raw[0], raw[1]);
+  } else if (form == 3) {
+    UNROLL for (int j = 0; j < 3; j++) tap[j] = v_third(raw[0], raw[1], raw[2], j);
+  } else if (form == 4) {
+    vec even[2] = {v_even(raw[0], raw[1]), v_even(raw[2], raw[3])}, odd[2] = {v_odd(raw[0], raw[1]), v_odd(raw[2], raw[3])};
+    tap[0] = v_even(even[0], even[1]);
+    tap[1] = v_even(odd[0], odd[1]);
+    tap[2] = v_odd(even[0], even[1]);
+    tap[3] = v_odd(odd[0], odd[1]);
+  } else {
+    tap[0] = raw[0];
+  }
+}
+
+/* What a fast maximum might have lost: a NaN among the vectors of a load, two of them at a time. */
+INLINE vmask pool_nan(const int form, const vec *raw) {
+  if (form <= 2) return v_unordered(raw[0], raw[form == 2]);
+  return v_unordered(raw[0], raw[1]) | v_unordered(raw[2], raw[form - 1]);
+}
+
+INLINE vec pool_max(vec v, vec best, const int care) {
+  return care ? v_select(v_replaces(v, best), v, best) : v_max(v, best);
+}
+
+/* From one row that a window sees to the next, by slices. */
+INLINE int64_t next_row(const pool_rows *r, int64_t i, int64_t *h) {
+  if (++*h < r->rows) return i + r->row_stride;
+  *h = 0;
+  return i + r->slice_stride - (r->rows - 1) * r->row_stride;
+}
+
+/* Maxima alone: down the rows first, so that only one row is de-interleaved. */
+INLINE vec max_values(const pool_rows *r, const pool_block *b, const int form, const int edge, const int care, vmask *nan) {
+  const int wide = form ? form : 1;
+  vec best = v_zero();
+  for (int64_t base = 0; base < b->taps; base += wide) {
+    vec most[MOST_SHUFFLED], raw[MOST_SHUFFLED], tap[MOST_SHUFFLED];
+    pool_load(b, r->first, base, form, edge, most);
+    if (!care) *nan |= pool_nan(form, most);
+    for (int64_t i = 1, h = 0, at = 0; i < r->slices * r->rows; i++) {
+      at = next_row(r, at, &h);
+      pool_load(b, r->first + at, base, form, edge, raw);
+      if (!care) *nan |= pool_nan(form, raw);
+      UNROLL for (int v = 0; v < wide; v++) most[v] = pool_max(raw[v], most[v], care);
+    }
+    pool_taps(form, most, tap);
+    best = base == 0 ? tap[0] : pool_max(tap[0], best, care);
+    UNROLL for (int j = 1; j < wide; j++)
+      if (base + j < b->taps) best = pool_max(tap[j], best, care);
+  }
+  return best;
+}
+
+/* One row's taps against the best before, or, if they are the `first`, instead of it.  `where` counts from a window's
+ * first tap in its first row. */
+INLINE void max_taps(const pool_block *b, const real *row, int64_t at, const int form, const int edge, const int care,
+                     const int first, vec *best, ivec *where, vmask *nan) {
+  const int wide = form ? form : 1;
+  for (int64_t base = 0; base < b->taps; base += wide) {
+    vec raw[MOST_SHUFFLED], tap[MOST_SHUFFLED];
+    pool_load(b, row, base, form, edge, raw);
+    if (!care) *nan |= pool_nan(form, raw);
+    pool_taps(form, raw, tap);
+    UNROLL for (int j = 0; j < wide; j++) {
+      if (base + j >= b->taps) break;
+      if (first && base + j == 0) {
+        *best = tap[0];
+        continue;
       }
-    }
-  if (n == LANES)
-    v_store(y, best);
-  else
-    v_store_n(y, best, n);
-  if (with_index) v_store_index(index, r->at + col, step, where, n);
-}
-
-INLINE void max_row(const pool_rows *r, int64_t col, int64_t taps, int64_t dilation, int64_t step, int64_t count,
-                    int with_index, real *y, int64_t *index) {
-  for (int64_t i = 0; i < count; i += LANES)
-    max_windows(r, col + i * step, taps, dilation, step, vox_min(LANES, count - i), with_index, y + i,
-                with_index ? index + i : 0);
-}
-#endif
-
-/* Taps of an axis that lie inside, for the window at `start`: most windows are, and then no division is needed. */
-static inline void axis_taps(int64_t size, int64_t dilation, int64_t start, int64_t taps, int64_t *first, int64_t *last) {
-  *first = 0;
-  *last = taps;
-  if (start < 0 || start + (taps - 1) * dilation >= size) vox_inside(size, dilation, start, taps, first, last);
-}
-
-static void max_pool(const vox_window *p, const vox_box *box, const void *x_, void *y_, int64_t *indices) {
-  const int64_t *size = p->spatial, *out = p->output;
-  const elem *x = (const elem *)x_ + box->plane * size[0] * size[1] * size[2];
-  const int64_t taps = p->kernel[2], step = p->stride[2], dilation = p->dilation[2], span = (taps - 1) * dilation;
-  /* columns whose windows lie inside the row: the first tap from `inner` on, the last tap before `outer` */
-  int64_t inner, outer, ignored;
-  vox_inside(size[2], step, -p->pad[2], out[2], &inner, &ignored);
-  vox_inside(size[2], step, span - p->pad[2], out[2], &ignored, &outer);
-  inner = vox_min(vox_max(inner, box->first[2]), box->last[2]);
-  outer = vox_max(inner, vox_min(outer, box->last[2]));
-
-  const int64_t height = box->last[1] - box->first[1], rows = (box->last[0] - box->first[0]) * height;
-  for (int64_t i = 0; i < rows; i++) {
-    int64_t slice = box->first[0] + i / height, row = box->first[1] + i % height;
-    int64_t d = slice * p->stride[0] - p->pad[0], h = row * p->stride[1] - p->pad[1];
-    int64_t d0, d1, h0, h1;
-    axis_taps(size[0], p->dilation[0], d, p->kernel[0], &d0, &d1);
-    axis_taps(size[1], p->dilation[1], h, p->kernel[1], &h0, &h1);
-    pool_rows r = {.slices = d1 - d0, .rows = h1 - h0};
-    r.at = ((d + d0 * p->dilation[0]) * size[1] + h + h0 * p->dilation[1]) * size[2];
-    r.first = x + r.at;
-    /* a single slice or row has no neighbour, and its stride may not be representable */
-    r.slice_stride = r.slices > 1 ? p->dilation[0] * size[1] * size[2] : 0;
-    r.row_stride = r.rows > 1 ? p->dilation[1] * size[2] : 0;
-    const int64_t start = ((box->plane * out[0] + slice) * out[1] + row) * out[2];
-    elem *y = (elem *)y_ + start;
-    int64_t *index = indices ? indices + start : 0;
-
-    int64_t vectors = 0;
-#ifdef ELEM_VECTORS
-    int64_t reach = (r.slices - 1) * r.slice_stride + (r.rows - 1) * r.row_stride + span;
-    if (reach <= INT32_MAX) {
-      vectors = outer - inner;
-      int64_t col = inner * step - p->pad[2];
-      real *to = y + inner;
-      int64_t *places = index ? index + inner : 0;
-      /* common windows with their sizes known to the compiler */
-      if (taps == 2 && step == 2 && dilation == 1 && index)
-        max_row(&r, col, 2, 1, 2, vectors, 1, to, places);
-      else if (taps == 2 && step == 2 && dilation == 1)
-        max_row(&r, col, 2, 1, 2, vectors, 0, to, places);
-      else if (taps == 3 && step == 2 && dilation == 1 && index)
-        max_row(&r, col, 3, 1, 2, vectors, 1, to, places);
-      else if (step == 1 && index)
-        max_row(&r, col, taps, dilation, 1, vectors, 1, to, places);
-      else if (index)
-        max_row(&r, col, taps, dilation, step, vectors, 1, to, places);
-      else
-        max_row(&r, col, taps, dilation, step, vectors, 0, to, places);
-    }
-#endif
-    for (int64_t w = box->first[2]; w < box->last[2]; w++) {
-      if (w == inner) w += vectors;
-      if (w >= box->last[2]) break;
-      int64_t first, last, col = w * step - p->pad[2];
-      vox_inside(size[2], dilation, col, taps, &first, &last);
-      max_window(&r, col + first * dilation, last - first, dilation, y + w, index ? index + w : 0);
+      vmask better = care ? v_replaces(tap[j], *best) : v_greater(tap[j], *best);
+      *best = care ? v_select(better, tap[j], *best) : v_max(tap[j], *best);
+      *where = v_select_int(better, (ivec){0} + (lane_int)(at + (base + j) * b->dilation), *where);
     }
   }
+}
+
+INLINE vec max_places(const pool_rows *r, const pool_block *b, const int form, const int edge, const int care, ivec *where,
+                      vmask *nan) {
+  vec best = v_zero();
+  *where = edge ? b->start : (ivec){0};
+  max_taps(b, r->first, 0, form, edge, care, 1, &best, where, nan);
+  for (int64_t i = 1, h = 0, at = 0; i < r->slices * r->rows; i++) {
+    at = next_row(r, at, &h);
+    max_taps(b, r->first + at, at, form, edge, care, 0, &best, where, nan);
+  }
+  return best;
+}
+
+/* Some rows of one slice of a plane x; y and index are the plane's. */
+typedef struct pool_group {
+  const vox_window *p;
+  const real *x;
+  real *y;
+  int64_t *index;
+  int64_t slice, first, last;
+  int64_t inside; /* windows in rows before this one do not reach below the plane */
+  int64_t col, blocks; /* the first block's first output, and how many blocks that lie inside */
+} pool_group;
+
+/* `count` rows of some blocks beside each other, whose windows lie inside the plane or, if it is one row, where r says:
+ * r.first and r.at move on by `jump`.  Returns whether there was a NaN. */
+INLINE int max_run(const pool_group *g, pool_block b, pool_rows r, int64_t row, int64_t count, const int form,
+                   const int edge, const int care, const int places) {
+  const int64_t width = g->p->output[2], jump = count > 1 ? g->p->stride[1] * g->p->spatial[2] : 0;
+  const int64_t start = b.col, blocks = edge ? 1 : g->blocks;
+  int64_t line = (g->slice * g->p->output[1] + row) * width + g->col;
+  vmask nan = {0};
+  for (int64_t i = 0; i < count; i++, line += width, r.first += jump, r.at += jump) {
+    b.col = start;
+    for (int64_t at = line; at < line + blocks * LANES; at += LANES, b.col += b.step * LANES) {
+      vec best;
+      if (places) {
+        ivec where;
+        best = max_places(&r, &b, form, edge, care, &where, &nan);
+        v_store_index(g->index + at, r.at + b.col, b.step, where, edge ? b.n : LANES);
+      } else {
+        best = max_values(&r, &b, form, edge, care, &nan);
+      }
+      if (edge)
+        v_store_n(g->y + at, best, b.n);
+      else
+        v_store(g->y + at, best);
+    }
+  }
+  return v_any(nan);
+}
+
+/* Blocks in all rows of a group.  Returns whether there was a NaN. */
+INLINE int max_block(const pool_group *g, pool_block b, const int64_t taps, const int64_t step, const int64_t dilation,
+                     const int form, const int edge, const int care, const int places) {
+  int nan = 0;
+  b.taps = taps;
+  b.step = step;
+  b.dilation = dilation;
+  for (int64_t row = g->first, end; row < g->last; row = end) {
+    pool_rows r = pool_rows_of(g->p, g->x, g->slice, row);
+    end = r.rows == g->p->kernel[1] ? vox_min(g->last, vox_max(row + 1, g->inside)) : row + 1;
+    if (r.slices == 1 && r.rows == 2 && taps == 2) {
+      r.slices = 1;
+      r.rows = 2;
+      nan |= max_run(g, b, r, row, end - row, form, edge, care, places);
+    } else {
+      nan |= max_run(g, b, r, row, end - row, form, edge, care, places);
+    }
+  }
+  return nan;
+}
+
+/* In the form that serves; common windows have their sizes known to the compiler. */
+INLINE int max_block_fast(pool_group *g, const pool_block *b, const int edge, const int places) {
+  const int64_t taps = b->taps, step = b->step, dilation = b->dilation;
+  if (step == 1 && dilation == 1 && taps == 3) return max_block(g, *b, 3, 1, 1, 1, edge, FAST, places);
+  if (step == 1) return max_block(g, *b, taps, 1, dilation, 1, edge, FAST, places);
+  if (dilation == 1 && step == 2 && taps == 2) return max_block(g, *b, 2, 2, 1, 2, edge, FAST, places);
+  if (dilation == 1 && step == 2 && taps == 3) return max_block(g, *b, 3, 2, 1, 2, edge, FAST, places);
+  if (dilation == 1 && step == 2) return max_block(g, *b, taps, 2, 1, 2, edge, FAST, places);
+  if (dilation == 1 && step == 3) return max_block(g, *b, taps, 3, 1, 3, edge, FAST, places);
+  if (dilation == 1 && step == 4) return max_block(g, *b, taps, 4, 1, 4, edge, FAST, places);
+  return max_block(g, *b, taps, step, dilation, ONE_BY_ONE, 1, FAST, places);
+}
+INLINE void max_block_any(pool_group *g, pool_block b, const int edge, const int places) {
+  if (!max_block_fast(g, &b, edge, places)) return;
+  const int64_t blocks = edge ? 1 : g->blocks;
+  for (int64_t i = 0; i < blocks; i++, g->col += LANES, b.col += b.step * LANES, b.low = -b.col, b.high -= b.step * LANES)
+    if (b.step == 2 && b.dilation == 1)
+      max_block(g, b, b.taps, 2, 1, 2, 1, CAREFUL, places);
+    else
+      max_block(g, b, b.taps, b.step, b.dilation, ONE_BY_ONE, 1, CAREFUL, places);
+}
+static void values_inside(pool_group *g, const pool_block *b) { max_block_any(g, *b, 0, 0); }
+static void values_at_edge(pool_group *g, const pool_block *b) { max_block_any(g, *b, 1, 0); }
+static void places_inside(pool_group *g, const pool_block *b) { max_block_any(g, *b, 0, 1); }
+static void places_at_edge(pool_group *g, const pool_block *b) { max_block_any(g, *b, 1, 1); }
+
+/* Outputs [first, last) along the row, in all rows of a group, which one block after the other finds in the cache. */
+static void max_group(pool_group *g, int64_t first, int64_t last) {
+  const vox_window *p = g->p;
+  const int64_t taps = p->kernel[2], step = p->stride[2], dilation = p->dilation[2];
+  const int shuffled = step == 1 || (step <= MOST_SHUFFLED && dilation == 1);
+  const int64_t wide = shuffled ? step : 1, reach = (vox_ceil_div(taps, wide) - 1) * wide * dilation + wide * LANES;
+  for (int64_t done = first, next; done < last; done = next) {
+    int64_t col = done * step - p->pad[2];
+    pool_block b = {.col = col, .low = -col, .high = p->spatial[2] - col, .n = vox_min(LANES, last - done), .taps = taps,
+                    .step = step, .dilation = dilation};
+    g->col = done;
+    if (!shuffled || b.n < LANES || b.low > 0 || b.high < reach) {
+      if (b.low > 0)
+        for (int i = 0; i < LANES; i++)
+          b.start[i] = (lane_int)vox_round_up(vox_max(0, b.low - i * step), dilation);
+      (g->index ? places_at_edge : values_at_edge)(g, &b);
+      next = done + b.n;
+    } else {
+      g->blocks = vox_min((last - done) / LANES, (b.high - reach) / (LANES * step) + 1);
+      next = done + g->blocks * LANES;
+      (g->index ? places_inside : values_inside)(g, &b);
+    }
+  }
+}
+#endif
+
+static void max_pool(const vox_window *p, const vox_box *box, const void *x_, void *y_, int64_t *indices) {
+  const int64_t *size = p->spatial, *out = p->output, from = box->plane * out[0] * out[1] * out[2];
+  const elem *x = (const elem *)x_ + box->plane * size[0] * size[1] * size[2];
+  const int64_t taps = p->kernel[2], step = p->stride[2], dilation = p->dilation[2];
+#ifdef ELEM_VECTORS
+  /* in lanes, where an index within the window fits into one, and the walk over its taps meets few outside */
+  const int64_t depth = vox_min(size[0], (p->kernel[0] - 1) * p->dilation[0] + 1);
+  if (depth * size[1] * size[2] <= INT32_MAX && (taps - 1) * dilation < 2 * size[2]) {
+    enum { GROUP_BYTES = 16 * 1024 };
+    const int64_t rows = vox_max(1, GROUP_BYTES / (int64_t)sizeof(real) / size[2] / vox_min(size[1], p->stride[1]));
+    int64_t ignored, span = (p->kernel[1] - 1) * p->dilation[1];
+    pool_group g = {.p = p, .x = x, .y = (real *)y_ + from, .index = indices ? indices + from : 0};
+    vox_inside(size[1], p->stride[1], span - p->pad[1], out[1], &ignored, &g.inside);
+    for (g.slice = box->first[0]; g.slice < box->last[0]; g.slice++)
+      for (g.first = box->first[1]; g.first < box->last[1]; g.first = g.last) {
+        g.last = vox_min(g.first + rows, box->last[1]);
+        max_group(&g, box->first[2], box->last[2]);
+      }
+    return;
+  }
+#endif
+  for (int64_t slice = box->first[0]; slice < box->last[0]; slice++)
+    for (int64_t row = box->first[1]; row < box->last[1]; row++) {
+      const pool_rows r = pool_rows_of(p, x, slice, row);
+      const int64_t at = from + (slice * out[1] + row) * out[2];
+      for (int64_t w = box->first[2]; w < box->last[2]; w++) {
+        int64_t first, last, col = w * step - p->pad[2];
+        axis_taps(size[2], dilation, col, taps, &first, &last);
+        max_window(&r, col + first * dilation, last - first, dilation, (elem *)y_ + at + w, indices ? indices + at + w : 0);
+      }
+    }
 }

@@ -14,6 +14,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -737,6 +738,17 @@ def window_geometry(
     return problem
 
 
+# Small pools take less time than the check of their sizes.
+_known_window = lru_cache(maxsize=256, typed=True)(window_geometry)
+
+
+def _is_plain(size: object) -> bool:
+    """Whether equal means the same: True is no 1, nor is 1.0, but both hash alike within a tuple."""
+    if isinstance(size, tuple):
+        return all(_is_plain(part) for part in size)
+    return size is None or type(size) in (int, str)
+
+
 def window(
     function: str, rank: int, input: object, kernel_size: object, stride: object, padding: object,
     dilation: object, ceil_mode: object = False, *, kinds: str = "f", pooling: bool = True,
@@ -745,9 +757,11 @@ def window(
     """Problem, whether the input has a sample axis, and the input ready for a backend."""
     x = as_array(function, "input", input, kinds)
     batched, shape = batched_shape(function, "input", x.shape, rank)
-    problem = window_geometry(
-        function, shape, kernel_size, stride, padding, dilation, ceil_mode, _native(x), pooling=pooling,
-        count_include_pad=count_include_pad, divisor_override=divisor_override,
+    sizes = (kernel_size, stride, padding, dilation)
+    geometry = _known_window if all(_is_plain(size) for size in sizes) else window_geometry
+    problem = geometry(
+        function, shape, *sizes, ceil_mode, _native(x), pooling=pooling, count_include_pad=count_include_pad,
+        divisor_override=divisor_override,
     )  # fmt: skip
     return problem, batched, prepared(x.reshape(shape), problem.dtype)
 
