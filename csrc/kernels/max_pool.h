@@ -84,7 +84,7 @@ INLINE void pool_load(const pool_block *b, const real *row, int64_t base, const 
   const int64_t at = base * b->dilation;
   if (form == ONE_BY_ONE) {
     raw[0] = least;
-    for (int64_t i = vox_max(0, vox_ceil_div(b->low - at, b->step)); i < LANES && at + i * b->step < b->high; i++)
+    for (int64_t i = vox_ceil_div(vox_max(0, b->low - at), b->step); i < LANES && at + i * b->step < b->high; i++)
       raw[0][i] = row[b->col + at + i * b->step];
     return;
   }
@@ -118,10 +118,6 @@ INLINE vmask pool_nan(const int form, const vec *raw) {
   return v_unordered(raw[0], raw[1]) | v_unordered(raw[2], raw[form - 1]);
 }
 
-INLINE vec pool_max(vec v, vec best, const int care) {
-  return care ? v_select(v_replaces(v, best), v, best) : v_max(v, best);
-}
-
 /* From one row that a window sees to the next, by slices. */
 INLINE int64_t next_row(const pool_rows *r, int64_t i, int64_t *h) {
   if (++*h < r->rows) return i + r->row_stride;
@@ -129,32 +125,10 @@ INLINE int64_t next_row(const pool_rows *r, int64_t i, int64_t *h) {
   return i + r->slice_stride - (r->rows - 1) * r->row_stride;
 }
 
-/* Maxima alone: down the rows first, so that only one row is de-interleaved. */
-INLINE vec max_values(const pool_rows *r, const pool_block *b, const int form, const int edge, const int care, vmask *nan) {
-  const int wide = form ? form : 1;
-  vec best = v_zero();
-  for (int64_t base = 0; base < b->taps; base += wide) {
-    vec most[MOST_SHUFFLED], raw[MOST_SHUFFLED], tap[MOST_SHUFFLED];
-    pool_load(b, r->first, base, form, edge, most);
-    if (!care) *nan |= pool_nan(form, most);
-    for (int64_t i = 1, h = 0, at = 0; i < r->slices * r->rows; i++) {
-      at = next_row(r, at, &h);
-      pool_load(b, r->first + at, base, form, edge, raw);
-      if (!care) *nan |= pool_nan(form, raw);
-      UNROLL for (int v = 0; v < wide; v++) most[v] = pool_max(raw[v], most[v], care);
-    }
-    pool_taps(form, most, tap);
-    best = base == 0 ? tap[0] : pool_max(tap[0], best, care);
-    UNROLL for (int j = 1; j < wide; j++)
-      if (base + j < b->taps) best = pool_max(tap[j], best, care);
-  }
-  return best;
-}
-
-/* One row's taps against the best before, or, if they are the `first`, instead of it.  `where` counts from a window's
- * first tap in its first row. */
+/* One row's taps against the best before, or, if they are the `first`, instead of it.  `where`, if `places` are wanted,
+ * counts from a window's first tap in its first row. */
 INLINE void max_taps(const pool_block *b, const real *row, int64_t at, const int form, const int edge, const int care,
-                     const int first, vec *best, ivec *where, vmask *nan) {
+                     const int places, const int first, vec *best, ivec *where, vmask *nan) {
   const int wide = form ? form : 1;
   for (int64_t base = 0; base < b->taps; base += wide) {
     vec raw[MOST_SHUFFLED], tap[MOST_SHUFFLED];
@@ -169,19 +143,20 @@ INLINE void max_taps(const pool_block *b, const real *row, int64_t at, const int
       }
       vmask better = care ? v_replaces(tap[j], *best) : v_greater(tap[j], *best);
       *best = care ? v_select(better, tap[j], *best) : v_max(tap[j], *best);
-      *where = v_select_int(better, (ivec){0} + (lane_int)(at + (base + j) * b->dilation), *where);
+      if (places) *where = v_select_int(better, (ivec){0} + (lane_int)(at + (base + j) * b->dilation), *where);
     }
   }
 }
 
-INLINE vec max_places(const pool_rows *r, const pool_block *b, const int form, const int edge, const int care, ivec *where,
-                      vmask *nan) {
+/* Maxima of one block and where they stand. */
+INLINE vec max_windows(const pool_rows *r, const pool_block *b, const int form, const int edge, const int care,
+                       const int places, ivec *where, vmask *nan) {
   vec best = v_zero();
-  *where = edge ? b->start : (ivec){0};
-  max_taps(b, r->first, 0, form, edge, care, 1, &best, where, nan);
+  *where = edge && places ? b->start : (ivec){0};
+  max_taps(b, r->first, 0, form, edge, care, places, 1, &best, where, nan);
   for (int64_t i = 1, h = 0, at = 0; i < r->slices * r->rows; i++) {
     at = next_row(r, at, &h);
-    max_taps(b, r->first + at, at, form, edge, care, 0, &best, where, nan);
+    max_taps(b, r->first + at, at, form, edge, care, places, 0, &best, where, nan);
   }
   return best;
 }
@@ -208,14 +183,9 @@ INLINE int max_run(const pool_group *g, pool_block b, pool_rows r, int64_t row, 
   for (int64_t i = 0; i < count; i++, line += width, r.first += jump, r.at += jump) {
     b.col = start;
     for (int64_t at = line; at < line + blocks * LANES; at += LANES, b.col += b.step * LANES) {
-      vec best;
-      if (places) {
-        ivec where;
-        best = max_places(&r, &b, form, edge, care, &where, &nan);
-        v_store_index(g->index + at, r.at + b.col, b.step, where, edge ? b.n : LANES);
-      } else {
-        best = max_values(&r, &b, form, edge, care, &nan);
-      }
+      ivec where;
+      const vec best = max_windows(&r, &b, form, edge, care, places, &where, &nan);
+      if (places) v_store_index(g->index + at, r.at + b.col, b.step, where, edge ? b.n : LANES);
       if (edge)
         v_store_n(g->y + at, best, b.n);
       else
