@@ -5,14 +5,20 @@
 
 #include "problem.h"
 
-#if defined(__x86_64__)
-extern const vox_unit vox_avx512_f32, vox_avx512_f64, vox_avx2_f32, vox_avx2_f64;
+/* The build defines VOX_HAVE_<name> for each set whose units are there. */
+#if defined(VOX_HAVE_avx512)
+extern const vox_unit vox_avx512_f32, vox_avx512_f64;
 /* __builtin_cpu_supports asks the operating system's register state too, not the processor alone. */
 static int has_avx512(void) {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl");
 }
+#endif
+#if defined(VOX_HAVE_avx2)
+extern const vox_unit vox_avx2_f32, vox_avx2_f64;
 static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#endif
+#if defined(__x86_64__)
 #define BASE "sse2"
 #elif defined(__aarch64__)
 #define BASE "neon"
@@ -27,8 +33,10 @@ static const struct {
   const vox_unit *unit[2];
   int (*runs_here)(void);
 } table[] = {
-#if defined(__x86_64__)
+#if defined(VOX_HAVE_avx512)
     {"avx512", {&vox_avx512_f32, &vox_avx512_f64}, has_avx512},
+#endif
+#if defined(VOX_HAVE_avx2)
     {"avx2", {&vox_avx2_f32, &vox_avx2_f64}, has_avx2},
 #endif
     {BASE, {&vox_base_f32, &vox_base_f64}, always},

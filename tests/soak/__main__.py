@@ -9,10 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fuzzing import fuzz
-from mutants import mutate
-
-JOBS = {"fuzz": fuzz, "mutants": mutate}
+from jobs import JOBS
 
 
 def main():

@@ -27,7 +27,7 @@ def figures(text):
     return isa, {key: float(value) if "." in value else int(value) for key, value in words.items()}
 
 
-def fuzz(seconds, sanitize="", callers=1, prefix=(), isas=ISAS, job=None):
+def fuzz(seconds, sanitize="", callers=1, prefix=(), isas=ISAS, job=None, **extra):
     """Run each instruction set for its share of the time, each from where its seeds ended; True if nothing failed."""
     job = job or ("fuzz" if not sanitize else f"fuzz {sanitize}")
     program = build(sanitize)
@@ -35,7 +35,7 @@ def fuzz(seconds, sanitize="", callers=1, prefix=(), isas=ISAS, job=None):
     for isa in isas:
         first = max((r["first"] + r["count"] for r in runs(job) if r["isa"] == isa), default=0)
         start = time.monotonic()
-        environment = {**os.environ, "VOXCONV_ISA": isa}
+        environment = {**os.environ, "VOXCONV_ISA": isa, **extra}
         arguments = [*prefix, program, first, 10**12, share, callers]
         result = subprocess.run([*map(str, arguments)], env=environment, capture_output=True, text=True)
         if result.returncode == NOT_HERE:

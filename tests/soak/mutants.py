@@ -5,6 +5,7 @@ They are listed in mutants.txt.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,8 @@ def sources():
         found[unit] = ("elem_unit.c", f"-DVOX_ELEM={element} -DELEM_IS_FLOAT={int(kind[0] == 'f')} -DVOX_UNIT={unit}")
     for path in (*(ROOT / "csrc").glob("*.c"), *(ROOT / "csrc" / "drivers").glob("*.c")):
         if path.name not in ("isa_unit.c", "elem_unit.c"):
-            found[path.stem + "_"] = (path.relative_to(ROOT / "csrc").as_posix(), "")
+            have = "-DVOX_HAVE_avx512 -DVOX_HAVE_avx2" if path.name == "dispatch.c" else ""
+            found[path.stem + "_"] = (path.relative_to(ROOT / "csrc").as_posix(), have)
     return found
 
 
@@ -72,16 +74,18 @@ def touched(file):
     return [unit, *(["vox_elem_u8"] if file.endswith("max_pool.h") else []), *plain]
 
 
-def make(names, csrc, objects):
+def make(names, csrc, objects, optimise="-O3", compiler="cc"):
     for name in names:
         source, options = sources()[name]
-        flags = f"-std=gnu11 -O3 -fPIC -ffp-contract=off -fno-math-errno {options}".split()
-        call(["cc", *flags, f"-I{csrc}", "-c", csrc / source, "-o", objects / f"{name}.o"])
+        if "aarch64" in compiler:
+            options = re.sub(r"-DVOX_HAVE_\S+", "", options)
+        flags = f"-std=gnu11 {optimise} -fPIC -ffp-contract=off -fno-math-errno {options}".split()
+        call([compiler, *flags, f"-I{csrc}", "-c", csrc / source, "-o", objects / f"{name}.o"])
 
 
-def link(objects, program):
+def link(objects, program, compiler="cc", *options):
     fuzz = ROOT / "tests" / "fuzz" / "fuzz.c"
-    call(["cc", "-std=gnu11", "-O2", "-o", program, fuzz, *objects.glob("*.o"), "-lm", "-lpthread"])
+    call([compiler, "-std=gnu11", "-O2", *options, "-o", program, fuzz, *objects.glob("*.o"), "-lm", "-lpthread"])
 
 
 def verdict(program):

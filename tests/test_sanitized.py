@@ -1,0 +1,91 @@
+"""The kernels under sanitizers: the fuzzer first, which proves that each tool sees a fault, then Python."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import voxconv as vc
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+COUNT = 20_000
+
+UNDER_TEST = "native" in os.environ.get("VOXCONV_TEST_BACKENDS", "native")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not UNDER_TEST, reason="the compiled backend is not under test"),
+]
+
+
+def make(*arguments):
+    return subprocess.run(
+        ["make", "-s", "-C", HERE / "fuzz", *arguments, f"PYTHON={sys.executable}"], capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(("tools", "callers"), [("address,undefined", 1), ("thread", 3)])
+def test_sanitizer(tools, callers):
+    result = make("fuzz", f"SANITIZE={tools}", f"COUNT={COUNT}", f"CALLERS={callers}")
+    assert result.returncode == 0, result.stderr[-4000:] + result.stdout[-1000:]
+    for isa in vc.runtime_info()["isa"]["supported"]:
+        assert f"isa={isa} first=0" in result.stdout
+
+
+PYTHON = """
+import ctypes, sys
+import numpy as np
+import voxconv._native
+from voxconv import _native
+if sys.argv[1] == "planted":  # reads behind an array of NumPy's
+    array = np.ones(1000, np.float32)
+    p = _native.ffi.new("vox_window *", {"planes": 1, "type": 0})
+    p.spatial = p.output = [1, 1, 1001]
+    p.kernel = p.stride = p.dilation = [1, 1, 1]
+    out = np.empty(1001, np.float32)
+    _native.lib.vox_max_pool(p, 1, _native.ffi.from_buffer(array), _native.ffi.from_buffer(out), _native.ffi.NULL,
+                             _native.ffi.new("int64_t *"))
+    raise SystemExit("not noticed")
+sys.exit(__import__("pytest").main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def sanitized_package(tmp_path_factory):
+    """The package with kernels that AddressSanitizer watches, to be put before the installed one."""
+    target = tmp_path_factory.mktemp("sanitized")
+    flags = "-g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, ROOT,
+         f"--config-settings=cmake.define.CMAKE_C_FLAGS={flags}", f"--config-settings=build-dir={target}/build"],
+        check=True,
+    )  # fmt: skip
+    libraries = [
+        subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    return {
+        **os.environ,
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PYTHONMALLOC": "malloc",
+        "PYTHONPATH": str(target),
+        "VOXCONV_TEST_BACKENDS": "native",
+    }
+
+
+def test_python_under_a_sanitizer(sanitized_package):
+    planted = subprocess.run(
+        [sys.executable, "-c", PYTHON, "planted"], env=sanitized_package, capture_output=True, text=True
+    )
+    assert "AddressSanitizer" in planted.stderr, planted.stderr
+    files = [HERE / f"test_{name}.py" for name in ("conv", "grad", "pool", "plan")]
+    result = subprocess.run(
+        [sys.executable, "-c", PYTHON, "run", "-q", "-x", "-p", "no:cacheprovider", *map(str, files)],
+        env=sanitized_package, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
