@@ -183,9 +183,9 @@ REFUSED = [
     call("L1", ValueError, "grad_output", "grad.conv2d_weight", input=ones(1, 3, 8, 8), weight_size=(4, 3, 3, 3),
          grad_output=ones(2, 4, 6, 6)),
     *(
-        call("L2", ValueError, "indices", "grad.max_pool2d_input", grad_output=ones(1, 1, 1, 2),
+        call(row, ValueError, "indices", "grad.max_pool2d_input", grad_output=ones(1, 1, 1, 2),
              indices=np.array([[[[3, at]]]]), input_size=(1, 1, 4, 4))
-        for at in (-1, 16, 2**32 + 3, BIG)
+        for row, at in (("L2", -1), ("L2", 16), ("L3", 2**32 + 3), ("L2", BIG))
     ),
     call("L2", ValueError, "indices", "max_unpool1d", input=ones(1, 1, 2), indices=np.array([[[0, 4]]]), kernel_size=2),
     *(
