@@ -36,7 +36,8 @@ typedef struct vox_layout {
   int64_t plane;           /* elements of one channel in the scratch, at most */
   int64_t parts;           /* parts of the output channels */
   int64_t vectors;         /* vectors of pixels of a tile */
-  int64_t columns;         /* pitch of the accumulators */
+  int64_t columns;         /* pitch of the accumulators: pixels of an item, in whole tiles */
+  int64_t taps;            /* entries of the offset list */
   int64_t scratch, offsets, sums; /* elements of the three pieces of a thread's workspace */
   int64_t tile[3];         /* Winograd: outputs of a tile along each axis */
   int64_t positions;       /* Winograd: points at which a tile is multiplied */

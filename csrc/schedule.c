@@ -3,7 +3,7 @@
 #include "problem.h"
 
 /* Aims, in bytes: the taps that a tile reads per visit stay in L1 with its weights; a band and its sums in L2. */
-enum { BLOCK_TAPS = 288, PANEL_TAPS = 512, BAND_BYTES = 96 * 1024, SUM_BYTES = 256 * 1024, CHUNK_PIXELS = 256 };
+enum { BLOCK_TAPS = 576, PANEL_TAPS = 512, BAND_BYTES = 200 * 1024, SUM_BYTES = 512 * 1024, CHUNK_PIXELS = 256 };
 enum { MOST_COLUMNS = 512 };
 /* An item ends within some milliseconds, since nothing interrupts it: the terms of sums in it. */
 enum { ITEM_TERMS = 1 << 25 };
@@ -326,8 +326,11 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   l->parts = vox_max(1, vox_ceil_div(l->cout, per_part));
   if (__builtin_mul_overflow(l->items, l->parts, &l->items)) return VOX_OVERFLOW;
 
-  l->sums = l->block >= l->cin ? u->tile_m * width : per_part * l->columns;
-  if (__builtin_mul_overflow(l->block, t, &l->offsets)) return VOX_OVERFLOW;
+  /* sums wait between two blocks of channels; the offsets of taps and pixels, and two words where each vector goes */
+  l->sums = l->block >= l->cin ? 0 : per_part * l->columns;
+  if (__builtin_mul_overflow(l->block, t, &l->taps) ||
+      __builtin_add_overflow(l->taps, l->columns + 2 * l->columns / u->lanes, &l->offsets))
+    return VOX_OVERFLOW;
   l->scratch = vox_round_up(l->scratch, VOX_ALIGN / size);
   l->sums = vox_round_up(l->sums, VOX_ALIGN / size);
   l->offsets = vox_round_up(l->offsets, VOX_ALIGN / 8);

@@ -126,6 +126,18 @@ INLINE vec v_load_range(const real *p, int64_t first, int64_t last, vec fill) {
 #endif
 }
 
+/* The lanes whose bits are set in `lanes`, packed one behind the other at p; nothing beyond them is written. */
+enum { ALL_LANES = (1 << LANES) - 1 };
+INLINE void v_store_lanes(real *p, vec a, uint32_t lanes) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  v_store_n(p, (vec)_mm512_maskz_compress_pd((__mmask8)lanes, (__m512d)a), __builtin_popcount(lanes));
+#elif defined(VOX_ISA_avx512)
+  v_store_n(p, (vec)_mm512_maskz_compress_ps((__mmask16)lanes, (__m512)a), __builtin_popcount(lanes));
+#else
+  for (; lanes; lanes &= lanes - 1) *p++ = a[__builtin_ctz(lanes)];
+#endif
+}
+
 /* Which lanes: mask registers where there are some, all ones or all zeros elsewhere. */
 #if defined(VOX_ISA_avx512) && VOX_DOUBLE
 typedef __mmask8 vmask;

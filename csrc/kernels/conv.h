@@ -27,53 +27,45 @@ static int conv_pack(const vox_conv *p, const vox_layout *l, const vox_phase *ph
   return has_nonfinite(packed, l->cin * ph->taps * m);
 }
 
-INLINE vec activate(vec y, int activation, vec slope) {
-  if (activation == VOX_RELU) return v_if_negative(y, v_zero());
-  if (activation == VOX_LEAKY_RELU) return v_if_negative(y, slope * y);
-  return y;
+/* Offset in an output channel of column 0 of a phase's line: lines count rows, then depths. */
+INLINE int64_t line_offset(const vox_phase *ph, const int64_t *size, int64_t line) {
+  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1];
+  const int64_t d = line / ay->count, h = line - d * ay->count;
+  return ((az->first + d * az->spread) * size[1] + ay->first + h * ay->spread) * size[2] + ph->axis[2].first;
 }
 
-/* m rows of sums c, pitch ldc, pixels [p0, p0 + count) of lines that are `pitch` long of which `cols` count.  Line 0 is
- * line `line` of the phase's (depth, row) lines and starts at its column w0. */
-static void conv_store(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, int64_t k0, int64_t m,
-                       const real *c, int64_t ldc, int64_t line, int64_t w0, int64_t pitch, int64_t cols, int64_t p0,
-                       int64_t count) {
-  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
-  const int64_t *size = job->p->operation == VOX_CONV ? job->p->output : job->p->spatial;
-  const int64_t plane = size[0] * size[1] * size[2];
-  const int64_t channel = it->group * job->l->cout + k0;
-  const int64_t channels = job->p->groups * job->l->cout;
-  const int activation = job->p->activation;
-  const vec slope = v_set1((real)job->p->slope);
-  for (int64_t p = p0; p < p0 + count;) {
-    int64_t row = p / pitch, col = p - row * pitch;
-    int64_t n = vox_min(cols - col, p0 + count - p);
-    int64_t next = vox_min((row + 1) * pitch, p0 + count);
-    if (n > 0) {
-      int64_t d = (line + row) / ay->count, h = (line + row) % ay->count;
-      int64_t at = ((az->first + d * az->spread) * size[1] + ay->first + h * ay->spread) * size[2] + ax->first +
-                   (w0 + col) * ax->spread;
-      real *y = (real *)job->y + (it->n * channels + channel) * plane + at;
-      for (int64_t i = 0; i < m; i++, y += plane) {
-        const real *from = c + i * ldc + (p - p0);
-        vec bias = v_set1(job->bias ? ((const real *)job->bias)[channel + i] : 0);
-        for (int64_t j = 0; j < n; j += LANES) {
-          int64_t left = vox_min(LANES, n - j);
-          vec sum = left == LANES ? v_load(from + j) : v_load_n(from + j, left);
-          if (job->bias) sum += bias;
-          sum = activate(sum, activation, slope);
-          if (ax->spread == 1) {
-            if (left == LANES)
-              v_store(y + j, sum);
-            else
-              v_store_n(y + j, sum, left);
-          } else {
-            for (int64_t e = 0; e < left; e++) y[(j + e) * ax->spread] = sum[e];
-          }
+/* Where `pixels` pixels go, the first of which is number `skip` of lines that are `pitch` long and of which `cols` count;
+ * they are a phase's lines from `line` on, from column w0 on. */
+static void conv_places(const vox_phase *ph, const int64_t *size, int64_t line, int64_t w0, int64_t pitch, int64_t cols,
+                        int64_t skip, int64_t pixels, place *places, int64_t *lanes) {
+  const int64_t spread = ph->axis[2].spread;
+  int64_t row = skip / pitch, col = skip - row * pitch;
+  int64_t start = line_offset(ph, size, line + row) + w0 * spread;
+  for (int64_t p = 0; p < pixels; p += LANES, places++, lanes += LANES) {
+    const int64_t count = vox_min(LANES, pixels - p);
+    *places = (place){.at = start + col * spread, .mask = ALL_LANES, .packed = 1};
+    if (spread == 1 && count == LANES && col + LANES <= cols) {
+      col += LANES;
+    } else {
+      int64_t next = -1;
+      places->mask = 0;
+      for (int64_t i = 0; i < count; i++, col++) {
+        if (col >= pitch) {
+          col -= pitch;
+          start = line_offset(ph, size, line + ++row) + w0 * spread;
         }
+        if (col >= cols) continue;
+        lanes[i] = start + col * spread;
+        if (!places->mask) places->at = lanes[i];
+        places->packed &= !places->mask || lanes[i] == next;
+        places->mask |= 1u << i;
+        next = lanes[i] + 1;
       }
     }
-    p = next;
+    if (col >= pitch && p + LANES < pixels) {
+      col -= pitch;
+      start = line_offset(ph, size, line + ++row) + w0 * spread;
+    }
   }
 }
 
@@ -87,9 +79,10 @@ static void taps_inside(const vox_axis *a, int64_t at, int64_t *first, int64_t *
 /* Where a weight is not finite, a zero of the border times it is a NaN, yet padding contributes nothing.  So the
  * outputs whose window leaves the input are summed once more, skipping the taps that do: those among the item's, which
  * are [begin, end) of its lines of `cols`. */
-static void conv_mend_borders(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, const real *x,
-                              const real *packed, int64_t k_first, int64_t k_last, int64_t line, int64_t w0,
-                              int64_t cols, int64_t begin, int64_t end) {
+static void conv_mend_borders(const vox_conv_job *job, const vox_phase *ph, const real *x, const real *packed,
+                              int64_t k_first, int64_t k_last, const finish *out, int64_t line,
+                              int64_t w0, int64_t cols, int64_t begin, int64_t end) {
+  const int64_t *size = job->p->operation == VOX_CONV ? job->p->output : job->p->spatial;
   const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
   const int64_t image = az->size * ay->size * ax->size, terms = job->l->cin * ph->taps;
   for (int64_t row = 0; row * cols < end; row++)
@@ -116,7 +109,9 @@ static void conv_mend_borders(const vox_conv_job *job, const vox_phase *ph, cons
                 for (int64_t tw = first[2]; tw < last[2]; tw++)
                   sum = s_fma(row_weight[tw * m], from[vox_axis_offset(ax, tw)], sum);
               }
-          conv_store(job, ph, it, k0 + i, 1, &sum, 1, line + row, w0 + col, 1, 1, 0, 1);
+          if (out->bias) sum += out->bias[k0 + i];
+          out->y[(k0 + i) * out->plane + line_offset(ph, size, line + row) + (w0 + col) * ax->spread] =
+              activate(v_set1(sum), out->activation, v_set1(out->slope))[0];
         }
       }
     }
@@ -131,7 +126,17 @@ static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_it
   const real *x = (const real *)job->x + (it->n * p->groups + it->group) * l->cin * input;
   const real *packed = (const real *)job->packed + ((ph->before * p->groups) + it->group * ph->taps) * l->cin * l->cout;
   real *scratch = workspace, *sums = scratch + l->scratch;
-  int64_t *off = (int64_t *)(sums + l->sums);
+  int64_t *off = (int64_t *)(sums + l->sums), *lanes = off + l->taps;
+  place *places = (place *)(lanes + l->columns);
+  const int64_t *size = p->operation == VOX_CONV ? p->output : p->spatial;
+  const int64_t first_channel = it->group * l->cout, plane = size[0] * size[1] * size[2];
+  const finish out = {.y = (real *)job->y + (it->n * p->groups * l->cout + first_channel) * plane,
+                      .plane = plane,
+                      .bias = job->bias ? (const real *)job->bias + first_channel : NULL,
+                      .places = places,
+                      .lanes = lanes,
+                      .activation = p->activation,
+                      .slope = (real)p->slope};
 
   /* the outputs of this item: pixels [0, pixels), in lines of `pitch` of which `cols` count, from (line, w0) on */
   int64_t line, w0, pitch, cols, pixels, d = 0, h0 = 0, q0 = 0, lines;
@@ -161,8 +166,7 @@ static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_it
 
   int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), TILE_M);
   int64_t k_first = it->part * per_part, k_last = vox_min(l->cout, k_first + per_part);
-  const int one_block = terms == 0 || l->block >= l->cin;
-  const int64_t ldc = one_block ? width : l->columns;
+  conv_places(ph, size, line, w0, pitch, cols, skip, pixels, places, lanes);
 
   int64_t c0 = 0;
   do {
@@ -178,19 +182,23 @@ static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_it
       if (c0 == 0)
         for (int64_t t = 0; t < depth; t++) off[t] = t * width;
     }
-    for (int64_t p0 = 0; p0 < pixels; p0 += width) {
-      int64_t count = vox_min(width, pixels - p0), v = vox_ceil_div(count, LANES);
-      for (int64_t k0 = k_first, m; k0 < k_last; k0 += m) {
-        m = panel_width(l->cout - k0);
-        real *c = one_block ? sums : sums + (k0 - k_first) * ldc + p0;
-        const real *a = packed + k0 * terms + c0 * ph->taps * m;
-        pixel_tiles(m, v, c0 > 0, depth, a, scratch + p0, off, c, ldc);
-        if (last) conv_store(job, ph, it, k0, m, c, ldc, line, w0, pitch, cols, skip + p0, count);
+    /* A panel of weights stays in L1 while it meets all pixels, and the outputs are written along their lines. */
+    for (int64_t k0 = k_first, m; k0 < k_last; k0 += m) {
+      m = panel_width(l->cout - k0);
+      finish end = out;
+      end.y += k0 * plane;
+      if (out.bias) end.bias += k0;
+      for (int64_t p0 = 0; p0 < pixels; p0 += width) {
+        end.places = places + p0 / LANES;
+        end.lanes = lanes + p0;
+        pixel_tiles(m, vox_ceil_div(vox_min(width, pixels - p0), LANES), c0 > 0, depth,
+                    packed + k0 * terms + c0 * ph->taps * m, scratch + p0, off, sums + (k0 - k_first) * l->columns + p0,
+                    l->columns, last ? &end : NULL);
       }
     }
     c0 += channels;
   } while (c0 < l->cin && terms);
 
   if (job->nonfinite && terms)
-    conv_mend_borders(job, ph, it, x, packed, k_first, k_last, line, w0, cols, skip, skip + (direct ? lines * cols : pixels));
+    conv_mend_borders(job, ph, x, packed, k_first, k_last, &out, line, w0, cols, skip, skip + (direct ? lines * cols : pixels));
 }

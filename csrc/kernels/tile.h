@@ -3,14 +3,49 @@
 
 enum { MOST_M = 8, MOST_V = 6 };
 
+/* Where the lanes of a vector of pixels go in an output channel: those of `mask`, in their order from `at` on where they
+ * are `packed`, else each to its own offset. */
+typedef struct place {
+  int64_t at;
+  uint32_t mask;
+  int32_t packed;
+} place;
+
+/* The end of a sum: y = act(sum + bias). */
+typedef struct finish {
+  real *y;              /* of the tile's first output channel */
+  int64_t plane;        /* from one channel to the next */
+  const real *bias;     /* of the first channel, or NULL */
+  const place *places;  /* of the tile's vectors */
+  const int64_t *lanes; /* offsets of the tile's pixels, where they are not packed */
+  int activation;
+  real slope;
+} finish;
+
+INLINE vec activate(vec y, int activation, vec slope) {
+  if (activation == VOX_RELU) return v_if_negative(y, v_zero());
+  if (activation == VOX_LEAKY_RELU) return v_if_negative(y, slope * y);
+  return y;
+}
+
+INLINE void place_store(real *y, const place *to, const int64_t *lanes, vec a) {
+  if (to->mask == ALL_LANES && to->packed)
+    v_store(y + to->at, a);
+  else if (to->packed)
+    v_store_lanes(y + to->at, a, to->mask);
+  else
+    for (uint32_t mask = to->mask; mask; mask &= mask - 1) y[lanes[__builtin_ctz(mask)]] = a[__builtin_ctz(mask)];
+}
+
 /* Pixel-vector tile:  c[i][v] (+)= sum over t < n of  a[t][i] * b[off[t] + v]
  *
  * a     n x M weights, packed, contiguous
  * b     V * LANES pixels are read at b + off[t] for each t; no alignment is needed
  * c     M rows of V * LANES elements, pitch ldc; started from zero unless `accumulate`
- * n may be 0.  Nothing is ragged here: callers keep b and c wide enough. */
+ * end   where given, the sums are finished and go there instead of to c
+ * n may be 0.  Nothing is ragged here: callers keep b and c wide enough; end's places say which lanes count. */
 INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, const real *a, const real *b,
-                       const int64_t *off, real *c, int64_t ldc) {
+                       const int64_t *off, real *c, int64_t ldc, const finish *end) {
   vec sum[MOST_M][MOST_V]; /* constant bounds: a variable-length array would live on the stack */
   UNROLL for (int i = 0; i < M; i++)
     UNROLL for (int v = 0; v < V; v++) sum[i][v] = v_zero();
@@ -26,8 +61,21 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
       UNROLL for (int v = 0; v < V; v++) sum[i][v] = v_fma(weight, pixel[v], sum[i][v]);
     }
   }
-  UNROLL for (int i = 0; i < M; i++)
-    UNROLL for (int v = 0; v < V; v++) v_store(c + i * ldc + v * LANES, sum[i][v]);
+  if (!end) {
+    UNROLL for (int i = 0; i < M; i++)
+      UNROLL for (int v = 0; v < V; v++) v_store(c + i * ldc + v * LANES, sum[i][v]);
+    return;
+  }
+  const int activation = end->activation;
+  const vec slope = v_set1(end->slope);
+  UNROLL for (int i = 0; i < M; i++) {
+    real *y = end->y + i * end->plane;
+    if (end->bias) {
+      vec bias = v_set1(end->bias[i]);
+      UNROLL for (int v = 0; v < V; v++) sum[i][v] += bias;
+    }
+    UNROLL for (int v = 0; v < V; v++) place_store(y, end->places + v, end->lanes + v * LANES, activate(sum[i][v], activation, slope));
+  }
 }
 
 /* 32 vector registers hold 8 x 3 sums with their operands, 16 hold 4 x 3. */
@@ -43,31 +91,31 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
 #define TILE_K 2
 
 static void pixel_tiles(int64_t m, int64_t v, int accumulate, int64_t n, const real *a, const real *b,
-                        const int64_t *off, real *c, int64_t ldc) {
+                        const int64_t *off, real *c, int64_t ldc, const finish *end) {
   switch (m * 8 + v) {
 #if TILE_M == 8
-  case 8 * 8 + 1: pixel_tile(8, 1, accumulate, n, a, b, off, c, ldc); return;
-  case 8 * 8 + 2: pixel_tile(8, 2, accumulate, n, a, b, off, c, ldc); return;
-  case 8 * 8 + 3: pixel_tile(8, 3, accumulate, n, a, b, off, c, ldc); return;
-  case 4 * 8 + 4: pixel_tile(4, 4, accumulate, n, a, b, off, c, ldc); return;
-  case 4 * 8 + 5: pixel_tile(4, 5, accumulate, n, a, b, off, c, ldc); return;
-  case 4 * 8 + 6: pixel_tile(4, 6, accumulate, n, a, b, off, c, ldc); return;
+  case 8 * 8 + 1: pixel_tile(8, 1, accumulate, n, a, b, off, c, ldc, end); return;
+  case 8 * 8 + 2: pixel_tile(8, 2, accumulate, n, a, b, off, c, ldc, end); return;
+  case 8 * 8 + 3: pixel_tile(8, 3, accumulate, n, a, b, off, c, ldc, end); return;
+  case 4 * 8 + 4: pixel_tile(4, 4, accumulate, n, a, b, off, c, ldc, end); return;
+  case 4 * 8 + 5: pixel_tile(4, 5, accumulate, n, a, b, off, c, ldc, end); return;
+  case 4 * 8 + 6: pixel_tile(4, 6, accumulate, n, a, b, off, c, ldc, end); return;
 #endif
-  case 4 * 8 + 1: pixel_tile(4, 1, accumulate, n, a, b, off, c, ldc); return;
-  case 4 * 8 + 2: pixel_tile(4, 2, accumulate, n, a, b, off, c, ldc); return;
-  case 4 * 8 + 3: pixel_tile(4, 3, accumulate, n, a, b, off, c, ldc); return;
-  case 2 * 8 + 1: pixel_tile(2, 1, accumulate, n, a, b, off, c, ldc); return;
-  case 2 * 8 + 2: pixel_tile(2, 2, accumulate, n, a, b, off, c, ldc); return;
-  case 2 * 8 + 3: pixel_tile(2, 3, accumulate, n, a, b, off, c, ldc); return;
-  case 2 * 8 + 4: pixel_tile(2, 4, accumulate, n, a, b, off, c, ldc); return;
-  case 2 * 8 + 5: pixel_tile(2, 5, accumulate, n, a, b, off, c, ldc); return;
-  case 2 * 8 + 6: pixel_tile(2, 6, accumulate, n, a, b, off, c, ldc); return;
-  case 1 * 8 + 1: pixel_tile(1, 1, accumulate, n, a, b, off, c, ldc); return;
-  case 1 * 8 + 2: pixel_tile(1, 2, accumulate, n, a, b, off, c, ldc); return;
-  case 1 * 8 + 3: pixel_tile(1, 3, accumulate, n, a, b, off, c, ldc); return;
-  case 1 * 8 + 4: pixel_tile(1, 4, accumulate, n, a, b, off, c, ldc); return;
-  case 1 * 8 + 5: pixel_tile(1, 5, accumulate, n, a, b, off, c, ldc); return;
-  case 1 * 8 + 6: pixel_tile(1, 6, accumulate, n, a, b, off, c, ldc); return;
+  case 4 * 8 + 1: pixel_tile(4, 1, accumulate, n, a, b, off, c, ldc, end); return;
+  case 4 * 8 + 2: pixel_tile(4, 2, accumulate, n, a, b, off, c, ldc, end); return;
+  case 4 * 8 + 3: pixel_tile(4, 3, accumulate, n, a, b, off, c, ldc, end); return;
+  case 2 * 8 + 1: pixel_tile(2, 1, accumulate, n, a, b, off, c, ldc, end); return;
+  case 2 * 8 + 2: pixel_tile(2, 2, accumulate, n, a, b, off, c, ldc, end); return;
+  case 2 * 8 + 3: pixel_tile(2, 3, accumulate, n, a, b, off, c, ldc, end); return;
+  case 2 * 8 + 4: pixel_tile(2, 4, accumulate, n, a, b, off, c, ldc, end); return;
+  case 2 * 8 + 5: pixel_tile(2, 5, accumulate, n, a, b, off, c, ldc, end); return;
+  case 2 * 8 + 6: pixel_tile(2, 6, accumulate, n, a, b, off, c, ldc, end); return;
+  case 1 * 8 + 1: pixel_tile(1, 1, accumulate, n, a, b, off, c, ldc, end); return;
+  case 1 * 8 + 2: pixel_tile(1, 2, accumulate, n, a, b, off, c, ldc, end); return;
+  case 1 * 8 + 3: pixel_tile(1, 3, accumulate, n, a, b, off, c, ldc, end); return;
+  case 1 * 8 + 4: pixel_tile(1, 4, accumulate, n, a, b, off, c, ldc, end); return;
+  case 1 * 8 + 5: pixel_tile(1, 5, accumulate, n, a, b, off, c, ldc, end); return;
+  case 1 * 8 + 6: pixel_tile(1, 6, accumulate, n, a, b, off, c, ldc, end); return;
   }
 }
 

@@ -405,7 +405,7 @@ static void winograd_item(const vox_conv_job *job, const vox_phase *ph, const vo
         m = panel_width(l->cout - k);
         for (int64_t p0 = 0; p0 < pixels; p0 += TILE_V * LANES)
           pixel_tiles(m, vox_min(TILE_V, (pixels - p0) / LANES), 0, depth, u + (k * positions + i * m) * depth,
-                      v + i * v_stride + p0, off, products + i * stride + (k - kb) * pixels + p0, pixels);
+                      v + i * v_stride + p0, off, products + i * stride + (k - kb) * pixels + p0, pixels, NULL);
       }
     for (int64_t k = kb; k < k_end; k++) {
       int64_t channel = it->group * l->cout + k;
