@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from voxconv import plan
+from voxconv import machine, plan
 from voxconv import problem as rules
-from voxconv.bench import compare, machine, probes, report, task
+from voxconv.bench import compare, report, task
 from voxconv.bench.command import progress_bar
 from voxconv.bench.layers import DEMO, DIRECTIONS, Layer, suite, suites
 from voxconv.bench.ours import Ours
@@ -306,10 +306,12 @@ def test_probe_refuses_other_types():
 
 def test_ceilings_are_measured_once(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(probes, "sample", lambda probe, seconds=0.0: probe())
+    monkeypatch.setattr(machine, "sample", lambda probe, seconds=0.0: probe())
     first = machine.ceilings()
-    monkeypatch.setattr(machine, "measure", lambda: pytest.fail("measured again"))
+    monkeypatch.setattr(machine, "measure", lambda threads: {**first, "anew": threads})
     assert machine.ceilings() == first
+    assert machine.ceilings(3)["anew"] == 3
+    assert machine.ceilings(anew=True)["anew"] == 1
     name, rate = machine.bandwidth(first, 1 << 40)
     assert name == "memory"
     assert rate > 0
@@ -317,7 +319,7 @@ def test_ceilings_are_measured_once(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("content", [None, "{", "1", "{}"])
 def test_ceilings_survive_a_bad_cache(content, monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "measure", lambda: {"flops": {}, "levels": []})
+    monkeypatch.setattr(machine, "measure", lambda threads: {"flops": {}, "levels": []})
     folder = tmp_path / "cache"
     if content is None:
         folder.write_text("a file where a folder should be")

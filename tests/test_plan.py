@@ -13,7 +13,7 @@ import oracle
 import voxconv as vc
 from cases import CONV
 from problems import operands
-from voxconv import backends, plan
+from voxconv import backends, explain, machine, plan
 from voxconv.errors import MissingExtra
 
 named = pytest.mark.parametrize("case", CONV, ids=lambda case: case.name)
@@ -62,12 +62,32 @@ def test_the_explanation_says_what_and_why(backend):
     assert facts["workspace_bytes"] == planned.workspace_bytes >= 0
     accepted = [c for c in facts["candidates"] if c["refusal"] is None]
     assert (accepted[0]["backend"], accepted[0]["algorithm"]) == (backend, planned.algorithm)
-    text = planned.explain()
-    for word in ("conv2d", "float32", "GFLOP", "chosen", planned.algorithm):
+    assert facts["predicted_share"] == pytest.approx(facts["floor_seconds"] / facts["predicted_seconds"])
+    assert facts["attained_share"] == pytest.approx(facts["floor_seconds"] / facts["seconds"])
+    assert not {"seconds", "attained_share"} & set(planned.explain(as_dict=True, measure=False))
+    text = planned.explain(measure=False)
+    for word in ("conv2d", "float32", "GFLOP", "chosen", "floor", "predicted", planned.algorithm):
         assert word in text
     for c in facts["candidates"]:
         assert c["refusal"] is None or c["refusal"] in text
     assert backend in repr(planned)
+
+
+def test_the_floor_is_the_longer_of_arithmetic_and_moving(monkeypatch):
+    levels = [{"name": "L1", "bytes": 100, "bandwidth": 50.0}, {"name": "memory", "bytes": None, "bandwidth": 10.0}]
+    monkeypatch.setattr(machine, "ceilings", lambda threads: {"flops": {"float32": 20.0}, "levels": levels})
+    near, far = explain.roofline(200, 100, "float32", 4.0), explain.roofline(200, 101, "float32", 1.0)
+    keys = ("level", "bound", "floor_seconds", "predicted_seconds", "predicted_share")
+    assert [near[key] for key in keys] == ["L1", "arithmetic", 10, 2.5, 4]
+    assert [far[key] for key in keys] == ["memory", "bandwidth", 10.1, 10.1, 1]
+
+
+def test_without_a_measured_peak_there_is_no_floor(monkeypatch):
+    levels = [{"name": "memory", "bytes": None, "bandwidth": 10.0}]
+    monkeypatch.setattr(machine, "ceilings", lambda threads: {"flops": {"float32": None}, "levels": levels})
+    planned = vc.plan_conv2d(X, W, backend="reference")
+    assert planned.explain(as_dict=True)["attained_share"] is None
+    assert "floor: unknown" in planned.explain()
 
 
 def test_what_is_asked_for_and_impossible_is_refused_with_its_reason(backend):

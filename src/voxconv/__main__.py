@@ -84,7 +84,7 @@ def _bench(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
 
 
 def _explain(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
-    from voxconv.bench import explain
+    from voxconv import explain
 
     planner = getattr(voxconv, f"plan_{arguments.operation}")
     if any(size < 0 for size in arguments.weight):
@@ -93,8 +93,8 @@ def _explain(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
         arguments.input, np.zeros(arguments.weight, arguments.dtype), None, arguments.stride, arguments.padding,
         arguments.dilation, arguments.groups, backend=arguments.backend, precision=arguments.precision,
     )  # fmt: skip
-    found = explain.explain(plan)
-    return found, explain.as_text(plan, found), 0
+    found = plan.explain(as_dict=True)
+    return found, explain.as_text(found), 0
 
 
 def _selftest(_: argparse.Namespace) -> tuple[dict[str, Any], str, int]:

@@ -232,8 +232,7 @@ class ConvPlan:
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        facts = self.explain(as_dict=True)
-        return f"<ConvPlan {facts['input']} * {facts['weight']}: {self.backend} {self.algorithm}>"
+        return f"<{self._function} {self.input_shape} * {self.problem.weight_shape}: {self.backend} {self.algorithm}>"
 
     @property
     def backend(self) -> str:
@@ -252,28 +251,46 @@ class ConvPlan:
 
         return workspace_bytes(self.problem, "conv", self._choice, get_num_threads())
 
-    @overload
-    def explain(self, as_dict: Literal[False] = False) -> str: ...
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the planned input, without N if it was planned so."""
+        return self.problem.input_shape[0 if self._batched else 1 :]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the result, without N if the input has none."""
+        return self.problem.output_shape[0 if self._batched else 1 :]
 
     @overload
-    def explain(self, as_dict: Literal[True]) -> dict[str, Any]: ...
+    def explain(self, as_dict: Literal[False] = False, measure: bool = True) -> str: ...
 
-    def explain(self, as_dict: bool = False) -> str | dict[str, Any]:
-        """Say what was chosen, what was refused and why, and what the work amounts to.
+    @overload
+    def explain(self, as_dict: Literal[True], measure: bool = True) -> dict[str, Any]: ...
+
+    def explain(self, as_dict: bool = False, measure: bool = True) -> str | dict[str, Any]:
+        """Say what was chosen, what was refused and why, what the work amounts to, and how fast it can be here.
+
+        The first call on a machine measures its peak and bandwidths, a second or two, and keeps them in the user's
+        cache.
 
         Parameters
         ----------
         as_dict : bool
             Give a dict that ``json.dumps`` takes, instead of text.
+        measure : bool
+            Also run the plan for a moment, on random input.
 
         Returns
         -------
         str or dict
             Operations count multiplications and additions of the direct sum; bytes are those of
-            input, weight and output, each touched once; intensity is their ratio.
+            input, weight and output, each touched once; intensity is their ratio.  `voxconv.explain` says what the
+            keys of the machine's part mean.
         """
+        from voxconv import explain
+
         problem = self.problem
-        facts = {
+        facts: dict[str, Any] = {
             "operation": self._function.removeprefix("plan_"),
             "input": problem.input_shape,
             "weight": problem.weight_shape,
@@ -293,24 +310,11 @@ class ConvPlan:
             "intensity": problem.flops / max(problem.bytes, 1),
             "workspace_bytes": self.workspace_bytes,
         }
-        return facts if as_dict else _as_text(facts)
-
-
-def _as_text(facts: dict[str, Any]) -> str:
-    walk = "stride {stride}, padding {padding}, dilation {dilation}, groups {groups}".format(**facts)
-    lines = [
-        "{operation} {input} * {weight} -> {output}, {dtype}".format(**facts),
-        f"  {walk}",
-        "  {:.4g} GFLOP, {:.4g} MB, {:.4g} FLOP per byte, workspace {:.4g} MB".format(
-            facts["flops"] / 1e9, facts["bytes"] / 1e6, facts["intensity"], facts["workspace_bytes"] / 1e6
-        ),
-        "candidates, in order:",
-    ]
-    for c in facts["candidates"]:
-        chosen = (c["backend"], c["algorithm"]) == (facts["backend"], facts["algorithm"])
-        verdict = "chosen" if chosen else c["refusal"] or "would do; an earlier one is taken"
-        lines.append(f"  {c['backend']:9} {c['algorithm']:9} {verdict}")
-    return "\n".join(lines)
+        gain = self._choice.backend.gain(problem, "conv", self.algorithm)
+        facts |= explain.roofline(problem.flops, problem.bytes, problem.dtype.name, gain)
+        if measure:
+            facts |= explain.attained(self, facts["floor_seconds"])
+        return facts if as_dict else explain.as_text(facts)
 
 
 def _plan(

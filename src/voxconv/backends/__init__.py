@@ -47,6 +47,10 @@ class Backend(Protocol):
         """
         ...
 
+    def gain(self, problem: ConvProblem, operation: str, algorithm: str) -> float:
+        """How many times fewer operations than the direct sum the algorithm is estimated to take."""
+        ...
+
     def workspace_bytes(self, problem: ConvProblem, operation: str, algorithm: str, threads: int) -> int:
         """Memory that a call takes besides arguments and result: packing and scratch."""
         ...

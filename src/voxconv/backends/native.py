@@ -224,14 +224,27 @@ def _is_pointwise(problem: ConvProblem) -> bool:
     return all(k == 1 for k in problem.kernel)
 
 
-def _winograd_refusal(problem: ConvProblem, operation: str, *, asked: bool) -> str | None:
+def _winograd(problem: ConvProblem, operation: str) -> tuple[tuple[int, ...], float] | None:
+    """Winograd's best tile and its estimated gain over the direct sum, or None where it does not apply."""
     tile, gain = ffi.new("int64_t[3]"), ffi.new("double *")
     if lib.vox_conv_winograd_tile(_conv_struct(problem, operation, "winograd"), tile, gain) != lib.VOX_OK:
-        return "Winograd wants stride 1 and 3 taps along the last axis, 3 or 1 before; for dw 3x3, undilated"
-    if asked:
         return None
-    if gain[0] < WINOGRAD_GAIN:
-        return f"its best tile, {tile[1]}x{tile[2]}, is estimated at {gain[0]:.2f} times the direct sum's speed"
+    return tuple(tile), gain[0]
+
+
+def gain(problem: ConvProblem, operation: str, algorithm: str) -> float:
+    """See `voxconv.backends.Backend.gain`."""
+    found = _winograd(problem, operation) if algorithm == "winograd" else None
+    return 1.0 if found is None else found[1]
+
+
+def _winograd_refusal(problem: ConvProblem, operation: str, *, asked: bool) -> str | None:
+    found = _winograd(problem, operation)
+    if found is None:
+        return "Winograd wants stride 1 and 3 taps along the last axis, 3 or 1 before; for dw 3x3, undilated"
+    tile, faster = found
+    if not asked and faster < WINOGRAD_GAIN:
+        return f"its best tile, {tile[1]}x{tile[2]}, is estimated at {faster:.2f} times the direct sum's speed"
     return None
 
 

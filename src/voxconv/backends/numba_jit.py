@@ -245,6 +245,11 @@ def _weight_totals(sweep: Sweep, dtype: np.dtype[Any]) -> tuple[int, int]:
     return len(sweep.woff) * block + slack, sweep.box[0] * sweep.box[1] * block + slack
 
 
+def gain(problem: ConvProblem, operation: str, algorithm: str) -> float:
+    """See `voxconv.backends.Backend.gain`."""
+    return 1.0
+
+
 def workspace_bytes(problem: ConvProblem, operation: str, algorithm: str, threads: int) -> int:
     """Panel and sums of the largest sweep; all work is done on the calling thread."""
     most = 0

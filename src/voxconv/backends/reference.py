@@ -38,6 +38,11 @@ def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool
     return None if algorithm in algorithms else f"the reference backend has no algorithm {algorithm!r}"
 
 
+def gain(problem: ConvProblem, operation: str, algorithm: str) -> float:
+    """See `voxconv.backends.Backend.gain`."""
+    return 1.0
+
+
 def workspace_bytes(problem: ConvProblem, operation: str, algorithm: str, threads: int) -> int:
     """Roughly the float64 copies of the three arrays."""
     shapes = (problem.input_shape, problem.weight_shape, problem.output_shape)

@@ -9,12 +9,11 @@ from importlib.util import find_spec
 from itertools import product
 from typing import Any
 
-from voxconv import runtime
+from voxconv import machine, runtime
 from voxconv.backends import NAMES, Backend
-from voxconv.bench import machine, peers, probes
+from voxconv.bench import peers
 from voxconv.bench.layers import DIRECTIONS, Layer
 from voxconv.bench.ours import Ours
-from voxconv.bench.run import cpu_name
 from voxconv.bench.task import Unsupported, make_task, wrong
 from voxconv.plan import available
 
@@ -48,10 +47,10 @@ def examine() -> dict[str, Any]:
     info = runtime.runtime_info()
     found = {name: available("doctor", name)[name] for name in NAMES}
     return {
-        "cpu": cpu_name(),
+        "cpu": machine.cpu_name(),
         "runtime": info,
-        "caches": probes.caches(),
-        "ceilings": machine.measure(),
+        "caches": machine.caches(),
+        "ceilings": machine.ceilings(anew=True),
         "peaks": {isa: _peak(isa) for isa in info["isa"]["supported"]} if info["native"] else {},
         "backends": {name: module if isinstance(module, str) else None for name, module in found.items()},
         "peers": {name: peer.facts()["version"] for name, peer in peers.PEERS.items() if find_spec(peer.package)},
@@ -66,7 +65,7 @@ def passed(examined: dict[str, Any]) -> bool:
 
 def _peak(isa: str) -> float | None:
     """Float32 peak in FLOP/s with this instruction set, in a process of its own, since it is chosen once."""
-    code = "from voxconv.bench import probes; print(probes.sample(probes.fma_probe('float32', 1)))"
+    code = "from voxconv import machine; print(machine.sample(machine.fma_probe('float32', 1)))"
     command = [sys.executable, "-c", code]
     try:
         environment = {**os.environ, "VOXCONV_ISA": isa, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

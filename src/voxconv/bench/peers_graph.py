@@ -20,7 +20,7 @@ def onnxruntime(task: Task) -> Runner:
     """A session of one ONNX node, on arrays that are bound to it."""
     onnx, ort = import_module("onnx"), import_module("onnxruntime")
     layer, helper = task.layer, import_module("onnx").helper
-    walk = {"kernel_shape": layer.kernel, "strides": layer.stride, "pads": layer.padding * 2}
+    walk: dict[str, Any] = {"kernel_shape": layer.kernel, "strides": layer.stride, "pads": layer.padding * 2}
     constants, sent, shape = [], task.x, layer.output_shape
     if layer.kind != "conv" and task.operation == "input":
         raise Unsupported("ONNX has no gradient of a pool")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from voxconv import runtime
@@ -16,22 +14,13 @@ from voxconv.bench.layers import DIRECTIONS, suite
 from voxconv.bench.peers import DEFAULT, Peer, peer
 from voxconv.bench.rounds import measure_layer
 from voxconv.bench.worker import Worker, contender
+from voxconv.machine import cpu_name
 from voxconv.plan import available, choose_backend
 
-__all__ = ["cpu_name", "installed_backends", "peer_names", "run"]
+__all__ = ["installed_backends", "peer_names", "run"]
 
 FORMAT = 1
 """Of the report."""
-
-
-def cpu_name() -> str:
-    """The processor's model as the kernel names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def peer_names(asked: Sequence[str] | None) -> list[str]:

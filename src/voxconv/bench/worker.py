@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-from voxconv.bench import probes
+from voxconv import machine
 from voxconv.bench.layers import Layer
 from voxconv.bench.ours import Ours
 from voxconv.bench.peers import Peer
@@ -82,7 +82,7 @@ class Workshop:
         self.clock = time.process_time if threads == 1 else time.perf_counter
         task = Task.load(Path(folder), layer, operation, dtype, threads, warm)
         size = min(task.layer.elements * task.x.itemsize, COPY_LIMIT)
-        self.probes = {"fma": probes.fma_probe(dtype, threads), "copy": probes.copy_probe(size, threads)}
+        self.probes = {"fma": machine.fma_probe(dtype, threads), "copy": machine.copy_probe(size, threads)}
         return {name: self.check(contender(name), task) for name in names}
 
     def check(self, entrant: Contender, task: Task) -> float | str:

@@ -1,15 +1,28 @@
-"""What the machine can do at most: multiply-adds on registers, and copies at each level of memory."""
+"""What this machine can do at most: multiply-adds on registers, copies at each level of memory.
+
+Probes give one reading a call; `ceilings` are measured once for each machine and kept in the user's cache.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-__all__ = ["caches", "copy_probe", "fma_probe", "sample"]
+from voxconv import runtime
+
+__all__ = ["Machine", "bandwidth", "caches", "ceilings", "copy_probe", "cpu_name", "fma_probe", "measure", "sample"]
+
+Machine = dict[str, Any]
 
 FMA_ITERATIONS = 100_000
 """Of the register loop; about half a millisecond, as a shorter one reads low."""
@@ -115,3 +128,72 @@ def caches(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[st
         except (OSError, ValueError):
             continue
     return found
+
+
+def cpu_name() -> str:
+    """The processor's model as the kernel names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def measure(threads: int = 1) -> Machine:
+    """Measure the peak of so many threads by dtype, and the copy bandwidth of each cache level and of memory.
+
+    Returns
+    -------
+    dict
+        ``flops``: FLOP/s by dtype, None without the compiled library; ``levels``: for each level,
+        fastest first, its ``name``, ``bytes`` (None for memory) and ``bandwidth`` in byte/s.
+    """
+    flops = {}
+    for dtype in ("float32", "float64"):
+        probe = fma_probe(dtype, threads)
+        flops[dtype] = None if probe is None else sample(probe)
+    sizes = caches()
+    last = max(sizes.values(), default=8 << 20)
+    levels = [(name, size, size * 3 // 4) for name, size in sizes.items()]
+    return {
+        "flops": flops,
+        "levels": [
+            {"name": name, "bytes": size, "bandwidth": sample(copy_probe(used, threads))}
+            for name, size, used in (*levels, ("memory", None, min(4 * last, 512 << 20)))
+        ],
+    }
+
+
+def _path(threads: int) -> Path:
+    """Where this machine's ceilings are kept: by processor, instruction set, threads and version."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    info = runtime.runtime_info()
+    isa = info["isa"]["used"] if info["native"] else "none"
+    key = hashlib.sha256(f"{cpu_name()} {isa} {threads} {info['voxconv']}".encode()).hexdigest()[:16]
+    return Path(base) / "voxconv" / f"machine-{key}.json"
+
+
+def ceilings(threads: int = 1, anew: bool = False) -> Machine:
+    """What `measure` gives, measured once on a machine, or ``anew``; a cache that cannot be used is done without."""
+    try:
+        path = _path(threads)
+    except RuntimeError:  # there is no home
+        return measure(threads)
+    with suppress(OSError, ValueError):
+        kept = json.loads(path.read_text())
+        if not anew and isinstance(kept, dict) and set(kept) == {"flops", "levels"}:
+            return kept
+    found = measure(threads)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps(found))
+        fresh.replace(path)  # whoever reads meanwhile sees the old file or the new one, whole
+    return found
+
+
+def bandwidth(machine: Machine, size: int) -> tuple[str, float]:
+    """Name and bandwidth of the first level that holds this many bytes."""
+    level = next(level for level in machine["levels"] if level["bytes"] is None or size <= level["bytes"])
+    return level["name"], level["bandwidth"]
