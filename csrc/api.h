@@ -46,6 +46,10 @@ int vox_isa_used(void);
  * ceiling.  Returns how many multiplications and additions that was; VOX_INVALID for another type. */
 int64_t vox_probe_fma(int32_t type, int64_t iterations, double *sink);
 
+/* Copy `count` floats `iterations` times with vectors of the instruction set in use, whole ones only: what to time for
+ * the bandwidth of the memory that holds them.  Returns the bytes read and written, or VOX_INVALID. */
+int64_t vox_probe_copy(int64_t iterations, int64_t count, const float *from, float *to);
+
 /* Packed weights, workspace of a call, and the call.  For the weight gradient, a is the input, b the output's gradient
  * and nothing is packed; otherwise a is what the sum reads and b the packed weight.  bias may be NULL. */
 int64_t vox_conv_packed_bytes(const vox_conv *p);

@@ -74,6 +74,11 @@ int64_t vox_probe_fma(int32_t type, int64_t iterations, double *sink) {
   return unit ? unit->probe_fma(iterations, sink) : VOX_INVALID;
 }
 
+int64_t vox_probe_copy(int64_t iterations, int64_t count, const float *from, float *to) {
+  const vox_unit *unit = vox_unit_used(VOX_F32);
+  return unit ? unit->probe_copy(iterations, count, from, to) : VOX_INVALID;
+}
+
 extern const vox_elem_unit vox_elem_f32, vox_elem_f64, vox_elem_i8, vox_elem_u8, vox_elem_i16, vox_elem_u16, vox_elem_i32,
     vox_elem_u32, vox_elem_i64, vox_elem_u64;
 

@@ -40,4 +40,5 @@ const vox_unit VOX_UNIT = {
     .unfold = unfold,
     .fold = fold,
     .probe_fma = probe_fma,
+    .probe_copy = probe_copy,
 };

@@ -114,6 +114,7 @@ typedef struct vox_unit {
   vox_max_kernel *max_pool;
   vox_box_kernel *avg_pool, *avg_pool_grad, *unfold, *fold;
   int64_t (*probe_fma)(int64_t iterations, double *sink);
+  int64_t (*probe_copy)(int64_t iterations, int64_t count, const void *from, void *to);
 } vox_unit;
 
 /* Element types that pooling alone knows; no instruction set of their own. */

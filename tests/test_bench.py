@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import sys
 import threading
 from dataclasses import replace
 
@@ -302,6 +303,23 @@ def test_probe_refuses_other_types():
     assert native.lib.vox_probe_fma(native.lib.VOX_I8, 10, sink) == native.lib.VOX_INVALID
     assert native.lib.vox_probe_fma(native.lib.VOX_F64, 10, sink) > 0
     assert 0 < sink[0] < 12
+
+
+def test_copy_probe_copies_whole_vectors_and_nothing_else():
+    native = pytest.importorskip("voxconv._native")
+    lanes = native.lib.vox_isa_lanes(native.lib.vox_isa_used(), native.lib.VOX_F32)
+    source, target = np.arange(5 * lanes, dtype=np.float32), np.full(5 * lanes, -1, np.float32)
+    pointers = (native.ffi.from_buffer("float[]", array) for array in (source, target))
+    assert native.lib.vox_probe_copy(3, 4 * lanes - 1, *pointers) == 3 * 3 * lanes * 4 * 2
+    assert (target[: 3 * lanes] == source[: 3 * lanes]).all()
+    assert (target[3 * lanes :] == -1).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_copy_probe_reads_a_bandwidth(threads, monkeypatch):
+    assert machine.copy_probe(1 << 16, threads)() > 1e7
+    monkeypatch.setitem(sys.modules, "voxconv._native", None)
+    assert machine.copy_probe(1 << 16, threads)() > 1e7
 
 
 def test_ceilings_are_measured_once(monkeypatch, tmp_path):

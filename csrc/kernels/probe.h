@@ -14,3 +14,17 @@ static int64_t probe_fma(int64_t iterations, double *sink) {
   *sink = total[0];
   return iterations * PROBE_CHAINS * LANES * 2;
 }
+
+/* The ceiling of memory:  to[i] = from[i] for the whole vectors of count elements, `iterations` times.
+ *
+ * from and to do not overlap.  The barrier makes each pass happen.  Returns the bytes read and written. */
+static int64_t probe_copy(int64_t iterations, int64_t count, const void *from, void *to) {
+  const real *source = from;
+  real *target = to;
+  const int64_t whole = count / LANES * LANES;
+  for (int64_t n = 0; n < iterations; n++) {
+    for (int64_t i = 0; i < whole; i += LANES) v_store(target + i, v_load(source + i));
+    __asm__ volatile("" ::: "memory");
+  }
+  return iterations * whole * (int64_t)sizeof(real) * 2;
+}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from voxconv import runtime
 
@@ -27,11 +28,8 @@ Machine = dict[str, Any]
 FMA_ITERATIONS = 100_000
 """Of the register loop; about half a millisecond, as a shorter one reads low."""
 
-ROWS = 64
-"""Rows of a small copy; each costs NumPy some time, which narrow rows measure and which is subtracted."""
-
-LARGE = 1 << 21
-"""Bytes from which on a copy is one row."""
+COPY_BYTES = 4 << 20
+"""Moved in one reading at least; small arrays are copied many times."""
 
 
 def fma_probe(dtype: str, threads: int) -> Callable[[], float] | None:
@@ -55,19 +53,14 @@ def fma_probe(dtype: str, threads: int) -> Callable[[], float] | None:
     return lambda: _rate(lambda: sum(pool.map(loop, range(4 * threads))), time.perf_counter)
 
 
-def _timed(run: Callable[[], float], clock: Callable[[], float] = time.thread_time) -> tuple[float, float]:
-    """What was done, and in how many seconds; of this thread's own time, unless another clock is named.
+def _rate(run: Callable[[], float], clock: Callable[[], float] = time.thread_time) -> float:
+    """What is done in a second; of this thread's own time, unless another clock is named.
 
     What other processes take from the processor meanwhile is not the machine's limit.
     """
     start = clock()
     done = run()
-    return done, clock() - start
-
-
-def _rate(run: Callable[[], float], clock: Callable[[], float] = time.thread_time) -> float:
-    done, seconds = _timed(run, clock)
-    return done / seconds
+    return done / max(clock() - start, 1e-9)
 
 
 def copy_probe(size: int, threads: int = 1) -> Callable[[], float]:
@@ -76,35 +69,39 @@ def copy_probe(size: int, threads: int = 1) -> Callable[[], float]:
     Parameters
     ----------
     size : int
-        Bytes of source and target together; small ones are copied many times in one call, each row
-        starting a cache line after the one before.
+        Bytes of source and target together.
     threads : int
         Each copies its share of the bytes, at the same time as the others.
+
+    Notes
+    -----
+    Without the compiled library NumPy copies, which reads low where the arrays are small.
     """
     if threads > 1:
         pool, shares = ThreadPoolExecutor(threads), [copy_probe(size // threads) for _ in range(threads)]
         return lambda: sum(pool.map(lambda share: share(), shares))
-    line, rows = 64, 1 if size > LARGE else ROWS
-    width = max(size // 2 - rows * line, line) // line * line
-    source, target = (np.ones(width + rows * line, np.uint8) for _ in range(2))
+    count, line = max(size // 8, 64), 64
+    source, target = (_aligned(count, line) for _ in range(2))
+    times = max(1, COPY_BYTES // (8 * count))
+    try:
+        from voxconv._native import ffi, lib
+    except ImportError:
 
-    def rows_of(length: int) -> Callable[[], float]:
-        to, from_ = (np.lib.stride_tricks.as_strided(a, (rows, length), (line, 1)) for a in (target, source))
+        def copies() -> float:
+            for _ in range(times):
+                np.copyto(target, source)
+            return 8.0 * count * times
 
-        def copy() -> float:
-            np.copyto(to, from_)
-            return 2.0 * rows * length
+        return lambda: _rate(copies)
+    from_, to = ffi.from_buffer("float[]", source), ffi.from_buffer("float[]", target)
+    return lambda: _rate(lambda: float(lib.vox_probe_copy(times, count, from_, to)))
 
-        return copy
 
-    wide, narrow = rows_of(width), rows_of(min(line, width // 2))
-    wide()
-
-    def difference() -> float:
-        (more, longer), (less, shorter) = _timed(wide), _timed(narrow)
-        return (more - less) / max(longer - shorter, 1e-9)
-
-    return difference if size <= LARGE else lambda: _rate(wide)
+def _aligned(count: int, line: int) -> npt.NDArray[np.float32]:
+    """So many ones, the first at the start of a cache line."""
+    array = np.ones(count + line // 4, np.float32)
+    start = -array.ctypes.data % line // 4
+    return array[start : start + count]
 
 
 def sample(probe: Callable[[], float], seconds: float = 0.1) -> float:
@@ -155,7 +152,7 @@ def measure(threads: int = 1) -> Machine:
         flops[dtype] = None if probe is None else sample(probe)
     sizes = caches()
     last = max(sizes.values(), default=8 << 20)
-    levels = [(name, size, size * 3 // 4) for name, size in sizes.items()]
+    levels = [(name, size, size // 2) for name, size in sizes.items()]
     return {
         "flops": flops,
         "levels": [
