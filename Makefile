@@ -9,7 +9,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc src -name '*.c' -o -n
 PEERS := build/peers
 MNN := build/mnn
 
-.PHONY: demo test lint check bench peers docs-bench wheel clean
+.PHONY: demo test lint check long soak scoreboard bench peers docs-bench wheel clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -32,6 +32,20 @@ check: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 test: demo lint check
+
+# What takes minutes, or a tool that is not everywhere: sanitizers, emulated processors, Numba's cache, two builds.
+long: $(VENV)/installed
+	$(BIN)/python -m pytest -m long
+
+# Every long run, the time shared out among them, into the ledger; then the scoreboard from that.
+SECONDS ?= 3600
+soak: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet coverage
+	$(BIN)/python tests/soak all --seconds $(SECONDS)
+	$(BIN)/python tests/soak render
+
+scoreboard: $(VENV)/installed
+	$(BIN)/python tests/soak render
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest bench --benchmark-json=build/benchmark.json

@@ -1,0 +1,115 @@
+"""The scoreboard of RELIABILITY.md, from the ledger: what was asked for, what was found, where and by which command."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from ledger import ROOT, runs
+
+BEGIN, END = "<!-- scoreboard -->\n", "<!-- end -->\n"
+GRADIENTS_AND_POOLS = (
+    "input_grad", "weight_grad", "bias_grad", "max_pool", "avg_pool", "avg_pool_grad", "unfold", "fold", "scatter",
+)  # fmt: skip
+
+
+def total(lines, *keys):
+    return sum(line.get(key, 0) for line in lines for key in keys)
+
+
+def latest(job):
+    """The newest run of a job, as a list of one, or none."""
+    return runs(job)[-1:]
+
+
+def where(lines):
+    """Seeds by instruction set, and the commits they ran on."""
+    spans = defaultdict(list)
+    for line in lines:
+        if "first" in line and "isa" in line:
+            spans[line.get("processor", line["isa"])].append((line["first"], line["first"] + line["count"]))
+    seeds = "; ".join(f"{isa} {min(a for a, _ in s)}..{max(b for _, b in s) - 1}" for isa, s in spans.items())
+    commits = list(dict.fromkeys(line["commit"] for line in lines))
+    shown = commits[0] if len(commits) == 1 else f"{len(commits)} commits, {commits[0]} to {commits[-1]}"
+    return f"seeds {seeds}; {shown}" if seeds else shown
+
+
+def rows():
+    """Figure, what it must be, what it is, job, the runs behind it, and what else there is to say."""
+    fuzz = [line for line in runs("fuzz") if "failed" not in line]
+    newest = [line for line in fuzz if line["commit"] == fuzz[-1]["commit"]] if fuzz else []
+
+    def fuzzed(name, must, count):
+        return name, must, f"{count:,}, 0", "fuzz", fuzz, ""
+
+    yield fuzzed("random configurations, mismatches", "20 million, 0", total(fuzz, "count"))
+    yield "the same on the newest commit alone", "", f"{total(newest, 'count'):,}, 0", "fuzz", newest, ""
+    yield fuzzed("of them gradients and pooling", "5 million, 0", total(fuzz, *GRADIENTS_AND_POOLS))
+    yield fuzzed("of them on integers, exact", "", total(fuzz, "exact"))
+    yield fuzzed("of them Winograd's", "", total(fuzz, "winograd"))
+    for key, name in (("worst", "gamma_d bound"), ("worst_winograd", "bound of Winograd's")):
+        most = max((line[key] for line in fuzz), default=0)
+        yield f"largest error, in units of the {name}", "1", f"{most}", "fuzz", fuzz, ""
+    yield fuzzed("the same bits on 2 to 8 threads as on one", "1 million, 0", total(fuzz, "threaded"))
+    yield fuzzed("the same bits at another alignment, 0 to 63", "1 million, 0", total(fuzz, "count"))
+    yield fuzzed("the same bits of a sample or plane alone", "1 million, 0", total(fuzz, "sliced"))
+    laid = runs("bits")
+    found = f"{total(laid, 'configurations'):,}, 0"
+    yield "the same bits in 23 layouts, through Python", "1 million, 0", found, "bits", laid, ""
+    for job, name in (("address,undefined", "ASan and UBSan"), ("thread", "TSan, 3 callers"), ("memcheck", "memcheck")):
+        lines = [line for line in runs(f"fuzz {job}") if "failed" not in line]
+        command = "memcheck" if job == "memcheck" else "sanitize"
+        name = f"{name}: cases, findings, suppressions"
+        yield name, "0, 0", f"{total(lines, 'count'):,}, 0, 0", command, lines, ""
+    emulated = runs("fuzz emulated")
+    yield "on emulated processors", "", f"{total(emulated, 'count'):,}, 0", "emulate", emulated, ""
+    for line in latest("catalogue"):
+        failed, checked = line.get("tests_failed", 0), f"{line['checked']} of {line['rows']}"
+        reasons = "; ".join(f"{row}: {why}" for row, why in line["open"].items())
+        yield "rows of the catalogue that are checked", "156 of 156", checked, "catalogue", [line], f"not: {reasons}"
+        yield "their tests that fail", "0", f"{failed} of {failed + line['tests_passed']}", "catalogue", [line], ""
+    for line in latest("growth"):
+        grown = max(line[f"{kind}_bytes"] for kind in ("fixed", "varying", "refused"))
+        name = "growth over a million calls, fixed, varying, refused"
+        yield name, "under 1 MiB", f"{grown / 1024:.0f} KiB", "growth", [line], ""
+    for job, key, name, must in (
+        ("forks", "cycles", "forks before and during calls, hangs", "1,000, 0"),
+        ("hammer", "calls", "calls of 16 callers at once, other bits", "0"),
+    ):
+        yield name, must, f"{total(runs(job), key):,}, 0", job, runs(job), ""
+    for line in latest("interrupts"):
+        found = f"{line['worst_milliseconds']} ms"
+        yield "longest wait for an interrupt, on a busy machine", "250 ms", found, "interrupts", [line], ""
+    for line in latest("coverage"):
+        found = f"{line['csrc']}%, {line['src']}%"
+        yield "lines of csrc, of src that are reached", "98%, 95%", found, "coverage", [line], ""
+    for line in latest("mutants"):
+        note = f"alive: {'; '.join(line['survivors'])}" if line["survivors"] else ""
+        killed = f"{line['killed']} of {line['mutants']}"
+        yield "mutants killed", "40 of 40", killed, "mutants", [line], note
+        yield "the slowest kill", "seconds", f"{line['slowest_kill_seconds']} s", "mutants", [line], ""
+
+
+def render(seconds=0):
+    """Write the table into RELIABILITY.md."""
+    text = ["| figure | must | is | job | where |", "| --- | --- | --- | --- | --- |"]
+    notes = []
+    for name, must, found, job, lines, note in rows():
+        if not lines:
+            text.append(f"| {name} | {must} | not run yet | {job} | |")
+            continue
+        place = "; ".join(part for part in (where(lines), note) if part)
+        if place not in notes:
+            notes.append(place)
+        text.append(f"| {name} | {must} | {found} | {job} | {notes.index(place) + 1} |")
+    text += ["", *(line for i, note in enumerate(notes, 1) for line in _wrapped(f"{i}. {note}"))]
+    page = ROOT / "RELIABILITY.md"
+    before, rest = page.read_text().split(BEGIN)
+    page.write_text(before + BEGIN + "\n" + "\n".join(text) + "\n\n" + END + rest.split(END)[1])
+    print("\n".join(text))
+    return True
+
+
+def _wrapped(text):
+    import textwrap
+
+    return textwrap.wrap(text, 118, subsequent_indent="   ", break_long_words=False)
