@@ -4,7 +4,12 @@
  * row-major and aligned to their element.  Functions that return int give a vox_status.  Long work returns VOX_AGAIN
  * about every 50 ms: call again with the same arguments and the same cursor, which starts at 0. */
 
-enum vox_status { VOX_OK = 0, VOX_AGAIN = 1, VOX_INVALID = -1, VOX_OVERFLOW = -2 };
+/* Code that was compiled against this file and kept on disk asks vox_abi() whether it still fits.  Count up VOX_ABI with
+ * every change of a struct, an enumeration or a function below. */
+enum vox_version { VOX_ABI = 1 };
+int64_t vox_abi(void);
+
+enum vox_status { VOX_OK = 0, VOX_AGAIN = 1, VOX_INVALID = -1, VOX_OVERFLOW = -2, VOX_NO_MEMORY = -3 };
 
 enum vox_type {
   VOX_F32 = 0, VOX_F64 = 1, VOX_I8 = 2, VOX_U8 = 3, VOX_I16 = 4, VOX_U16 = 5, VOX_I32 = 6, VOX_U32 = 7, VOX_I64 = 8,
@@ -58,6 +63,10 @@ int vox_conv_pack(const vox_conv *p, const void *weight, void *packed);
 int vox_conv_run(const vox_conv *p, int64_t threads, const void *a, const void *b, const void *bias, void *out,
                  void *workspace, int64_t *cursor);
 
+/* All of it in one call, for callers that keep nothing: packs b, the weight as it lies, takes memory, runs to the end on
+ * the process-wide number of threads, gives the memory back. */
+int vox_conv_whole(const vox_conv *p, const void *a, const void *b, const void *bias, void *out);
+
 /* Outputs of one tile along each axis that Winograd's algorithm takes for this problem, and how many times faster than
  * the direct sum it is estimated to be, by shape and instruction set alone; VOX_INVALID where it does not apply. */
 int vox_conv_winograd_tile(const vox_conv *p, int64_t tile[3], double *gain);
@@ -89,3 +98,8 @@ void vox_reset_peak(void);
 /* The process-wide number of threads that calls use, and what it can be at most in one call. */
 void vox_set_num_threads(int64_t threads);
 int64_t vox_get_num_threads(void);
+
+/* Run a caller's own items on the library's threads: body(context, item, slot) once for each, in any order.  What runs
+ * at the same time has different slots, below `threads`. */
+int vox_share(int64_t items, int64_t threads, void (*body)(void *context, int64_t item, int64_t slot), void *context,
+              int64_t *cursor);

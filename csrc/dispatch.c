@@ -43,6 +43,8 @@ static const struct {
 };
 enum { COUNT = sizeof table / sizeof table[0] };
 
+int64_t vox_abi(void) { return VOX_ABI; }
+
 int vox_isa_count(void) { return COUNT; }
 const char *vox_isa_name(int isa) { return isa >= 0 && isa < COUNT ? table[isa].name : ""; }
 int vox_isa_supported(int isa) { return isa >= 0 && isa < COUNT && table[isa].runs_here(); }

@@ -168,3 +168,9 @@ int vox_parallel(int64_t items, int64_t threads, int64_t slice_end, vox_body *bo
   pthread_mutex_unlock(&pool.region);
   return *cursor < items ? VOX_AGAIN : VOX_OK;
 }
+
+int vox_share(int64_t items, int64_t threads, void (*body)(void *context, int64_t item, int64_t slot), void *context,
+              int64_t *cursor) {
+  if (items < 0 || threads < 1 || *cursor < 0) return VOX_INVALID;
+  return vox_parallel(items, threads, vox_slice_end(), body, context, cursor);
+}

@@ -107,7 +107,6 @@ def test_only_one_file_names_intrinsics():
 LINES = 450
 LONG = {
     "csrc/schedule.c": "every cut of the work, each beside the ones that it must agree with",
-    "src/voxconv/backends/_numba_kernels.py": "Numba's cache on disk notices changes of this one file only",
     "src/voxconv/functional.py": "three ranks of each function, signature and docstring",
     "src/voxconv/grad.py": "three ranks of each gradient, signature and docstring",
     "src/voxconv/problem.py": "every rule and every rejection in one place",

@@ -248,6 +248,24 @@ int vox_conv_run(const vox_conv *problem, int64_t threads, const void *a, const 
   return vox_parallel(l.items, threads, vox_slice_end(), conv_body, &call, cursor);
 }
 
+int vox_conv_whole(const vox_conv *p, const void *a, const void *b, const void *bias, void *out) {
+  const int64_t threads = vox_get_num_threads();
+  const int packs = p->operation != VOX_CONV_WEIGHT_GRAD;
+  int64_t packed_bytes = vox_conv_packed_bytes(p), bytes = vox_conv_workspace_bytes(p, threads), cursor = 0;
+  if (packed_bytes < 0 || bytes < 0) return (int)vox_min(packed_bytes, bytes);
+  packed_bytes = vox_round_up(packed_bytes, VOX_ALIGN);
+  if (__builtin_add_overflow(bytes, packed_bytes, &bytes)) return VOX_OVERFLOW;
+  char *memory = vox_alloc(bytes);
+  if (!memory) return VOX_NO_MEMORY;
+  int status = packs ? vox_conv_pack(p, b, memory) : VOX_OK;
+  if (status == VOX_OK)
+    do
+      status = vox_conv_run(p, threads, a, packs ? memory : b, bias, out, memory + packed_bytes, &cursor);
+    while (status == VOX_AGAIN);
+  vox_free(memory);
+  return status;
+}
+
 typedef struct {
   const vox_unit *unit;
   int64_t n, k, size;

@@ -12,16 +12,27 @@ it, im2col gives every tap a copy of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import product
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from voxconv.backends import _numba_conv
 from voxconv.backends import _numba_kernels as kernels
+from voxconv.backends._numba_cache import compiled
+from voxconv.backends._numba_conv import PACK, SWEEP, WEIGHT, padded_outs
+from voxconv.backends._numba_ir import ROWS
+from voxconv.backends._numba_tables import (
+    Sweep,
+    Sweeps,
+    deep,
+    offsets,
+    sweeps_of,
+    table,
+    triple,
+    weight_sweep_of,
+)  # fmt: skip
 from voxconv.problem import ConvProblem, WindowProblem
 
 __all__ = [
@@ -35,181 +46,76 @@ Triple = tuple[int, int, int]
 name = "numba"
 algorithms: tuple[str, ...] = ("direct", "im2col")
 
-PANEL_BYTES = 1 << 19
-"""Aim for the copy of the input that a box of outputs reads: half an L2 cache."""
-
-CALL_FLOPS = 2 * 10**9
-"""Most work of one compiled call, where samples allow: a signal is seen only between calls."""
-
-BOX_PIXELS = 1024
-"""Most outputs of a box along one flat run, so that a tile's rows of sums stay in L1."""
+KEPT_BLOCKS, KEPT_BYTES = 4, 16 << 20
+"""How many blocks of scratch are kept for later calls, and the largest of them."""
 
 
 # --------------------------------------------------------------------------------------------------
-# Tables
+# Running kernels
+
+try:
+    from voxconv._native import ffi, lib
+except ImportError:  # without the compiled library there are no threads of its own
+    ffi = lib = None
+
+KERNELS = {
+    "sweep": (_numba_conv.sweep, SWEEP),
+    "pack": (_numba_conv.pack, PACK),
+    "weight": (_numba_conv.weight, WEIGHT),
+}
+"""What makes each kernel, and the record that it reads."""
 
 
-class Axis(NamedTuple):
-    """One axis of a sum: output ``first + q * spread`` reads input ``q * step + offset`` through each tap."""
-
-    size: int
-    outputs: int
-    step: int
-    first: int
-    spread: int
-    taps: tuple[tuple[int, int], ...]
-    """(index in the kernel, offset) of the taps that meet the input for some q."""
+@cache
+def _kernel(name: str, dtype: np.dtype[Any]) -> Any:
+    """A kernel for one element type, as something to call with the address of a job, an item and a slot."""
+    make, record = KERNELS[name]
+    kernel = compiled(f"{name}-{dtype.name}", make, dtype, record)
+    call = kernel.ctypes if lib is None else ffi.cast("void (*)(void *, int64_t, int64_t)", kernel.address)
+    return call, kernel  # the code lives as long as its object
 
 
-class Slots(NamedTuple):
-    """Where the panel keeps an axis: rows that begin at ``starts``, and (slot, shift) of each tap in them."""
-
-    starts: Array
-    places: list[tuple[int, int]]
-    span: int
-    """Elements that a slot is longer than the box of outputs."""
+def _threads() -> int:
+    return 1 if lib is None else int(lib.vox_get_num_threads())
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """All that the compiled loops take besides the arrays: one forward pass, or one phase of a gradient."""
-
-    axes: tuple[Axis, Axis, Axis]
-    slots: tuple[Slots, Slots, Slots]
-    box: tuple[int, int]
-    channels: int
-    outs: int
-    wrow: Array
-    woff: Array
-    xoff: Array
-    panel: int
-
-    def triple(self, field: str) -> Triple:
-        """One field of all axes."""
-        d, h, w = (int(getattr(axis, field)) for axis in self.axes)
-        return d, h, w
-
-    @property
-    def starts(self) -> tuple[Array, Array, Array]:
-        """First input position of each slot, per axis."""
-        d, h, w = (slots.starts for slots in self.slots)
-        return d, h, w
-
-    @property
-    def spans(self) -> tuple[int, int]:
-        """Rows and columns that a plane of the panel has beyond the box."""
-        return self.slots[1].span, self.slots[2].span
-
-    @property
-    def offsets(self) -> tuple[Array, Array, Array]:
-        """Offset of each tap, per axis."""
-        d, h, w = (_table([offset for _, offset in axis.taps]) for axis in self.axes)
-        return d, h, w
-
-    def run(self, itemsize: int) -> int:
-        """Elements of one row of sums: a box as a flat run, and what a tile may touch past it."""
-        return self.box[0] * (self.box[1] + self.spans[1]) + kernels.SLACK // itemsize
+def _run(name: str, dtype: np.dtype[Any], record: Array, items: int) -> None:
+    """Run all items of a job, on the library's own threads; between two slices of time Python sees its signals."""
+    (kernel, _), job = _kernel(name, dtype), _address(record)
+    if lib is None:
+        for item in range(items):
+            kernel(job, item, 0)
+        return
+    cursor = ffi.new("int64_t *")
+    while lib.vox_share(items, _threads(), kernel, ffi.cast("void *", job), cursor) == lib.VOX_AGAIN:
+        pass
 
 
-def _table(values: list[int]) -> Array:
-    return np.array(values, np.int64)
+_kept: list[Array] = []
+"""Scratch that was given back: fresh pages would cost more than many a layer's arithmetic."""
 
 
-def _deep(values: tuple[Any, ...], fill: Any) -> Any:
-    """Prepend axes until there are three."""
-    return (fill,) * (3 - len(values)) + tuple(values)
+def _take(size: int) -> Array:
+    """At least so many bytes, and a cache line to align them; uninitialised."""
+    try:
+        # Taking an entry out is atomic, so threads never share a block.
+        block = _kept.pop()
+    except IndexError:
+        block = None
+    return np.empty(size + 64, np.uint8) if block is None or len(block) < size + 64 else block
 
 
-def _axis(size: int, outputs: int, step: int, first: int, spread: int, taps: Iterator[tuple[int, int]]) -> Axis:
-    def meets(offset: int) -> bool:
-        low = max(0, -(offset // step))
-        return low < outputs and low * step + offset < size
-
-    return Axis(size, outputs, step, first, spread, tuple(tap for tap in taps if meets(tap[1])))
+def _give(block: Array) -> None:
+    if len(_kept) < KEPT_BLOCKS and len(block) <= KEPT_BYTES:
+        _kept.append(block)
 
 
-def _forward_axis(
-    size: int, taps: int, stride: int, pad: tuple[int, int], dilation: int, outputs: int
-) -> Axis:
-    return _axis(size, outputs, stride, 0, 1, ((t, t * dilation - pad[0]) for t in range(taps)))
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
-def _phases(
-    size: int, taps: int, stride: int, pad: tuple[int, int], dilation: int, outputs: int
-) -> list[Axis]:
-    """One axis of the gradient to the input for each phase of the stride that some tap hits.
-
-    Input i = r + q * stride meets tap t where i + pad - t * dilation is a multiple of the stride,
-    and then reads output q + (r + pad - t * dilation) / stride.
-    """
-    hits: dict[int, list[tuple[int, int]]] = {}
-    for t in range(taps):
-        r = (t * dilation - pad[0]) % stride
-        if r < size:
-            hits.setdefault(r, []).append((t, (r + pad[0] - t * dilation) // stride))
-    return [_axis(outputs, -(-(size - r) // stride), 1, r, stride, iter(met)) for r, met in hits.items()]
-
-
-def _slots(axis: Axis, shared: bool) -> Slots:
-    """Lay an axis out; with ``shared``, taps that differ by whole steps use one slot."""
-    if not shared:
-        return Slots(_table([offset for _, offset in axis.taps]), [(i, 0) for i in range(len(axis.taps))], 0)
-    lowest: dict[int, int] = {}
-    for _, offset in axis.taps:
-        steps, rest = divmod(offset, axis.step)
-        lowest[rest] = min(steps, lowest.get(rest, steps))
-    slot = {rest: i for i, rest in enumerate(lowest)}
-    places = [(slot[offset % axis.step], offset // axis.step - lowest[offset % axis.step]) for _, offset in axis.taps]
-    starts = [rest + steps * axis.step for rest, steps in lowest.items()]
-    return Slots(_table(starts), places, max((shift for _, shift in places), default=0))
-
-
-def _sweep(problem: ConvProblem, backward: bool, algorithm: str, axes: tuple[Axis, Axis, Axis]) -> Sweep:
-    shared = algorithm == "direct"
-    # Boxes are one slice deep, so along the depth nothing could be shared.
-    slots = (_slots(axes[0], False), _slots(axes[1], shared), _slots(axes[2], shared))
-    k, c = problem.k // problem.groups, problem.c // problem.groups
-    channels, outs = (k, c) if backward else (c, k)
-
-    rows, columns = axes[1].outputs, axes[2].outputs
-    box_w = -(-columns // -(-columns // BOX_PIXELS))
-    extent_w = box_w + slots[2].span
-    line = channels * math.prod(len(s.starts) for s in slots) * extent_w * problem.dtype.itemsize
-    box_h = min(PANEL_BYTES // max(line, 1) - slots[1].span, BOX_PIXELS // extent_w, rows)
-    box = (max(box_h, 1), box_w)
-    extent_h = box[0] + slots[1].span
-
-    kernel = _deep(problem.kernel, 1)
-    taps = math.prod(kernel)
-    tap = np.ravel_multi_index(np.ix_(*(_table([t for t, _ in axis.taps]) for axis in axes)), kernel).ravel()
-    cells = np.zeros((), np.int64)
-    for s, unit in zip(slots, (len(slots[1].starts), len(slots[2].starts), 1), strict=True):
-        cells = (cells[..., None] + _table([slot for slot, _ in s.places])) * unit
-    shifts = [_table([shift for _, shift in s.places]) for s in slots]
-    shift = np.add.outer(np.add.outer(shifts[0], shifts[1] * extent_w), shifts[2])
-    place = (cells * extent_h * extent_w + shift).ravel()
-    reduction = np.arange(channels)[:, None]
-    volume = math.prod(len(s.starts) for s in slots) * extent_h * extent_w
-    xoff = (reduction * volume + place).ravel()
-    if backward:
-        rows_of_w = (np.arange(problem.groups)[:, None] * k * c * taps + np.arange(c) * taps).ravel()
-        woff = (reduction * c * taps + tap).ravel()
-    else:
-        rows_of_w = np.arange(problem.k) * c * taps
-        woff = (reduction * taps + tap).ravel()
-    return Sweep(axes, slots, box, channels, outs, rows_of_w, woff, xoff, channels * volume)
-
-
-@lru_cache(maxsize=64)
-def _sweeps(problem: ConvProblem, operation: str, algorithm: str) -> tuple[Sweep, ...]:
-    """Every sweep of a call; only the gradient to the input may have more or fewer than one."""
-    sizes = (
-        _deep(problem.spatial, 1), _deep(problem.kernel, 1), _deep(problem.stride, 1),
-        _deep(problem.padding, (0, 0)), _deep(problem.dilation, 1), _deep(problem.output, 1),
-    )  # fmt: skip
-    backward = operation == "conv_input_grad"
-    axes = [_phases(*axis) if backward else [_forward_axis(*axis)] for axis in zip(*sizes, strict=True)]
-    return tuple(_sweep(problem, backward, algorithm, (d, h, w)) for d, h, w in product(*axes))
+def _aligned(block: Array) -> int:
+    return -(-_address(block) // 64) * 64
 
 
 # --------------------------------------------------------------------------------------------------
@@ -222,27 +128,19 @@ def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool
         return f"the numba backend has no algorithm {algorithm!r}"
     if asked or algorithm != "direct":
         return None
-    for sweep in _sweeps(problem, operation, algorithm):
-        columns, pixels = sweep.box[1], math.prod(sweep.box)
-        if sweep.panel > pixels * len(sweep.woff):
+    if operation == "conv_weight_grad":
+        return None
+    for sweep in sweeps_of(problem, operation, algorithm, 1).each:
+        if sweep.in_place:
+            continue
+        columns = sweep.box[1]
+        if sweep.channel > math.prod(sweep.box) * sweep.terms // sweep.channels + 64:
             return "copies more of the input than im2col does, for wide taps around few outputs"
         # A flat run over the box also computes the columns between two rows, and drops them.
-        run = columns + sweep.spans[1]
-        if operation != "conv_weight_grad" and sweep.outs >= kernels.ROWS and 2 * run > 3 * columns:
+        run = columns + sweep.slots[2].span
+        if 2 * sweep.outs > ROWS and 2 * run > 3 * columns:
             return f"computes {run} columns to keep {columns}; im2col serves better"
     return None
-
-
-def _scratch(sweep: Sweep, dtype: np.dtype[Any], total: int) -> tuple[Array, Array]:
-    """Allocate sums and panel for one sweep."""
-    return np.zeros(total, dtype), np.zeros(sweep.panel + sweep.run(dtype.itemsize), dtype)
-
-
-def _weight_totals(sweep: Sweep, dtype: np.dtype[Any]) -> tuple[int, int]:
-    """Elements of the weight gradient's sums and of its box of pixels, each for a block of output channels."""
-    slack = kernels.SLACK // dtype.itemsize
-    block = kernels.VECTORS * kernels.VECTOR_BYTES // dtype.itemsize
-    return len(sweep.woff) * block + slack, sweep.box[0] * sweep.box[1] * block + slack
 
 
 def gain(problem: ConvProblem, operation: str, algorithm: str) -> float:
@@ -251,54 +149,79 @@ def gain(problem: ConvProblem, operation: str, algorithm: str) -> float:
 
 
 def workspace_bytes(problem: ConvProblem, operation: str, algorithm: str, threads: int) -> int:
-    """Panel and sums of the largest sweep; all work is done on the calling thread."""
-    most = 0
-    for sweep in _sweeps(problem, operation, algorithm):
-        run = sweep.run(problem.dtype.itemsize)
-        sums = sum(_weight_totals(sweep, problem.dtype)) if operation == "conv_weight_grad" else kernels.ROWS * run
-        most = max(most, sweep.panel + run + sums)
-    return most * problem.dtype.itemsize
+    """Packed weights, and of the largest sweep a panel and sums for each thread."""
+    if operation == "conv_weight_grad":
+        sweep = weight_sweep_of(problem, algorithm, threads)
+        return 0 if sweep is None else sweep.sums + threads * sweep.scratch
+    sweeps = sweeps_of(problem, operation, algorithm, threads)
+    return sum(_packed_size(sweep) for sweep in sweeps.each) * problem.dtype.itemsize + threads * sweeps.scratch
+
+
+def _packed_size(sweep: Sweep) -> int:
+    return sweep.groups * padded_outs(sweep.outs) * sweep.terms
 
 
 class Packed(NamedTuple):
-    """A weight, and whether all of it is finite."""
+    """A weight, its panels for each sweep, and whether all of it is finite."""
 
     weight: Array
+    panels: list[Array]
     finite: bool
 
 
 def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) -> Packed:
-    """Flatten the weight; the tiles read it as it lies."""
-    return Packed(weight.reshape(-1), bool(np.isfinite(weight).all()))
+    """Lay the weight out in panels."""
+    panels, finite = [], True
+    for sweep in sweeps_of(problem, operation, algorithm, 1).each:
+        panel = np.empty(_packed_size(sweep), problem.dtype)
+        addresses = map(_address, (weight, panel, sweep.wrow, sweep.woff))
+        job = table([1, *addresses, problem.groups, sweep.outs, sweep.terms, padded_outs(sweep.outs)])
+        _run("pack", problem.dtype, job, problem.groups)
+        panels.append(panel)
+        finite = finite and bool(job[0])
+    return Packed(weight.reshape(-1), panels, finite)
 
 
 def _convolve(
     problem: ConvProblem, operation: str, algorithm: str, x: Array, packed: Packed, bias: Array | None, out: Array
 ) -> None:
-    sweeps = _sweeps(problem, operation, algorithm)
-    dtype, activation = problem.dtype, problem.activation
-    bias = np.empty(0, dtype) if bias is None else bias
-    # The sign of a zero slope must not reach the result.
-    slope = dtype.type(activation.slope or 0.0 if activation else 0.0)
-    full = _deep(out.shape[2:], 1)
-    if sum(math.prod(sweep.triple("outputs")) for sweep in sweeps) < math.prod(full):
-        kernels.constant(out.reshape(-1), bias, math.prod(full), out.shape[1], activation is not None, slope)
-    step = max(1, problem.n * CALL_FLOPS // max(problem.flops, 1))
-    for sweep, n in product(sweeps, range(0, problem.n, step)):
-        shape = (
-            min(step, problem.n - n), problem.groups, sweep.channels, sweep.outs, sweep.triple("size"),
-            sweep.triple("outputs"), sweep.triple("step"), sweep.triple("first"), sweep.triple("spread"), full,
+    threads = _threads()
+    sweeps = sweeps_of(problem, operation, algorithm, threads)
+    dtype = problem.dtype
+    bias = _no_bias(out.shape[1], dtype) if bias is None else bias
+    if not sweeps.complete:
+        slope = dtype.type(problem.activation.slope or 0.0 if problem.activation else 1.0)
+        shown = np.where(bias < 0, slope * bias if slope else slope, bias + dtype.type(0))
+        out[...] = shown.reshape(-1, *(1,) * problem.rank)
+    if not packed.finite:  # zeros in place of padding would turn these weights to NaN
+        _convolve_exactly(problem, sweeps, x, packed, bias, out)
+        return
+    scratch = _take(threads * sweeps.scratch)
+    places = _address(x), _address(out), _aligned(scratch)
+    for sweep, panel in zip(sweeps.each, packed.panels, strict=True):
+        job = sweep.record.copy()
+        job[:5] = *places, _address(panel), _address(bias)
+        _run("sweep", dtype, job, sweep.items)
+    _give(scratch)
+
+
+@cache
+def _no_bias(channels: int, dtype: np.dtype[Any]) -> Array:
+    """-0.0 for each channel: adding it changes nothing, not even the sign of a zero."""
+    return np.full(channels, -0.0, dtype)
+
+
+def _convolve_exactly(
+    problem: ConvProblem, sweeps: Sweeps, x: Array, packed: Packed, bias: Array, out: Array
+) -> None:
+    activation = problem.activation
+    slope = problem.dtype.type(0 if activation is None else activation.slope or 0)
+    for sweep in sweeps.each:
+        kernels.sweep_exact(
+            x.reshape(-1), packed.weight, bias, out.reshape(-1), problem.n, problem.groups, sweep.channels, sweep.outs,
+            *(triple(sweep.axes, field) for field in ("size", "outputs", "step", "first", "spread")),
+            deep(out.shape[2:], 1), *offsets(sweep.axes), sweep.wrow, sweep.woff, activation is not None, slope,
         )  # fmt: skip
-        flat = (x[n:].reshape(-1), packed.weight, bias, out[n:].reshape(-1))
-        tail = (activation is not None, slope)
-        if packed.finite:
-            total, panel = _scratch(sweep, dtype, kernels.ROWS * sweep.run(dtype.itemsize))
-            kernels.sweep(
-                *flat, total, panel, *shape, *sweep.box, *sweep.spans, *sweep.starts, sweep.wrow, sweep.woff,
-                sweep.xoff, *tail,
-            )  # fmt: skip
-        else:  # zeros in place of padding would turn these weights to NaN
-            kernels.sweep_exact(*flat, *shape, *sweep.offsets, sweep.wrow, sweep.woff, *tail)
 
 
 def conv(problem: ConvProblem, algorithm: str, x: Array, packed: Any, bias: Array | None, out: Array) -> None:
@@ -315,23 +238,29 @@ def conv_input_grad(
 
 def conv_weight_grad(problem: ConvProblem, algorithm: str, x: Array, grad_output: Array, out: Array) -> None:
     """Gradient to the weight."""
-    (sweep,) = _sweeps(problem, "conv_weight_grad", algorithm)
-    if len(sweep.woff) < math.prod(problem.weight_shape[1:]):
+    threads = _threads()
+    sweep = weight_sweep_of(problem, algorithm, threads)
+    taps = 0 if sweep is None else math.prod(len(axis.taps) for axis in sweep.axes)
+    if taps < math.prod(problem.kernel):
         out[...] = 0  # taps that meet padding alone are in no table
-    flat = (x.reshape(-1), grad_output.reshape(-1), out.reshape(-1))
-    shape = (
-        problem.n, problem.groups, sweep.channels, sweep.outs, sweep.triple("size"), sweep.triple("outputs"),
-        sweep.triple("step"),
-    )  # fmt: skip
-    if np.isfinite(grad_output).all():
-        totals, pixels = _weight_totals(sweep, problem.dtype)
-        total, panel = _scratch(sweep, problem.dtype, totals)
-        kernels.weight_sweep(
-            *flat, total, panel, np.zeros(pixels, problem.dtype), *shape, *sweep.box, *sweep.spans, *sweep.starts,
-            sweep.wrow, sweep.woff, sweep.xoff,
+    if sweep is None:
+        return
+    if not np.isfinite(grad_output).all():
+        kernels.weight_sweep_exact(
+            x.reshape(-1), grad_output.reshape(-1), out.reshape(-1), problem.n, problem.groups,
+            problem.c // problem.groups, problem.k // problem.groups,
+            *(triple(sweep.axes, field) for field in ("size", "outputs", "step")), *offsets(sweep.axes),
+            *sweep.tables[1:3],
         )  # fmt: skip
-    else:
-        kernels.weight_sweep_exact(*flat, *shape, *sweep.offsets, sweep.wrow, sweep.woff)
+        return
+    memory = _take(sweep.sums + 64 + threads * sweep.scratch)
+    sums = _aligned(memory)
+    job = sweep.record.copy()
+    job[:5] = _address(x), _address(out), sums + -(-sweep.sums // 64) * 64, _address(grad_output), sums
+    for stage in sweep.stages:
+        job[sweep.stage_at : sweep.stage_at + 2] = stage
+        _run("weight", problem.dtype, job, sweep.items)
+    _give(memory)
 
 
 def conv_bias_grad(grad_output: Array, out: Array) -> None:
@@ -348,7 +277,7 @@ def _window(problem: WindowProblem) -> tuple[int, Triple, Triple, Triple, Triple
     """Planes, size, kernel, stride and leading padding, as the compiled loops take them."""
     before = tuple(pair[0] for pair in problem.padding)
     return (
-        problem.planes, _deep(problem.spatial, 1), _deep(problem.kernel, 1), _deep(problem.stride, 1), _deep(before, 0)
+        problem.planes, deep(problem.spatial, 1), deep(problem.kernel, 1), deep(problem.stride, 1), deep(before, 0)
     )  # fmt: skip
 
 
@@ -368,8 +297,8 @@ def max_pool(problem: WindowProblem, x: Array, out: Array, indices: Array | None
     lowest = -math.inf if problem.dtype.kind == "f" else np.iinfo(problem.dtype).min
     places = np.empty(0, np.int64) if indices is None else indices.reshape(-1)
     kernels.max_pool(
-        x.reshape(-1), out.reshape(-1), places, *_window(problem), _deep(problem.dilation, 1),
-        _deep(problem.output, 1), _met_taps(problem), problem.dtype.type(lowest),
+        x.reshape(-1), out.reshape(-1), places, *_window(problem), deep(problem.dilation, 1),
+        deep(problem.output, 1), _met_taps(problem), problem.dtype.type(lowest),
     )  # fmt: skip
 
 
@@ -379,9 +308,9 @@ def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> N
 
 
 def _mean(problem: WindowProblem, image: Array, means: Array, backward: bool) -> None:
-    after = _deep(tuple(pair[1] for pair in problem.padding), 0)
+    after = deep(tuple(pair[1] for pair in problem.padding), 0)
     kernels.mean(
-        image.reshape(-1), means.reshape(-1), backward, *_window(problem), after, _deep(problem.output, 1),
+        image.reshape(-1), means.reshape(-1), backward, *_window(problem), after, deep(problem.output, 1),
         _met_taps(problem), problem.count_include_pad, float(problem.divisor_override or 0),
     )  # fmt: skip
 
@@ -403,8 +332,8 @@ def avg_pool_grad(problem: WindowProblem, grad_output: Array, out: Array) -> Non
 
 def _columns(problem: WindowProblem, image: Array, columns: Array, backward: bool) -> None:
     kernels.columns(
-        image.reshape(-1), columns.reshape(-1), backward, *_window(problem), _deep(problem.dilation, 1),
-        _deep(problem.output, 1),
+        image.reshape(-1), columns.reshape(-1), backward, *_window(problem), deep(problem.dilation, 1),
+        deep(problem.output, 1),
     )  # fmt: skip
 
 

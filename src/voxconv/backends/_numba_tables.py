@@ -1,0 +1,405 @@
+"""Tables of the Numba backend's convolutions: from a problem to the records that its kernels read.
+
+Forward pass and gradients are one sum over taps.  Here each axis is described by its taps, as (index in the
+kernel, offset in the input), and by where consecutive outputs lie.  The gradient to the input is, for each
+phase of the stride, a stride-1 sum over the taps that hit this phase, so no zeros are inserted.
+
+"direct" and "im2col" differ in one table only: direct copies each input row once and lets taps share it,
+im2col gives every tap a copy of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from voxconv.backends._numba_conv import SWEEP, WEIGHT, padded_outs
+from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS
+from voxconv.problem import ConvProblem
+
+Array = npt.NDArray[Any]
+
+PANEL_BYTES = 128 << 10, 768 << 10
+"""Least and most aim for the copy of the input that a box of outputs reads.  Weights pass by once for each box, so the
+box grows with them; a small one stays in L2 beside its sums and a block of weights."""
+
+SUM_BYTES = 384 << 10
+"""Aim for the sums of a box between two blocks of terms."""
+
+BLOCK_TERMS = 288
+"""Terms that a tile sums in one go: what its pixels read of the panel stays in L1, with the weights."""
+
+ITEM_TERMS = 1 << 29
+"""Most products of an item, some ten milliseconds: a signal is seen only between items."""
+
+SHORT_TERMS = 1 << 18
+"""Images are taken together in an item up to this many products, so that handing items out costs little."""
+
+CHUNK_PIXELS = 256
+"""Most outputs that the gradient to the weight sums at once: their gy, turned round, stays in L1."""
+
+WEIGHT_PANEL_BYTES = 384 << 10
+"""Aim for the copy of the input that such a chunk reads; gy is turned round once for each block of its channels."""
+
+BOX_PIXELS = 1024
+"""Most outputs of a box along one axis."""
+
+
+class Axis(NamedTuple):
+    """One axis of a sum: output ``first + q * spread`` reads input ``q * step + offset`` through each tap."""
+
+    size: int
+    outputs: int
+    step: int
+    first: int
+    spread: int
+    taps: tuple[tuple[int, int], ...]
+    """(index in the kernel, offset) of the taps that meet the input for some q."""
+
+
+class Slots(NamedTuple):
+    """Where the panel keeps an axis: lines that begin at ``starts``, and (slot, shift) of each tap in them."""
+
+    starts: list[int]
+    places: list[tuple[int, int]]
+    span: int
+    """Elements that a slot is longer than the box of outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One pass of the kernel `sweep`: its record as integers, without arrays, and what it was made from."""
+
+    record: Array
+    tables: tuple[Array, ...]
+    """What the record points to."""
+    axes: tuple[Axis, Axis, Axis]
+    slots: tuple[Slots, Slots, Slots]
+    box: tuple[int, int]
+    in_place: bool
+    groups: int
+    channels: int
+    outs: int
+    channel: int
+    """Elements of a channel in the panel."""
+    wrow: Array
+    woff: Array
+    items: int
+    scratch: int
+    """Bytes that each thread needs."""
+
+    @property
+    def terms(self) -> int:
+        """Products of an output."""
+        return len(self.woff)
+
+
+def triple(axes: tuple[Axis, Axis, Axis], field: str) -> tuple[int, int, int]:
+    """One field of all axes."""
+    d, h, w = (int(getattr(axis, field)) for axis in axes)
+    return d, h, w
+
+
+def offsets(axes: tuple[Axis, Axis, Axis]) -> tuple[Array, Array, Array]:
+    """Offset of each tap, per axis."""
+    d, h, w = (table([offset for _, offset in axis.taps]) for axis in axes)
+    return d, h, w
+
+
+def table(values: list[int]) -> Array:
+    """Integers as kernels read them."""
+    return np.array(values, np.int64)
+
+
+def deep(values: tuple[Any, ...], fill: Any) -> Any:
+    """Prepend axes until there are three."""
+    return (fill,) * (3 - len(values)) + tuple(values)
+
+
+def _axis(size: int, outputs: int, step: int, first: int, spread: int, taps: Iterator[tuple[int, int]]) -> Axis:
+    def meets(offset: int) -> bool:
+        low = max(0, -(offset // step))
+        return low < outputs and low * step + offset < size
+
+    return Axis(size, outputs, step, first, spread, tuple(tap for tap in taps if meets(tap[1])))
+
+
+def _forward_axis(size: int, taps: int, stride: int, pad: tuple[int, int], dilation: int, outputs: int) -> Axis:
+    return _axis(size, outputs, stride, 0, 1, ((t, t * dilation - pad[0]) for t in range(taps)))
+
+
+def _phases(size: int, taps: int, stride: int, pad: tuple[int, int], dilation: int, outputs: int) -> list[Axis]:
+    """One axis of the gradient to the input for each phase of the stride that some tap hits.
+
+    Input i = r + q * stride meets tap t where i + pad - t * dilation is a multiple of the stride,
+    and then reads output q + (r + pad - t * dilation) / stride.
+    """
+    hits: dict[int, list[tuple[int, int]]] = {}
+    for t in range(taps):
+        r = (t * dilation - pad[0]) % stride
+        if r < size:
+            hits.setdefault(r, []).append((t, (r + pad[0] - t * dilation) // stride))
+    return [_axis(outputs, -(-(size - r) // stride), 1, r, stride, iter(met)) for r, met in hits.items()]
+
+
+def axes_of(problem: ConvProblem, operation: str) -> list[list[Axis]]:
+    """Along each axis its phases; only the gradient to the input may have more or fewer than one."""
+    sizes = (
+        deep(problem.spatial, 1), deep(problem.kernel, 1), deep(problem.stride, 1), deep(problem.padding, (0, 0)),
+        deep(problem.dilation, 1), deep(problem.output, 1),
+    )  # fmt: skip
+    backward = operation == "conv_input_grad"
+    return [_phases(*axis) if backward else [_forward_axis(*axis)] for axis in zip(*sizes, strict=True)]
+
+
+def slots_of(axis: Axis, shared: bool) -> Slots:
+    """Lay an axis out; with ``shared``, taps that differ by whole steps use one slot."""
+    if not shared:
+        return Slots([offset for _, offset in axis.taps], [(i, 0) for i in range(len(axis.taps))], 0)
+    lowest: dict[int, int] = {}
+    for _, offset in axis.taps:
+        steps, rest = divmod(offset, axis.step)
+        lowest[rest] = min(steps, lowest.get(rest, steps))
+    slot = {rest: i for i, rest in enumerate(lowest)}
+    places = [(slot[offset % axis.step], offset // axis.step - lowest[offset % axis.step]) for _, offset in axis.taps]
+    starts = [rest + steps * axis.step for rest, steps in lowest.items()]
+    return Slots(starts, places, max((shift for _, shift in places), default=0))
+
+
+def _depth_slots(axis: Axis) -> Slots:
+    """A ring of slices that neighbouring depths share, unless it would hold many that no tap reads."""
+    shared = slots_of(axis, axis.outputs > 1)
+    if len(shared.starts) * (shared.span + 1) > 2 * len(axis.taps):
+        return slots_of(axis, False)
+    return shared
+
+
+def weight_places(problem: ConvProblem, axes: tuple[Axis, Axis, Axis], backward: bool) -> tuple[Array, Array]:
+    """Where a sum's weights lie: that of output channel k and term t is weight[rows[k] + offsets[t]]."""
+    k, c, kernel = problem.k // problem.groups, problem.c // problem.groups, deep(problem.kernel, 1)
+    taps = math.prod(kernel)
+    tap = np.ravel_multi_index(np.ix_(*(table([t for t, _ in axis.taps]) for axis in axes)), kernel).ravel()
+    if backward:
+        rows = (np.arange(problem.groups)[:, None] * k * c * taps + np.arange(c) * taps).ravel()
+        return rows, (np.arange(k)[:, None] * c * taps + tap).ravel()
+    return np.arange(problem.k) * c * taps, (np.arange(c)[:, None] * taps + tap).ravel()
+
+
+def is_in_place(axes: tuple[Axis, Axis, Axis]) -> bool:
+    """Whether the sum reads one element for each output, at the output's own place."""
+    return all(
+        (axis.step, axis.first, axis.spread, axis.size) == (1, 0, 1, axis.outputs) and [o for _, o in axis.taps] == [0]
+        for axis in axes
+    )
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSweep:
+    """The pass of the kernel `weight`; see `Sweep`."""
+
+    record: Array
+    tables: tuple[Array, ...]
+    axes: tuple[Axis, Axis, Axis]
+    items: int
+    scratch: int
+    sums: int
+    """Bytes that wait between two chunks."""
+    stages: tuple[tuple[int, int], ...]
+    """First and past-the-last chunk of each run over the items."""
+    stage_at: int
+    """Where in the record they stand."""
+
+
+def _record(kind: np.dtype[Any], **values: Any) -> Array:
+    """A record with these fields, as a flat array of integers: quick to copy and to complete."""
+    record = np.zeros(1, kind)
+    for name, value in values.items():
+        record[name] = value
+    return record.view(np.int64)
+
+
+def _offsets(slots: tuple[Slots, ...], ring: int, plane: int, pitch: int) -> Array:
+    """Where the taps of a channel lie in the panel, for each phase of the ring."""
+    phase = np.arange(ring)[:, None]
+    (slot_d, shift_d), (slot_h, shift_h), (slot_w, shift_w) = (np.array(s.places, np.int64).T for s in slots)
+    cells = slot_d * ring + (phase + shift_d) % ring
+    cells = (cells[:, :, None] * len(slots[1].starts) + slot_h)[..., None] * len(slots[2].starts) + slot_w
+    places: Array = (cells * plane + shift_h[:, None] * pitch + shift_w).reshape(ring, -1)
+    return places
+
+
+def _planes(slots: tuple[Slots, ...], box: tuple[int, int], size: int) -> tuple[int, int]:
+    """Elements of a plane of the panel, and of a channel's planes together."""
+    lanes = VECTOR_BYTES // size
+    plane = _ceil((box[0] + slots[1].span) * (box[1] + slots[2].span) + lanes, lanes) * lanes
+    channel = math.prod(len(s.starts) for s in slots) * (slots[0].span + 1) * plane
+    # Channels an odd number of cache lines apart, so that they do not fall into the same sets.
+    return plane, channel + 64 // size * (1 - channel * size // 64 % 2)
+
+
+def _weight_sweep(problem: ConvProblem, algorithm: str, axes: tuple[Axis, Axis, Axis], threads: int) -> WeightSweep:
+    size, lanes = problem.dtype.itemsize, VECTOR_BYTES // problem.dtype.itemsize
+    wrow, woff = weight_places(problem, axes, False)
+    outs, channels = problem.k // problem.groups, problem.c // problem.groups
+    taps = len(woff) // channels
+    shared = algorithm == "direct"
+    slots = (slots_of(axes[0], False), slots_of(axes[1], shared), slots_of(axes[2], shared))
+    vectors = 0 if outs <= 2 else 1 if outs <= lanes else 2
+    width = max(vectors, 1) * lanes
+    panels = _ceil(outs, width) if vectors else outs
+
+    rows, columns = axes[1].outputs, axes[2].outputs
+    box_w = _ceil(columns, _ceil(columns, CHUNK_PIXELS))
+    box_h = _ceil(rows, _ceil(rows, max(1, CHUNK_PIXELS // box_w)))
+    boxes = (axes[0].outputs, _ceil(rows, box_h), _ceil(columns, box_w))
+    plane, channel = _planes(slots, (box_h, box_w), size)
+    block = max(1, min(channels, WEIGHT_PANEL_BYTES // (channel * size)))
+    blocks = _ceil(channels, block)
+    block = _ceil(channels, blocks)
+    height = _ceil(block * taps, ROWS) * ROWS
+    parts = min(panels, _ceil(2 * threads, problem.groups * blocks)) if threads > 1 else 1
+    per_part = _ceil(panels, parts)
+    parts = _ceil(panels, per_part)
+    work = box_h * box_w * block * taps * per_part * (width if vectors else 1)  # of an item, for each chunk
+    chunks = problem.n * math.prod(boxes)
+    run = max(1, min(SHORT_TERMS // (work * chunks), problem.groups // threads))
+    step = max(1, ITEM_TERMS // (work * run))
+
+    row = (np.arange(block)[:, None] * channel + _offsets(slots, 1, plane, box_w + slots[2].span)).ravel()
+    tables = (np.resize(row, height), wrow, woff, *(table(s.starts) for s in slots))
+    pixels = _ceil((block * channel + lanes) * size, 64) * 64
+    places = pixels + _ceil(per_part * box_h * box_w * width * size, 64) * 64
+    each = places + _ceil(box_h * box_w * 8, 64) * 64
+    record = _record(
+        WEIGHT, row=tables[0].ctypes.data, wrow=wrow.ctypes.data, woff=woff.ctypes.data,
+        starts=[t.ctypes.data for t in tables[3:]], each=each, pixels=pixels, places=places, samples=problem.n,
+        groups=problem.groups, run=run, channels=channels, outs=outs, taps=taps, block=block, blocks=blocks,
+        height=height, vectors=vectors, panels=panels, per_part=per_part, parts=parts, box=(1, box_h, box_w),
+        boxes=boxes, slots=[len(s.starts) for s in slots], ring=1, span_h=slots[1].span, span_w=slots[2].span,
+        plane=plane, channel=channel,
+        **{name: [getattr(a, name) for a in axes] for name in ("size", "outputs", "step")},
+    )  # fmt: skip
+    sums = problem.groups * blocks * panels * height * width * size
+    items = _ceil(problem.groups, run) * blocks * parts
+    stages = tuple((first, min(chunks, first + step)) for first in range(0, chunks, step))
+    first_at = WEIGHT.fields["first"][1] // 8 if WEIGHT.fields else 0
+    return WeightSweep(record, tables, axes, items, each, sums, stages, first_at)
+
+
+@lru_cache(maxsize=256)
+def weight_sweep_of(problem: ConvProblem, algorithm: str, threads: int) -> WeightSweep | None:
+    """The pass of the gradient to the weight, or None where there are no terms to sum."""
+    axes = axes_of(problem, "conv_weight_grad")
+    d, h, w = (axis[0] for axis in axes)
+    if not (problem.n and problem.k and problem.c and d.taps and h.taps and w.taps):
+        return None
+    return _weight_sweep(problem, algorithm, (d, h, w), threads)
+
+
+def _sweep(problem: ConvProblem, backward: bool, algorithm: str, axes: tuple[Axis, Axis, Axis], threads: int) -> Sweep:
+    size, lanes = problem.dtype.itemsize, VECTOR_BYTES // problem.dtype.itemsize
+    wrow, woff = weight_places(problem, axes, backward)
+    k, c = problem.k // problem.groups, problem.c // problem.groups
+    channels, outs = (k, c) if backward else (c, k)
+    full = deep(problem.spatial if backward else problem.output, 1)
+    images, terms = problem.n * problem.groups, len(woff)
+    in_place = algorithm == "direct" and is_in_place(axes)
+    if in_place:
+        whole = math.prod(full)
+        one = Axis(1, 1, 1, 0, 1, ((0, 0),))
+        axes, full = (one, one, Axis(whole, whole, 1, 0, 1, ((0, 0),))), (1, 1, whole)
+    shared = algorithm == "direct"
+    depth = _depth_slots(axes[0]) if shared else slots_of(axes[0], False)
+    slots = (depth, slots_of(axes[1], shared), slots_of(axes[2], shared))
+    ring, depths = slots[0].span + 1, len(slots[0].starts) * (slots[0].span + 1)
+    most = VECTORS if 2 * outs > ROWS else LONE_VECTORS
+    widest = most * lanes
+
+    # The box: some columns, as many rows as the panel has room for, and a run of slices.
+    rows, columns = axes[1].outputs, axes[2].outputs
+    room = max(1, ITEM_TERMS // max(1, terms * outs))
+    box_w = _ceil(columns, _ceil(columns, min(BOX_PIXELS, max(room, widest))))
+    pitch = box_w + slots[2].span
+    aim = min(max(PANEL_BYTES[0], outs * terms * size), PANEL_BYTES[1])
+    line = max(1, channels) * depths * len(slots[1].starts) * len(slots[2].starts) * pitch * size
+    most_rows = max(1, min(aim // line - slots[1].span if not in_place else rows, BOX_PIXELS // pitch, rows))
+    box_h = _ceil(rows, _ceil(rows, max(1, min(most_rows, room // box_w))))
+    box_d = min(axes[0].outputs, max(1, room // (box_h * box_w)))
+    boxes = tuple(_ceil(axis.outputs, box) for axis, box in zip(axes, (box_d, box_h, box_w), strict=True))
+    work = max(1, box_d * box_h * box_w * terms * outs)
+    run = max(1, min(SHORT_TERMS // work, images // threads))
+    items = _ceil(images, run) * math.prod(boxes)
+    parts = min(_ceil(outs, ROWS), _ceil(2 * threads, items)) if items and threads > 1 else 1
+    per_part = _ceil(_ceil(outs, parts), ROWS) * ROWS
+    parts = _ceil(outs, per_part)
+
+    plane, channel = _planes(slots, (box_h, box_w), size)
+    block = _ceil(terms, _ceil(terms, BLOCK_TERMS))
+    width = _ceil((box_h - 1) * pitch + box_w, widest) * widest
+    if block >= terms:
+        chunk, width = per_part, widest
+        sums = ROWS * widest
+    else:
+        chunk = max(ROWS, min(per_part, SUM_BYTES // (width * size) // ROWS * ROWS))
+        sums = chunk * width
+    panel = 0 if in_place else channels * channel + widest + lanes
+    tail = block * widest if in_place else 0
+
+    taps = _offsets(slots, ring, plane, pitch)
+    stride = axes[2].size if in_place else channel
+    xoff = np.ascontiguousarray((np.arange(channels)[:, None] * stride + taps[:, None, :]).reshape(ring, -1))
+    tables = (xoff, np.arange(block) * widest, *(table(s.starts) for s in slots))
+
+    sums_at = _ceil(panel * size, 64) * 64
+    tail_at = sums_at + _ceil(sums * size, 64) * 64
+    each = tail_at + _ceil(tail * size, 64) * 64
+    activation = problem.activation
+    record = _record(
+        SWEEP, xoff=tables[0].ctypes.data, tailoff=tables[1].ctypes.data, starts=[t.ctypes.data for t in tables[2:]],
+        each=each, panel=sums_at, tail=tail_at, samples=problem.n, groups=problem.groups, run=run, channels=channels,
+        outs=outs, terms=terms, block=block, per_part=per_part, parts=parts, chunk=chunk, in_place=in_place, full=full,
+        box=(box_d, box_h, box_w), boxes=boxes, slots=[len(s.starts) for s in slots], ring=ring, span_h=slots[1].span,
+        span_w=slots[2].span, plane=plane, channel=channel, width=width, padded=padded_outs(outs),
+        # The sign of a zero slope must not reach the result.
+        slope=1.0 if activation is None else activation.slope or 0.0,
+        **{name: [getattr(a, name) for a in axes] for name in ("size", "outputs", "step", "first", "spread")},
+    )  # fmt: skip
+    return Sweep(
+        record, tables, axes, slots, (box_h, box_w), in_place, problem.groups, channels, outs, channel, wrow, woff,
+        items * parts, each,
+    )  # fmt: skip
+
+
+class Sweeps(NamedTuple):
+    """Every sweep of a call that has terms to sum."""
+
+    each: tuple[Sweep, ...]
+    scratch: int
+    """Bytes that each thread needs."""
+    complete: bool
+    """Whether they write all outputs; the others have no term."""
+
+
+@lru_cache(maxsize=256)
+def sweeps_of(problem: ConvProblem, operation: str, algorithm: str, threads: int) -> Sweeps:
+    """The sweeps of a forward pass or a gradient to the input."""
+    backward = operation == "conv_input_grad"
+    if not (problem.k and problem.c):
+        return Sweeps((), 0, False)
+    phases = product(*axes_of(problem, operation))
+    met = [(d, h, w) for d, h, w in phases if d.taps and h.taps and w.taps]
+    each = tuple(_sweep(problem, backward, algorithm, axes, threads) for axes in met)
+    written = sum(math.prod(axis.outputs for axis in axes) for axes in met)
+    plane = math.prod(problem.spatial if backward else problem.output)
+    return Sweeps(each, max((sweep.scratch for sweep in each), default=0), written == plane)
