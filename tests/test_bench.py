@@ -243,9 +243,9 @@ def test_plot(measured, tmp_path):
 def test_several_threads_have_a_process_each():
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one CPU")
-    found = run("demo", ["weight"], ["native", "numba"], [], seconds=0.01, threads=2, layers="patches")
+    found = run("demo", ["weight"], ["native", "reference"], [], seconds=0.01, threads=2, layers="patches")
     assert set(found["layers"][0]["results"]) == {"native"}
-    assert found["layers"][0]["refused"] == {"numba": "this backend uses one thread"}
+    assert found["layers"][0]["refused"] == {"reference": "this backend uses one thread"}
 
 
 def _reports(old, new, iqr_old=0.02, iqr_new=0.02):

@@ -38,12 +38,12 @@ def set_num_threads(n: int) -> None:
     ValueError, TypeError
         ``n`` is not an integer of at least 1.
     RuntimeError
-        The compiled library is missing; the other backends use one thread.
+        The compiled library is missing, whose threads they are.
     """
     threads = integer("set_num_threads", "n", n, 1)
     native = _native()
     if native is None:
-        raise RuntimeError("set_num_threads: the compiled library is missing; the other backends use one thread")
+        raise RuntimeError("set_num_threads: the compiled library is missing, whose threads they are")
     native.set_num_threads(threads)
 
 

@@ -34,7 +34,7 @@ class Ours:
 
     def prepare(self, task: Task) -> Runner:
         """Plan; with warm memory the result goes into one array again and again."""
-        if self.backend == "native":
+        if self.backend != "reference":
             runtime.set_num_threads(task.threads)
         elif task.threads > 1:
             raise Unsupported("this backend uses one thread")

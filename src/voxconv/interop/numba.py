@@ -167,7 +167,7 @@ def _three(function: str, argument: str, kind: Any, rank: int, fill: int) -> Any
 def _pairs(function: str, kind: Any, rank: int) -> tuple[Any, Any]:
     """From padding, a size, one for each axis or a pair for each, to three before and three after."""
     plain: Any = _plain(kind)
-    if isinstance(plain, types.BaseTuple) and len(plain) == rank and isinstance(plain[0], types.BaseTuple):
+    if isinstance(plain, types.BaseTuple) and len(plain) == rank and isinstance(next(iter(plain)), types.BaseTuple):
         if not all(isinstance(p, types.BaseTuple) and len(p) == 2 for p in plain):
             _refuse(function, "padding must hold one (before, after) pair for each axis")
         forms = {

@@ -1,0 +1,125 @@
+"""Numba's kernels on disk: found again, never believed blindly, never needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+PACK = """
+import numpy as np, warnings
+from voxconv.backends import _numba_cache, numba_jit
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    kernel = numba_jit._kernel("pack", np.dtype("float32"))[1]
+print(kernel.cache_hits, len(seen), *(str(w.message) for w in seen))
+"""
+"""The smallest kernel, to keep compilation short: whether it came from disk, and what was warned of."""
+
+
+def run(code, folder, **environment):
+    variables = {**os.environ, "NUMBA_CACHE_DIR": str(folder), **environment}
+    result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def files(folder):
+    return sorted((folder / "voxconv").iterdir())
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    assert run(PACK, folder) == "0 0"
+    assert len(files(folder)) == 1
+    return folder
+
+
+def test_a_second_process_compiles_nothing(filled):
+    assert run(PACK, filled) == "1 0"
+    assert len(files(filled)) == 1
+
+
+@pytest.mark.parametrize("fault", ["a flipped bit", "nothing"])
+def test_garbage_is_compiled_anew(filled, tmp_path, fault):
+    (tmp_path / "voxconv").mkdir()
+    (path,) = files(filled)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # in the machine code: running it could do anything
+    (tmp_path / "voxconv" / path.name).write_bytes(content if fault == "a flipped bit" else b"")
+    assert run(PACK, tmp_path) == "0 0"
+    assert [path.name] == [other.name for other in files(tmp_path)]
+    assert files(tmp_path)[0].read_bytes() != content
+
+
+def test_no_place_for_files_is_one_warning(tmp_path):
+    (tmp_path / "file").write_text("no directory can be made under this")
+    told = run(PACK, tmp_path / "file")
+    assert told.startswith("0 1 voxconv's Numba kernels are compiled anew in each process")
+
+
+def test_a_changed_source_is_another_file(filled, tmp_path):
+    code = PACK.replace("with warnings", "_numba_cache._sources = lambda: b'other sources'\nwith warnings")
+    (tmp_path / "voxconv").mkdir()
+    for path in files(filled):
+        (tmp_path / "voxconv" / path.name).write_bytes(path.read_bytes())
+    assert run(code, tmp_path) == "0 0"
+    assert len(files(tmp_path)) == 2
+
+
+def test_another_processor_is_another_file(filled):
+    assert run(PACK, filled, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") == "0 0"
+    assert run(PACK, filled) == "1 0"
+
+
+def test_eight_processes_compile_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(lambda _: run(PACK, tmp_path), range(8)))
+    assert all(text.endswith(" 0") for text in told)
+    assert len(files(tmp_path)) == 1
+    assert run(PACK, tmp_path) == "1 0"
+
+
+def test_every_source_counts():
+    from voxconv.backends import _numba_cache
+
+    folder = os.path.dirname(_numba_cache.__file__)
+    sources = {name for name in os.listdir(folder) if name.startswith("_numba_") and name.endswith(".py")}
+    assert {"_numba_ir.py", "_numba_conv.py", "_numba_kernels.py"} <= sources
+    assert len(_numba_cache._sources()) == _numba_cache.DIGEST
+
+
+def test_without_compilation_it_is_a_sentence(tmp_path):
+    code = """
+import numpy as np, voxconv as vc
+x = np.ones((1, 1, 3, 3), np.float32)
+try:
+    vc.conv2d(x, x, backend="numba")
+except RuntimeError as error:
+    print(error)
+"""
+    assert "unset NUMBA_DISABLE_JIT" in run(code, tmp_path, NUMBA_DISABLE_JIT="1")
+
+
+def test_plain_vectors_are_exact(tmp_path):
+    """Without AVX and FMA the tile multiplies and adds in 16-byte vectors."""
+    code = """
+import numpy as np, voxconv as vc
+from voxconv.backends import _numba_ir
+rng = np.random.default_rng(1)
+x, w = rng.integers(-4, 5, (2, 5, 9, 11)).astype(np.float32), rng.integers(-4, 5, (7, 5, 3, 3)).astype(np.float32)
+for stride in (1, 2):
+    same = vc.conv2d(x, w, None, stride, 1, backend="numba") == vc.conv2d(x, w, None, stride, 1, backend="reference")
+    assert same.all()
+print(_numba_ir.VECTOR_BYTES, _numba_ir._FMA)
+"""
+    machine = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    if np.dtype(np.intp).itemsize == 8 and os.uname().machine == "x86_64":
+        assert run(code, tmp_path, **machine) == "16 False"
