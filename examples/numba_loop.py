@@ -1,8 +1,9 @@
-"""Convolution inside a compiled loop: a field that smooths and sharpens itself, step after step.
+"""Convolution inside a compiled loop: a field that grows and saturates, step after step.
 
-Each step is a convolution, a little arithmetic and, now and then, a count of its peaks, the places that
-are the maximum of their surroundings.  All of it runs in one function that Numba compiles, without a return to Python and without its global lock, so that several
-fields evolve at the same time on threads of their own.  The second run of this script finds the compiled loop on disk.
+Each step is a convolution, a little arithmetic and, now and then, a count of the field's peaks: the places that are
+the maximum of their surroundings.  All of it runs in one function that Numba compiles, without a return to Python and
+without its global lock, so that several fields evolve at the same time on threads of their own.  The second run of
+this script finds the compiled loop on disk.
 
     pip install 'voxconv[numba]'
     python examples/numba_loop.py
