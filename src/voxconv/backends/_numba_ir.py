@@ -84,11 +84,16 @@ class _Vectors:
         return self._call("llvm.fma", self.type, [a, b, c])
 
     def within(self, numbers: list[int], low: ir.Value, high: ir.Value) -> ir.Value:
-        """Mask of the lanes whose number is in [low, high), each an int64 that fits 32 bits."""
+        """Mask of the lanes whose number is in [low, high); numbers are at least 0."""
         lanes = ir.Constant(ir.VectorType(INT32, self.lanes), numbers)
+        most = _int(max(numbers) + 1)
+        low, high = (self._least(self._least(bound, _int(0), ">"), most, "<") for bound in (low, high))
         low, high = (self.splat(self.builder.trunc(bound, INT32)) for bound in (low, high))
         above, below = self.builder.icmp_signed(">=", lanes, low), self.builder.icmp_signed("<", lanes, high)
         return self.builder.and_(above, below)
+
+    def _least(self, a: ir.Value, b: ir.Value, order: str) -> ir.Value:
+        return self.builder.select(self.builder.icmp_signed(order, a, b), a, b)
 
     def load_masked(self, address: ir.Value, mask: ir.Value) -> ir.Value:
         """Zero where the mask is off; nothing is read there."""
@@ -263,16 +268,96 @@ def _copy_row(v: _Vectors, step: int, to: Any, source: Any, low: Any, high: Any,
         v.store(row, v.address(to, j))
 
 
-def _store_row(v: _Vectors, to: Any, source: Any, count: Any, bias: Any, slope: Any) -> None:
-    """to[j] = source[j] + bias, times slope where that is negative; a slope of 0 gives 0 even for -inf."""
+def _finish(v: _Vectors, bias: Any, slope: Any) -> Callable[[Any], Any]:
+    """What adds the bias to a vector of sums, and multiplies by the slope where the result is negative."""
     builder = v.builder
     zero, every_bias, every_slope = v.constant(0.0), v.splat(bias), v.splat(slope)
     flat = builder.fcmp_ordered("==", slope, ir.Constant(v.scalar, 0.0))
 
-    def activated(j: Any) -> Any:
-        total = builder.fadd(v.load(v.address(source, j)), every_bias)
+    def finish(sums: Any) -> Any:
+        total = builder.fadd(sums, every_bias)
         less = builder.select(flat, zero, builder.fmul(total, every_slope))
         return builder.select(builder.fcmp_ordered("<", total, zero), less, total)
+
+    return finish
+
+
+def _taps_loop(v: _Vectors, vectors: int, n: Any, w: Any, off: Any, load: Callable[[Any, int, Any], Any]) -> list[Any]:
+    """Sums over t < n of w[t] * load(off[t] in bytes, vector, t)."""
+    builder = v.builder
+    before = builder.block
+    loop, after = builder.append_basic_block("taps"), builder.append_basic_block("done")
+    builder.cbranch(builder.icmp_signed(">", n, _int(0)), loop, after)
+    builder.position_at_end(loop)
+    t = builder.phi(INT64)
+    sums = [builder.phi(v.type) for _ in range(vectors)]
+    here = builder.mul(v.load_int(builder.add(off, builder.mul(t, _int(8)))), _int(v.size))
+    weight = v.splat(v.load_scalar(v.address(w, t)))
+    results = [v.fma(weight, load(here, j, t), sums[j]) for j in range(vectors)]
+    following = builder.add(t, _int(1))
+    t.add_incoming(_int(0), before)
+    t.add_incoming(following, builder.block)
+    for phi, result in zip(sums, results, strict=True):
+        phi.add_incoming(v.constant(0.0), before)
+        phi.add_incoming(result, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following, n), loop, after)
+    inside = builder.block
+    builder.position_at_end(after)
+    finals = [builder.phi(v.type) for _ in range(vectors)]
+    for final, result in zip(finals, results, strict=True):
+        final.add_incoming(v.constant(0.0), before)
+        final.add_incoming(result, inside)
+    return finals
+
+
+def _rows(v: _Vectors, rows: int, base: Any, pitch: Any) -> list[Any]:
+    """Addresses of so many rows, ``pitch`` elements apart."""
+    return [v.address(base, v.builder.mul(pitch, _int(r))) for r in range(rows)]
+
+
+def _taps_inside(
+    v: _Vectors, rows: int, y: Any, ldy: Any, x: Any, ldx: Any, n: Any, w: Any, off: Any, bias: Any, slope: Any
+) -> None:
+    """y[r * ldy + j] = bias + sum over t < n of w[t] * x[r * ldx + off[t] + j], times slope where that is negative.
+
+    For r < rows and one vector of j.
+    """
+    lines = _rows(v, rows, x, ldx)
+    sums = _taps_loop(v, rows, n, w, off, lambda here, r, t: v.load(v.builder.add(lines[r], here)))
+    finish = _finish(v, bias, slope)
+    for total, place in zip(sums, _rows(v, rows, y, ldy), strict=True):
+        v.store(finish(total), place)
+
+
+def _taps_edge(
+    v: _Vectors, rows: int, y: Any, ldy: Any, x: Any, ldx: Any, n: Any, w: Any, off: Any, shift: Any, at: Any,
+    count: Any, size: Any, bias: Any, slope: Any,
+) -> None:  # fmt: skip
+    """As `_taps_inside` for j < count, without the terms for which shift[t] + at + j leaves a line of x."""
+    builder = v.builder
+    lanes = list(range(v.lanes))
+    lines = _rows(v, rows, x, ldx)
+    masks: dict[Any, Any] = {}
+
+    def load(here: Any, r: int, t: Any) -> Any:
+        if t not in masks:
+            start = builder.add(v.load_int(builder.add(shift, builder.mul(t, _int(8)))), at)
+            masks[t] = v.within(lanes, builder.neg(start), builder.sub(size, start))
+        return v.load_masked(builder.add(lines[r], here), masks[t])
+
+    sums = _taps_loop(v, rows, n, w, off, load)
+    finish, stored = _finish(v, bias, slope), v.within(lanes, _int(0), count)
+    for total, place in zip(sums, _rows(v, rows, y, ldy), strict=True):
+        v.store_masked(finish(total), place, stored)
+
+
+def _store_row(v: _Vectors, to: Any, source: Any, count: Any, bias: Any, slope: Any) -> None:
+    """to[j] = source[j] + bias, times slope where that is negative; a slope of 0 gives 0 even for -inf."""
+    builder = v.builder
+    finish = _finish(v, bias, slope)
+
+    def activated(j: Any) -> Any:
+        return finish(v.load(v.address(source, j)))
 
     whole = builder.and_(count, _int(-v.lanes))
     with cgutils.for_range_slice(builder, _int(0), whole, _int(v.lanes)) as (j, _):
@@ -314,6 +399,19 @@ def copy_row(context, dtype, step, to, source, low, high, columns):
 def store_row(context, dtype, to, source, count, bias, slope):
     """See `_store_row`."""
     return _intrinsic(0)(_store_row)(context, dtype, to, source, count, bias, slope)
+
+
+@_typed
+def taps_inside(context, dtype, rows, y, ldy, x, ldx, n, w, off, bias, slope):
+    """See `_taps_inside`."""
+    return _intrinsic(1)(_taps_inside)(context, dtype, rows, y, ldy, x, ldx, n, w, off, bias, slope)
+
+
+@_typed
+def taps_edge(context, dtype, rows, y, ldy, x, ldx, n, w, off, shift, at, count, size, bias, slope):
+    """See `_taps_edge`."""
+    arguments = y, ldy, x, ldx, n, w, off, shift, at, count, size, bias, slope
+    return _intrinsic(1)(_taps_edge)(context, dtype, rows, *arguments)
 
 
 @intrinsic

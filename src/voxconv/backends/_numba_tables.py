@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv.backends._numba_conv import SWEEP, WEIGHT, padded_outs
+from voxconv.backends._numba_depthwise import DEPTHWISE
 from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS
 from voxconv.problem import ConvProblem
 
@@ -75,13 +76,13 @@ class Slots(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One pass of the kernel `sweep`: its record as integers, without arrays, and what it was made from."""
+    """One pass of `sweep` or `depthwise`: its record as integers, without arrays, and what it was made from."""
 
     record: Array
     tables: tuple[Array, ...]
     """What the record points to."""
     axes: tuple[Axis, Axis, Axis]
-    slots: tuple[Slots, Slots, Slots]
+    slots: tuple[Slots, ...]
     box: tuple[int, int]
     in_place: bool
     groups: int
@@ -94,6 +95,7 @@ class Sweep:
     items: int
     scratch: int
     """Bytes that each thread needs."""
+    kernel: str = "sweep"
 
     @property
     def terms(self) -> int:
@@ -381,6 +383,35 @@ def _sweep(problem: ConvProblem, backward: bool, algorithm: str, axes: tuple[Axi
     )  # fmt: skip
 
 
+def _depthwise_sweep(
+    problem: ConvProblem, backward: bool, axes: tuple[Axis, Axis, Axis], threads: int
+) -> Sweep:
+    wrow, woff = weight_places(problem, axes, backward)
+    taps = [tuple(axis.taps) for axis in axes]
+    moves = [[offset for _, offset in axis] for axis in taps]
+    tables = tuple(np.ascontiguousarray(move.ravel()) for move in np.meshgrid(*map(table, moves), indexing="ij"))
+    images, terms = problem.n * problem.groups, len(woff)
+    lines, columns = axes[0].outputs * axes[1].outputs, axes[2].outputs
+    per_part = max(1, min(lines, ITEM_TERMS // (terms * columns)))
+    if threads > 1 and images < 2 * threads:
+        per_part = min(per_part, _ceil(lines, _ceil(2 * threads, max(images, 1))))
+    run = max(1, min(SHORT_TERMS // (terms * columns * per_part), images // threads))
+    parts = _ceil(lines, per_part)
+    each = _ceil(terms * (3 * 8 + problem.dtype.itemsize), 64) * 64
+    activation = problem.activation
+    record = _record(
+        DEPTHWISE, off_d=tables[0].ctypes.data, off_h=tables[1].ctypes.data, off_w=tables[2].ctypes.data, each=each,
+        images=images, groups=problem.groups, terms=terms, run=run, parts=parts, per_part=per_part,
+        low=list(map(min, moves)), high=list(map(max, moves)),
+        slope=1.0 if activation is None else activation.slope or 0.0,
+        **{name: [getattr(a, name) for a in axes] for name in ("size", "outputs")},
+    )  # fmt: skip
+    return Sweep(
+        record, tables, axes, (), (lines, columns), False, problem.groups, 1, 1, 0, wrow, woff,
+        _ceil(images, run) * parts, each, "depthwise",
+    )  # fmt: skip
+
+
 class Sweeps(NamedTuple):
     """Every sweep of a call that has terms to sum."""
 
@@ -399,7 +430,10 @@ def sweeps_of(problem: ConvProblem, operation: str, algorithm: str, threads: int
         return Sweeps((), 0, False)
     phases = product(*axes_of(problem, operation))
     met = [(d, h, w) for d, h, w in phases if d.taps and h.taps and w.taps]
-    each = tuple(_sweep(problem, backward, algorithm, axes, threads) for axes in met)
+    if algorithm == "depthwise":
+        each = tuple(_depthwise_sweep(problem, backward, axes, threads) for axes in met)
+    else:
+        each = tuple(_sweep(problem, backward, algorithm, axes, threads) for axes in met)
     written = sum(math.prod(axis.outputs for axis in axes) for axes in met)
     plane = math.prod(problem.spatial if backward else problem.output)
     return Sweeps(each, max((sweep.scratch for sweep in each), default=0), written == plane)

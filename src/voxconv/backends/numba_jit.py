@@ -12,16 +12,18 @@ it, im2col gives every tap a copy of its own.
 from __future__ import annotations
 
 import math
+import threading
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from voxconv.backends import _numba_conv
+from voxconv.backends import _numba_conv, _numba_depthwise
 from voxconv.backends import _numba_kernels as kernels
 from voxconv.backends._numba_cache import compiled
 from voxconv.backends._numba_conv import PACK, SWEEP, WEIGHT, padded_outs
+from voxconv.backends._numba_depthwise import DEPTHWISE
 from voxconv.backends._numba_ir import ROWS
 from voxconv.backends._numba_tables import (
     Sweep,
@@ -44,7 +46,7 @@ Array = npt.NDArray[Any]
 Triple = tuple[int, int, int]
 
 name = "numba"
-algorithms: tuple[str, ...] = ("direct", "im2col")
+algorithms: tuple[str, ...] = ("depthwise", "direct", "im2col")
 
 KEPT_BLOCKS, KEPT_BYTES = 4, 16 << 20
 """How many blocks of scratch are kept for later calls, and the largest of them."""
@@ -62,17 +64,29 @@ KERNELS = {
     "sweep": (_numba_conv.sweep, SWEEP),
     "pack": (_numba_conv.pack, PACK),
     "weight": (_numba_conv.weight, WEIGHT),
+    "depthwise": (_numba_depthwise.depthwise, DEPTHWISE),
 }
 """What makes each kernel, and the record that it reads."""
 
 
-@cache
-def _kernel(name: str, dtype: np.dtype[Any]) -> Any:
-    """A kernel for one element type, as something to call with the address of a job, an item and a slot."""
+_kernels: dict[tuple[str, np.dtype[Any]], tuple[Any, Any]] = {}
+_compiling = threading.Lock()
+
+
+def _kernel(name: str, dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """A kernel for one element type: what to call with the address of a job, an item and a slot, and its owner."""
+    found = _kernels.get((name, dtype))
+    if found is None:
+        with _compiling:  # loaded twice, its symbols would clash
+            found = _kernels.get((name, dtype)) or _kernels.setdefault((name, dtype), _made(name, dtype))
+    return found
+
+
+def _made(name: str, dtype: np.dtype[Any]) -> tuple[Any, Any]:
     make, record = KERNELS[name]
     kernel = compiled(f"{name}-{dtype.name}", make, dtype, record)
     call = kernel.ctypes if lib is None else ffi.cast("void (*)(void *, int64_t, int64_t)", kernel.address)
-    return call, kernel  # the code lives as long as its object
+    return call, kernel
 
 
 def _threads() -> int:
@@ -91,31 +105,39 @@ def _run(name: str, dtype: np.dtype[Any], record: Array, items: int) -> None:
         pass
 
 
-_kept: list[Array] = []
+def _address(array: Array) -> int:
+    if ffi is None:
+        return int(array.__array_interface__["data"][0])
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(array)))
+
+
+class Block(NamedTuple):
+    """Scratch memory and where its first cache line begins."""
+
+    memory: Array
+    start: int
+
+
+_kept: list[Block] = []
 """Scratch that was given back: fresh pages would cost more than many a layer's arithmetic."""
 
 
-def _take(size: int) -> Array:
-    """At least so many bytes, and a cache line to align them; uninitialised."""
+def _take(size: int) -> Block:
+    """At least so many bytes, uninitialised."""
     try:
         # Taking an entry out is atomic, so threads never share a block.
         block = _kept.pop()
+        if len(block.memory) >= size + 64:
+            return block
     except IndexError:
-        block = None
-    return np.empty(size + 64, np.uint8) if block is None or len(block) < size + 64 else block
+        pass
+    memory = np.empty(size + 64, np.uint8)
+    return Block(memory, -(-_address(memory) // 64) * 64)
 
 
-def _give(block: Array) -> None:
-    if len(_kept) < KEPT_BLOCKS and len(block) <= KEPT_BYTES:
+def _give(block: Block) -> None:
+    if len(_kept) < KEPT_BLOCKS and len(block.memory) <= KEPT_BYTES:
         _kept.append(block)
-
-
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
-def _aligned(block: Array) -> int:
-    return -(-_address(block) // 64) * 64
 
 
 # --------------------------------------------------------------------------------------------------
@@ -126,6 +148,8 @@ def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool
     """Why this algorithm is not taken, or None."""
     if algorithm not in algorithms:
         return f"the numba backend has no algorithm {algorithm!r}"
+    if algorithm == "depthwise":
+        return _depthwise_refusal(problem, operation)
     if asked or algorithm != "direct":
         return None
     if operation == "conv_weight_grad":
@@ -140,6 +164,14 @@ def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool
         run = columns + sweep.slots[2].span
         if 2 * sweep.outs > ROWS and 2 * run > 3 * columns:
             return f"computes {run} columns to keep {columns}; im2col serves better"
+    return None
+
+
+def _depthwise_refusal(problem: ConvProblem, operation: str) -> str | None:
+    if problem.groups != problem.c or problem.groups != problem.k:
+        return f"depthwise wants one channel a group: {problem.c} -> {problem.k} channels in {problem.groups} groups"
+    if any(step > 1 for step in problem.stride) or operation == "conv_weight_grad":
+        return "the depthwise kernel is for stride 1, forward and backward to the input"
     return None
 
 
@@ -162,10 +194,10 @@ def _packed_size(sweep: Sweep) -> int:
 
 
 class Packed(NamedTuple):
-    """A weight, its panels for each sweep, and whether all of it is finite."""
+    """A weight, for each sweep its panels and their address, and whether all of it is finite."""
 
     weight: Array
-    panels: list[Array]
+    panels: list[tuple[Array, int]]
     finite: bool
 
 
@@ -177,7 +209,7 @@ def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) ->
         addresses = map(_address, (weight, panel, sweep.wrow, sweep.woff))
         job = table([1, *addresses, problem.groups, sweep.outs, sweep.terms, padded_outs(sweep.outs)])
         _run("pack", problem.dtype, job, problem.groups)
-        panels.append(panel)
+        panels.append((panel, _address(panel)))
         finite = finite and bool(job[0])
     return Packed(weight.reshape(-1), panels, finite)
 
@@ -197,11 +229,12 @@ def _convolve(
         _convolve_exactly(problem, sweeps, x, packed, bias, out)
         return
     scratch = _take(threads * sweeps.scratch)
-    places = _address(x), _address(out), _aligned(scratch)
-    for sweep, panel in zip(sweeps.each, packed.panels, strict=True):
+    places = _address(x), _address(out), scratch.start
+    bias_address = _address(bias)
+    for sweep, (_, panel) in zip(sweeps.each, packed.panels, strict=True):
         job = sweep.record.copy()
-        job[:5] = *places, _address(panel), _address(bias)
-        _run("sweep", dtype, job, sweep.items)
+        job[:5] = *places, panel, bias_address
+        _run(sweep.kernel, dtype, job, sweep.items)
     _give(scratch)
 
 
@@ -254,7 +287,7 @@ def conv_weight_grad(problem: ConvProblem, algorithm: str, x: Array, grad_output
         )  # fmt: skip
         return
     memory = _take(sweep.sums + 64 + threads * sweep.scratch)
-    sums = _aligned(memory)
+    sums = memory.start
     job = sweep.record.copy()
     job[:5] = _address(x), _address(out), sums + -(-sweep.sums // 64) * 64, _address(grad_output), sums
     for stage in sweep.stages:
