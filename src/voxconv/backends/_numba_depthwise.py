@@ -65,7 +65,7 @@ def depthwise(dtype: Any) -> Callable[..., None]:
             last = min(line + job.per_part, lines)
             while line < last:
                 rows, count, w, used, moved = 1, n, weights, all_off, job.off_w
-                if top <= h < bottom and 0 <= d + job.low[0] and d + job.high[0] < job.size[0]:
+                if top <= h < bottom and d + job.low[0] >= 0 and d + job.high[0] < job.size[0]:
                     rows = BLOCK if h + BLOCK <= bottom and line + BLOCK <= last else 1
                 else:
                     count, w, used, moved = 0, chosen, off, shift

@@ -37,13 +37,16 @@ def _int(value: int) -> ir.Constant:
 
 
 class _Vectors:
-    """Emits vector instructions over elements of one floating type."""
+    """Emits vector instructions over elements of one type."""
 
-    def __init__(self, builder: ir.IRBuilder, scalar: ir.Type) -> None:
+    def __init__(self, builder: ir.IRBuilder, scalar: ir.Type, element: Any) -> None:
         self.builder = builder
         self.scalar = scalar
-        self.size = 8 if isinstance(scalar, ir.DoubleType) else 4
-        self.lanes = VECTOR_BYTES // self.size
+        self.floating = isinstance(element, types.Float)
+        self.signed = self.floating or element.signed
+        self.size = element.bitwidth // 8
+        # Narrower elements do not fill a register, since indices and masks beside them would take many.
+        self.lanes = VECTOR_BYTES // max(self.size, 4)
         self.type = ir.VectorType(scalar, self.lanes)
 
     def address(self, base: ir.Value, elements: ir.Value | int) -> ir.Value:
@@ -77,6 +80,14 @@ class _Vectors:
     def constant(self, value: float) -> ir.Constant:
         return ir.Constant(self.type, [value] * self.lanes)
 
+    def replaces(self, value: ir.Value, best: ir.Value) -> ir.Value:
+        """Mask of the lanes that are greater than the best before, or not a number."""
+        if not self.floating:
+            compare = self.builder.icmp_signed if self.signed else self.builder.icmp_unsigned
+            return compare(">", value, best)
+        greater = self.builder.fcmp_ordered(">", value, best)
+        return self.builder.or_(greater, self.builder.fcmp_unordered("uno", value, value))
+
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """A * b + c, fused where the machine has it: elsewhere a library call would take its place."""
         if not _FMA:
@@ -97,7 +108,8 @@ class _Vectors:
 
     def load_masked(self, address: ir.Value, mask: ir.Value) -> ir.Value:
         """Zero where the mask is off; nothing is read there."""
-        arguments = [self.pointer(address), ir.Constant(INT32, self.size), mask, self.constant(0.0)]
+        zero = ir.Constant(self.type, None)
+        arguments = [self.pointer(address), ir.Constant(INT32, self.size), mask, zero]
         return self._call("llvm.masked.load", self.type, arguments, pointer=True)
 
     def store_masked(self, value: ir.Value, address: ir.Value, mask: ir.Value) -> None:
@@ -105,7 +117,7 @@ class _Vectors:
         self._call("llvm.masked.store", ir.VoidType(), arguments, pointer=True)
 
     def _call(self, name: str, result: ir.Type, arguments: list[ir.Value], pointer: bool = False) -> ir.Value:
-        kind = f"v{self.lanes}f{8 * self.size}"
+        kind = f"v{self.lanes}{'f' if self.floating else 'i'}{8 * self.size}"
         function = cgutils.get_or_insert_function(
             self.builder.module, ir.FunctionType(result, [value.type for value in arguments]),
             f"{name}.{kind}.p0{kind}" if pointer else f"{name}.{kind}",
@@ -139,7 +151,7 @@ def _intrinsic(constants: int) -> Callable[[Callable[..., None]], Any]:
                     function.attributes.add("nounwind")
                     function.attributes.add("noinline")
                     inner = ir.IRBuilder(function.append_basic_block())
-                    emit(_Vectors(inner, context.get_value_type(element)), *literals, *function.args)
+                    emit(_Vectors(inner, context.get_value_type(element), element), *literals, *function.args)
                     inner.ret_void()
                 builder.call(function, operands)
                 return context.get_dummy_value()
@@ -367,6 +379,102 @@ def _store_row(v: _Vectors, to: Any, source: Any, count: Any, bias: Any, slope: 
         v.store_masked(activated(whole), v.address(to, whole), mask)
 
 
+def _windows(
+    v: _Vectors, step: int, edge: int, indexed: int, y: Any, index: Any, x: Any, rows: Any, n: Any, col: Any,
+    dilation: Any, taps: Any, count: Any, size: Any, stride: Any,
+) -> None:  # fmt: skip
+    """Maxima of one vector of windows, and where they stand: lane i sees x[rows[r] + col + i * stride + t * dilation].
+
+    For r < n and t < taps, in this order; one replaces the maximum if it is greater or not a number.  ``step`` is the
+    stride if that is 1 or 2, else 0.  At an ``edge`` a column has to be in [0, size), and the first ``count`` lanes are
+    stored; elsewhere all are.  ``index`` is written if ``indexed``.
+    """
+    builder, lanes = v.builder, v.lanes
+    wide = ir.VectorType(INT64, lanes)
+    ramp = [i * step if step else 0 for i in range(lanes)]
+    lane_columns = ir.Constant(wide, ramp)
+    if not step:
+        numbers = ir.Constant(wide, list(range(lanes)))
+        lane_columns = builder.mul(numbers, v.splat(stride))
+
+    def load(row: Any, column: Any) -> tuple[Any, Any]:
+        """A tap's values, and at an edge the mask of those that are there."""
+        place = v.address(x, builder.add(row, column))
+        if not step:
+            inside = None
+            if edge:
+                at = builder.add(lane_columns, v.splat(column))
+                low = builder.icmp_signed(">=", at, ir.Constant(wide, [0] * lanes))
+                inside = builder.and_(low, builder.icmp_signed("<", at, v.splat(size)))
+            value = ir.Constant(v.type, ir.Undefined)
+            for i in range(lanes):
+                lane = ir.Constant(INT32, i)
+                move = builder.extract_element(lane_columns, lane)
+                if inside is not None:  # a lane outside looks at the row's first element
+                    move = builder.select(builder.extract_element(inside, lane), move, builder.neg(column))
+                value = builder.insert_element(value, v.load_scalar(v.address(place, move)), lane)
+            return value, inside
+        half = step - 1  # ceil(a / step) is (a + half) >> half
+        bounds = builder.neg(column), builder.sub(size, column)
+        first, last = (builder.ashr(builder.add(bound, _int(half)), _int(half)) for bound in bounds)
+        inside = v.within(list(range(lanes)), first, last) if edge else None
+        if step == 1:
+            return (v.load_masked(place, inside) if edge else v.load(place)), inside
+        halves = []
+        for part in range(2):
+            there = v.address(place, part * lanes)
+            if edge:
+                even = ir.Constant(ir.VectorType(ir.IntType(1), lanes), [1 - i % 2 for i in range(lanes)])
+                mask = v.within([part * lanes // 2 + i // 2 for i in range(lanes)], first, last)
+                halves.append(v.load_masked(there, builder.and_(mask, even)))
+            elif part == 0:
+                halves.append(v.load(there))
+            else:  # the last element of the second half is nobody's, and may not be there
+                halves.append(v.load(v.address(there, -1)))
+        picks = [2 * i if 2 * i < lanes or edge else 2 * i + 1 for i in range(lanes)]
+        return builder.shuffle_vector(*halves, ir.Constant(ir.VectorType(INT32, lanes), picks)), inside
+
+    best, where = cgutils.alloca_once(builder, v.type), cgutils.alloca_once(builder, wide)
+    seen = cgutils.alloca_once(builder, ir.VectorType(ir.IntType(1), lanes))
+    builder.store(ir.Constant(seen.type.pointee, None), seen)
+    if edge:
+        builder.store(ir.Constant(v.type, None), best)
+        builder.store(ir.Constant(wide, None), where)
+    else:
+        row = v.load_int(rows)
+        builder.store(load(row, col)[0], best)
+        builder.store(v.splat(builder.add(row, col)), where)
+    with cgutils.for_range(builder, n) as outer:
+        row = v.load_int(builder.add(rows, builder.mul(outer.index, _int(8))))
+        with cgutils.for_range(builder, taps) as inner:
+            column = builder.add(col, builder.mul(inner.index, dilation))
+            value, inside = load(row, column)
+            before = builder.load(best)
+            better = v.replaces(value, before)
+            if inside is not None:
+                known = builder.load(seen)
+                better = builder.and_(inside, builder.or_(better, builder.not_(known)))
+                builder.store(builder.or_(known, inside), seen)
+            builder.store(builder.select(better, value, before), best)
+            if indexed:
+                builder.store(
+                    builder.select(better, v.splat(builder.add(row, column)), builder.load(where)), where
+                )
+    if edge:
+        v.store_masked(builder.load(best), y, v.within(list(range(lanes)), _int(0), count))
+    else:
+        v.store(builder.load(best), y)
+    if not indexed:
+        return
+    places = builder.add(builder.load(where), lane_columns)
+    if not edge:
+        builder.store(places, v.pointer(index, wide), align=8)
+        return
+    with cgutils.for_range(builder, count) as loop:
+        place = builder.extract_element(places, loop.index)
+        builder.store(place, v.pointer(builder.add(index, builder.mul(loop.index, _int(8))), INT64))
+
+
 def _typed(function: Callable[..., Any]) -> Any:
     return intrinsic(prefer_literal=True)(function)
 
@@ -412,6 +520,15 @@ def taps_edge(context, dtype, rows, y, ldy, x, ldx, n, w, off, shift, at, count,
     """See `_taps_edge`."""
     arguments = y, ldy, x, ldx, n, w, off, shift, at, count, size, bias, slope
     return _intrinsic(1)(_taps_edge)(context, dtype, rows, *arguments)
+
+
+@_typed
+def windows(
+    context, dtype, step, edge, indexed, y, index, x, rows, n, col, dilation, taps, count, size, stride
+):  # fmt: skip
+    """See `_windows`."""
+    arguments = y, index, x, rows, n, col, dilation, taps, count, size, stride
+    return _intrinsic(3)(_windows)(context, dtype, step, edge, indexed, *arguments)
 
 
 @intrinsic

@@ -129,69 +129,6 @@ def met(start: int, taps: int, dilation: int, size: int) -> tuple[int, int]:
 
 
 @_compiled
-def max_pool(
-    x: Array, y: Array, indices: Array, planes: int, size: Triple, kernel: Triple, stride: Triple, before: Triple,
-    dilation: Triple, outputs: Triple, taps: Array, lowest: Any,
-) -> None:  # fmt: skip
-    """Maximum of each window and, unless ``indices`` is empty, its place: tap by tap over whole output rows.
-
-    ``taps`` lists the taps of the last axis that meet the input; ``lowest`` is the least value of the dtype.
-    """
-    columns = np.empty(outputs[2], np.int64)
-    for o in range(outputs[2]):
-        start = o * stride[2] - before[2]
-        columns[o] = start + met(start, kernel[2], dilation[2], size[2])[0] * dilation[2]
-    row, wanted = np.empty(outputs[2], x.dtype), indices.size > 0
-    to = 0
-    for plane in range(planes):
-        for od in range(outputs[0]):
-            start_d = od * stride[0] - before[0]
-            low_d, high_d = met(start_d, kernel[0], dilation[0], size[0])
-            for oh in range(outputs[1]):
-                start_h = oh * stride[1] - before[1]
-                low_h, high_h = met(start_h, kernel[1], dilation[1], size[1])
-                y[to : to + outputs[2]] = lowest
-                if wanted:  # a window of nothing but the least value keeps its first element
-                    corner = (start_d + low_d * dilation[0]) * size[1] + start_h + low_h * dilation[1]
-                    for o in range(outputs[2]):
-                        indices[to + o] = corner * size[2] + columns[o]
-                for td in range(low_d, high_d):
-                    for th in range(low_h, high_h):
-                        line = (start_d + td * dilation[0]) * size[1] + start_h + th * dilation[1]
-                        for tap in taps:
-                            offset = tap * dilation[2] - before[2]
-                            low, high = met(offset, outputs[2], stride[2], size[2])
-                            place = line * size[2] + offset + low * stride[2]
-                            source = np.uint64(plane * size[0] * size[1] * size[2] + place)
-                            target, step = np.uint64(to + low), np.uint64(stride[2])
-                            count = np.uint64(high - low)
-                            for j in range(count):
-                                row[j] = x[source + j * step]
-                            # Unit strides, and `|`, which does not branch: both loops become vector selects.
-                            if wanted:
-                                for j in range(count):
-                                    value, best, known = row[j], y[target + j], indices[target + j]
-                                    taken = (value > best) | (value != value)
-                                    y[target + j] = value if taken else best
-                                    indices[target + j] = np.int64(np.uint64(place) + j * step) if taken else known
-                            else:
-                                for j in range(count):
-                                    value, best = row[j], y[target + j]
-                                    y[target + j] = value if (value > best) | (value != value) else best
-                to += outputs[2]
-
-
-@_compiled
-def scatter(values: Array, indices: Array, out: Array, planes: int, accumulate: bool) -> None:
-    """out[plane, indices] = values, or += , in index order; zero elsewhere."""
-    out[:] = 0
-    count, size = values.size // max(planes, 1), out.size // max(planes, 1)
-    for i in range(values.size):
-        at = i // count * size + indices[i]
-        out[at] = out[at] + values[i] if accumulate else values[i]
-
-
-@_compiled
 def mean(
     image: Array, means: Array, backward: bool, planes: int, size: Triple, kernel: Triple, stride: Triple,
     before: Triple, after: Triple, outputs: Triple, taps: Array, count_padding: bool, divisor: float,

@@ -223,7 +223,7 @@ class WeightSweep:
     """Where in the record they stand."""
 
 
-def _record(kind: np.dtype[Any], **values: Any) -> Array:
+def record_of(kind: np.dtype[Any], **values: Any) -> Array:
     """A record with these fields, as a flat array of integers: quick to copy and to complete."""
     record = np.zeros(1, kind)
     for name, value in values.items():
@@ -283,7 +283,7 @@ def _weight_sweep(problem: ConvProblem, algorithm: str, axes: tuple[Axis, Axis, 
     pixels = _ceil((block * channel + lanes) * size, 64) * 64
     places = pixels + _ceil(per_part * box_h * box_w * width * size, 64) * 64
     each = places + _ceil(box_h * box_w * 8, 64) * 64
-    record = _record(
+    record = record_of(
         WEIGHT, row=tables[0].ctypes.data, wrow=wrow.ctypes.data, woff=woff.ctypes.data,
         starts=[t.ctypes.data for t in tables[3:]], each=each, pixels=pixels, places=places, samples=problem.n,
         groups=problem.groups, run=run, channels=channels, outs=outs, taps=taps, block=block, blocks=blocks,
@@ -367,7 +367,7 @@ def _sweep(problem: ConvProblem, backward: bool, algorithm: str, axes: tuple[Axi
     tail_at = sums_at + _ceil(sums * size, 64) * 64
     each = tail_at + _ceil(tail * size, 64) * 64
     activation = problem.activation
-    record = _record(
+    record = record_of(
         SWEEP, xoff=tables[0].ctypes.data, tailoff=tables[1].ctypes.data, starts=[t.ctypes.data for t in tables[2:]],
         each=each, panel=sums_at, tail=tail_at, samples=problem.n, groups=problem.groups, run=run, channels=channels,
         outs=outs, terms=terms, block=block, per_part=per_part, parts=parts, chunk=chunk, in_place=in_place, full=full,
@@ -399,7 +399,7 @@ def _depthwise_sweep(
     parts = _ceil(lines, per_part)
     each = _ceil(terms * (3 * 8 + problem.dtype.itemsize), 64) * 64
     activation = problem.activation
-    record = _record(
+    record = record_of(
         DEPTHWISE, off_d=tables[0].ctypes.data, off_h=tables[1].ctypes.data, off_w=tables[2].ctypes.data, each=each,
         images=images, groups=problem.groups, terms=terms, run=run, parts=parts, per_part=per_part,
         low=list(map(min, moves)), high=list(map(max, moves)),

@@ -19,17 +19,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from voxconv.backends import _numba_conv, _numba_depthwise
+from voxconv.backends import _numba_conv, _numba_depthwise, _numba_pool
 from voxconv.backends import _numba_kernels as kernels
 from voxconv.backends._numba_cache import compiled
 from voxconv.backends._numba_conv import PACK, SWEEP, WEIGHT, padded_outs
 from voxconv.backends._numba_depthwise import DEPTHWISE
 from voxconv.backends._numba_ir import ROWS
+from voxconv.backends._numba_pool import POOL, SCATTER
 from voxconv.backends._numba_tables import (
     Sweep,
     Sweeps,
     deep,
     offsets,
+    record_of,
     sweeps_of,
     table,
     triple,
@@ -51,6 +53,9 @@ algorithms: tuple[str, ...] = ("depthwise", "direct", "im2col")
 KEPT_BLOCKS, KEPT_BYTES = 4, 16 << 20
 """How many blocks of scratch are kept for later calls, and the largest of them."""
 
+LINE_TERMS, PLANE_TERMS = 1 << 24, 1 << 16
+"""Most comparisons of a pool's item, since a signal waits for its end, and at how many it takes no further plane."""
+
 
 # --------------------------------------------------------------------------------------------------
 # Running kernels
@@ -64,6 +69,8 @@ KERNELS = {
     "sweep": (_numba_conv.sweep, SWEEP),
     "pack": (_numba_conv.pack, PACK),
     "weight": (_numba_conv.weight, WEIGHT),
+    "max_pool": (_numba_pool.max_pool, POOL),
+    "scatter": (_numba_pool.scatter, SCATTER),
     "depthwise": (_numba_depthwise.depthwise, DEPTHWISE),
 }
 """What makes each kernel, and the record that it reads."""
@@ -327,17 +334,30 @@ def _met_taps(problem: WindowProblem) -> Array:
 
 def max_pool(problem: WindowProblem, x: Array, out: Array, indices: Array | None) -> None:
     """Maximum of each window and, where asked, its position in the plane."""
-    lowest = -math.inf if problem.dtype.kind == "f" else np.iinfo(problem.dtype).min
-    places = np.empty(0, np.int64) if indices is None else indices.reshape(-1)
-    kernels.max_pool(
-        x.reshape(-1), out.reshape(-1), places, *_window(problem), deep(problem.dilation, 1),
-        deep(problem.output, 1), _met_taps(problem), problem.dtype.type(lowest),
+    planes, size, kernel, stride, before = _window(problem)
+    outputs, threads = deep(problem.output, 1), _threads()
+    lines, terms = outputs[0] * outputs[1], outputs[2] * min(math.prod(kernel), math.prod(size))
+    per_part = max(1, min(lines, LINE_TERMS // terms))
+    run = max(1, min(PLANE_TERMS // (lines * terms), planes // threads))
+    parts = -(-lines // per_part)
+    each = 8 * (64 + min(kernel[0], size[0]) * min(kernel[1], size[1]))
+    scratch = _take(threads * each)
+    job = record_of(
+        POOL, x=_address(x), y=_address(out), scratch=scratch.start, index=0 if indices is None else _address(indices),
+        each=each, planes=planes, run=run, parts=parts, per_part=per_part, size=size, kernel=kernel, stride=stride,
+        before=before, dilation=deep(problem.dilation, 1), outputs=outputs,
     )  # fmt: skip
+    _run("max_pool", problem.dtype, job, -(-planes // run) * parts)
+    _give(scratch)
 
 
 def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
     """Write or add values to positions of out."""
-    kernels.scatter(values.reshape(-1), indices.reshape(-1), out.reshape(-1), len(values), accumulate)
+    planes, count = values.shape
+    run = max(1, min(PLANE_TERMS // max(1, count + out.shape[1]), planes // _threads()))
+    addresses = map(_address, (values, indices, out))
+    job = table([*addresses, planes, count, out.shape[1], run, accumulate])
+    _run("scatter", out.dtype, job, -(-planes // run))
 
 
 def _mean(problem: WindowProblem, image: Array, means: Array, backward: bool) -> None:
