@@ -13,18 +13,8 @@ from typing import Any
 import numpy as np
 from numba import carray, njit, types
 
-from voxconv.backends._numba_ir import (
-    LONE_VECTORS,
-    ROWS,
-    VECTOR_BYTES,
-    VECTORS,
-    copy_row,
-    dot_row,
-    pointer,
-    row_tile,
-    store_row,
-    tile,
-)  # fmt: skip
+from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS, pointer
+from voxconv.backends._numba_tiles import copy_row, dot_row, row_tile, store_row, tile
 
 _helper: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 

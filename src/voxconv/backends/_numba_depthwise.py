@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numba import carray, types
 
-from voxconv.backends._numba_ir import VECTOR_BYTES, pointer, taps_edge, taps_inside
+from voxconv.backends._numba_ir import VECTOR_BYTES, pointer
+from voxconv.backends._numba_rows import taps_edge, taps_inside
 
 _one, _three = np.int64, (np.int64, 3)
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numba import carray, njit, types
 
-from voxconv.backends._numba_ir import VECTOR_BYTES, pointer, windows
+from voxconv.backends._numba_ir import VECTOR_BYTES, pointer
+from voxconv.backends._numba_rows import windows
 
 _helper: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
@@ -54,22 +55,26 @@ def vector(
     """Run `windows` in the form of its stride."""
     if edge:
         if stride == 1:
-            windows(dtype, 1, 1, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
+            windows(dtype, 1, 0, 1, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
         elif stride == 2:
-            windows(dtype, 2, 1, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
+            windows(dtype, 2, 0, 1, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
         else:
-            windows(dtype, 0, 1, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
-    elif stride > 2:
-        windows(dtype, 0, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
-    elif indexed:
-        if stride == 1:
-            windows(dtype, 1, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
+            windows(dtype, 0, 0, 1, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
+    elif stride == 2 and taps == 2:
+        if indexed:
+            windows(dtype, 2, 2, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
         else:
-            windows(dtype, 2, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
+            windows(dtype, 2, 2, 0, 0, y, index, x, rows, n, col, dilation, taps, count, size, stride)
+    elif stride == 2 and taps == 3:
+        windows(dtype, 2, 3, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
+    elif stride == 1 and taps == 3:
+        windows(dtype, 1, 3, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
     elif stride == 1:
-        windows(dtype, 1, 0, 0, y, index, x, rows, n, col, dilation, taps, count, size, stride)
+        windows(dtype, 1, 0, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
+    elif stride == 2:
+        windows(dtype, 2, 0, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
     else:
-        windows(dtype, 2, 0, 0, y, index, x, rows, n, col, dilation, taps, count, size, stride)
+        windows(dtype, 0, 0, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
 
 
 def max_pool(dtype: Any) -> Callable[..., None]:
@@ -104,7 +109,9 @@ def max_pool(dtype: Any) -> Callable[..., None]:
                         ) * width
                         n += 1
                 at = (plane * lines + line) * columns
-                for o in range(0, columns, lanes):
+                for begin in range(0, columns, lanes):
+                    # The last vector goes back to overlap the one before, rather than be masked.
+                    o = max(0, min(begin, columns - lanes))
                     col = o * stride - before
                     last = col + (min(lanes, columns - o) - 1) * stride
                     y, index = job.y + (at + o) * itemsize, job.index + (at + o) * 8

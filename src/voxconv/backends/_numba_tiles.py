@@ -1,0 +1,190 @@
+"""The arithmetic of the Numba backend's sums: register tiles, and the rows that go in and out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from voxconv.backends._numba_ir import INT32, INT64, Vectors, emitted, int64, typed
+
+
+def finish_sums(v: Vectors, bias: Any, slope: Any) -> Callable[[Any], Any]:
+    """What adds the bias to a vector of sums, and multiplies by the slope where the result is negative."""
+    builder = v.builder
+    zero, every_bias, every_slope = v.constant(0.0), v.splat(bias), v.splat(slope)
+    flat = builder.fcmp_ordered("==", slope, ir.Constant(v.scalar, 0.0))
+
+    def finish(sums: Any) -> Any:
+        total = builder.fadd(sums, every_bias)
+        less = builder.select(flat, zero, builder.fmul(total, every_slope))
+        return builder.select(builder.fcmp_ordered("<", total, zero), less, total)
+
+    return finish
+
+
+def _tile(v: Vectors, rows: int, vectors: int, more: Any, n: Any, a: Any, b: Any, off: Any, c: Any, ldc: Any) -> None:
+    """c[i * ldc + j] = sum over t < n of a[t * rows + i] * b[off[t] + j], for i < rows and j < vectors * lanes.
+
+    ``more`` is 0, or 1 to go on from the sums that c holds.  Each sum is one chain in the order of t and stays
+    in a register; nothing need be aligned.
+    """
+    builder = v.builder
+    places = [
+        v.address(v.address(c, builder.mul(ldc, int64(i))), j * v.lanes) for i in range(rows) for j in range(vectors)
+    ]
+    with builder.if_else(builder.icmp_signed("!=", more, int64(0))) as (taken, fresh):
+        with taken:
+            held = [v.load(place) for place in places]
+            going_on = builder.block
+        with fresh:
+            from_zero = builder.block
+    starts = []
+    for value in held:
+        start = builder.phi(v.type)
+        start.add_incoming(value, going_on)
+        start.add_incoming(v.constant(0.0), from_zero)
+        starts.append(start)
+    before = builder.block
+    loop, after = builder.append_basic_block("terms"), builder.append_basic_block("done")
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    t = builder.phi(INT64)
+    sums = [builder.phi(v.type) for _ in places]
+    source = v.address(b, v.loadint64(builder.add(off, builder.mul(t, int64(8)))))
+    pixels = [v.load(v.address(source, j * v.lanes)) for j in range(vectors)]
+    panel = v.address(a, builder.mul(t, int64(rows)))
+    results = []
+    for i in range(rows):
+        weight = v.splat(v.load_scalar(v.address(panel, i)))
+        results += [v.fma(weight, pixel, sums[i * vectors + j]) for j, pixel in enumerate(pixels)]
+    following = builder.add(t, int64(1))
+    t.add_incoming(int64(0), before)
+    t.add_incoming(following, loop)
+    for phi, start, result in zip(sums, starts, results, strict=True):
+        phi.add_incoming(start, before)
+        phi.add_incoming(result, loop)
+    builder.cbranch(builder.icmp_signed("<", following, n), loop, after)
+
+    builder.position_at_end(after)
+    for place, result in zip(places, results, strict=True):
+        v.store(result, place)
+
+
+def _row_tile(v: Vectors, rows: int, vectors: int, n: Any, x: Any, row: Any, off: Any, d: Any, c: Any) -> None:
+    """c[i * width + j] += sum over p < n of x[row[i] + off[p]] * d[p * width + j], for i < rows and j < width.
+
+    ``width`` is vectors * lanes.  The products of one call are summed from zero, then added.
+    """
+    builder = v.builder
+    starts = [v.address(x, v.loadint64(builder.add(row, int64(8 * i)))) for i in range(rows)]
+    before = builder.block
+    loop, after = builder.append_basic_block("pixels"), builder.append_basic_block("done")
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    p = builder.phi(INT64)
+    sums = [builder.phi(v.type) for _ in range(rows * vectors)]
+    here = builder.mul(v.loadint64(builder.add(off, builder.mul(p, int64(8)))), int64(v.size))
+    line = v.address(d, builder.mul(p, int64(vectors * v.lanes)))
+    lanes = [v.load(v.address(line, j * v.lanes)) for j in range(vectors)]
+    results = []
+    for i in range(rows):
+        pixel = v.splat(v.load_scalar(builder.add(starts[i], here)))
+        results += [v.fma(pixel, lane, sums[i * vectors + j]) for j, lane in enumerate(lanes)]
+    following = builder.add(p, int64(1))
+    p.add_incoming(int64(0), before)
+    p.add_incoming(following, loop)
+    for phi, result in zip(sums, results, strict=True):
+        phi.add_incoming(v.constant(0.0), before)
+        phi.add_incoming(result, loop)
+    builder.cbranch(builder.icmp_signed("<", following, n), loop, after)
+
+    builder.position_at_end(after)
+    for i, result in enumerate(results):
+        place = v.address(c, i * v.lanes)
+        v.store(builder.fadd(v.load(place), result), place)
+
+
+def _dot_row(v: Vectors, to: Any, a: Any, b: Any, count: Any) -> None:
+    """to[i] += sum of a[j] * b[j] over the j < count whose lane is i."""
+    builder = v.builder
+    total = cgutils.alloca_once_value(builder, v.load(to))
+    with cgutils.for_range_slice(builder, int64(0), count, int64(v.lanes)) as (j, _):
+        mask = v.within(list(range(v.lanes)), int64(0), builder.sub(count, j))
+        left, right = (v.load_masked(v.address(side, j), mask) for side in (a, b))
+        builder.store(v.fma(left, right, builder.load(total)), total)
+    v.store(builder.load(total), to)
+
+
+def _copy_row(v: Vectors, step: int, to: Any, source: Any, low: Any, high: Any, columns: Any) -> None:
+    """to[j] = source[j * step] for low <= j < high, else 0, for j < columns; step is 1 or 2.
+
+    Whole vectors are stored, so up to lanes - 1 elements after the row are overwritten.
+    """
+    builder, lanes = v.builder, v.lanes
+    with cgutils.for_range_slice(builder, int64(0), columns, int64(lanes)) as (j, _):
+        first, last = builder.sub(low, j), builder.sub(high, j)
+        begin = v.address(source, builder.mul(j, int64(step)))
+        if step == 1:
+            row = v.load_masked(begin, v.within(list(range(lanes)), first, last))
+        else:
+            even = ir.Constant(ir.VectorType(ir.IntType(1), lanes), [1 - i % 2 for i in range(lanes)])
+            halves = []
+            for half in range(2):
+                mask = v.within([half * lanes // 2 + i // 2 for i in range(lanes)], first, last)
+                halves.append(v.load_masked(v.address(begin, half * lanes), builder.and_(mask, even)))
+            evens = ir.Constant(ir.VectorType(INT32, lanes), list(range(0, 2 * lanes, 2)))
+            row = builder.shuffle_vector(*halves, evens)
+        v.store(row, v.address(to, j))
+
+
+def _store_row(v: Vectors, to: Any, source: Any, count: Any, bias: Any, slope: Any) -> None:
+    """to[j] = source[j] + bias, times slope where that is negative; a slope of 0 gives 0 even for -inf."""
+    builder = v.builder
+    finish = finish_sums(v, bias, slope)
+
+    def activated(j: Any) -> Any:
+        return finish(v.load(v.address(source, j)))
+
+    whole = builder.and_(count, int64(-v.lanes))
+    with cgutils.for_range_slice(builder, int64(0), whole, int64(v.lanes)) as (j, _):
+        v.store(activated(j), v.address(to, j))
+    with builder.if_then(builder.icmp_signed("<", whole, count)):
+        mask = v.within(list(range(v.lanes)), int64(0), builder.sub(count, whole))
+        v.store_masked(activated(whole), v.address(to, whole), mask)
+
+
+@typed
+def tile(context, dtype, rows, vectors, more, n, a, b, off, c, ldc):
+    """See `_tile`."""
+    return emitted(2)(_tile)(context, dtype, rows, vectors, more, n, a, b, off, c, ldc)
+
+
+@typed
+def row_tile(context, dtype, rows, vectors, n, x, row, off, d, c):
+    """See `_row_tile`."""
+    return emitted(2)(_row_tile)(context, dtype, rows, vectors, n, x, row, off, d, c)
+
+
+@typed
+def dot_row(context, dtype, to, a, b, count):
+    """See `_dot_row`."""
+    return emitted(0)(_dot_row)(context, dtype, to, a, b, count)
+
+
+@typed
+def copy_row(context, dtype, step, to, source, low, high, columns):
+    """See `_copy_row`."""
+    return emitted(1)(_copy_row)(context, dtype, step, to, source, low, high, columns)
+
+
+@typed
+def store_row(context, dtype, to, source, count, bias, slope):
+    """See `_store_row`."""
+    return emitted(0)(_store_row)(context, dtype, to, source, count, bias, slope)
+
+
