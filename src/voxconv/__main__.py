@@ -71,9 +71,17 @@ def _demo(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
     from voxconv.plan import choose_backend
 
     choose_backend("demo", arguments.backend)
-    if not arguments.out.parent.is_dir():
-        raise ValueError(f"demo: --out {arguments.out} lies in a folder that does not exist")
-    found = demo.run(arguments.out, arguments.backend, timings=not arguments.no_timings)
+    out = arguments.out or Path(f"voxconv-{arguments.task or 'demo'}.png")
+    if not out.parent.is_dir():
+        raise ValueError(f"demo: --out {out} lies in a folder that does not exist")
+    if arguments.task is not None:
+        from voxconv.demo import tasks
+
+        found = tasks.run(arguments.task, out, arguments.data, arguments.seeds)
+        return found, tasks.as_text(found), 0
+    if arguments.data is not None:
+        raise ValueError("demo: --data needs --task, since the demo without one is about its own slice")
+    found = demo.run(out, arguments.backend, timings=not arguments.no_timings)
     return found, demo.as_text(found), 0
 
 
@@ -118,8 +126,14 @@ def _parser() -> argparse.ArgumentParser:
     command("doctor", _doctor, "Say what computes here and how fast it can be, and test each kernel.")
 
     demo = command("demo", _demo, "Train a small network on a real MR slice with synthetic lesions, and draw it.")
-    demo.add_argument("--out", type=Path, default=Path("voxconv-demo.png"), help="the picture to write")
-    demo.add_argument("--backend", choices=BACKENDS, default="auto")
+    demo.add_argument(
+        "--task", choices=("classify", "detect", "segment", "reconstruct"),
+        help="one of four networks for radiology instead, beside a classical method",
+    )  # fmt: skip
+    demo.add_argument("--data", type=Path, help="with --task: a DICOM file, a folder with a series, or a NIfTI file")
+    demo.add_argument("--seeds", type=_positive, default=3, help="with --task: how often to train (3)")
+    demo.add_argument("--out", type=Path, help="the picture to write (voxconv-demo.png, or voxconv-TASK.png)")
+    demo.add_argument("--backend", choices=BACKENDS, default="auto", help="without --task: what computes")
     demo.add_argument("--no-timings", action="store_true", help="leave out the table of times")
 
     from voxconv.bench.command import add_arguments

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv import functional, nn
-from voxconv.imaging import Slice, cut_patches, dense_response, window_mean
+from voxconv.imaging import Scan, cut_patches, dense_response, window_mean
 
 __all__ = ["Experiment", "Outcome", "Settings", "build_model", "insert_lesion"]
 
@@ -140,7 +140,7 @@ class Experiment:
 
     Parameters
     ----------
-    source : Slice
+    source : Scan
         The slice, with the outline to keep away from.
     settings : Settings
         Difficulty and length.
@@ -148,7 +148,7 @@ class Experiment:
         As in `voxconv.conv2d`.
     """
 
-    def __init__(self, source: Slice, settings: Settings, backend: str = "auto") -> None:
+    def __init__(self, source: Scan, settings: Settings, backend: str = "auto") -> None:
         self.source = source
         self.settings = settings
         self.backend = backend

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv.errors import MissingExtra
-from voxconv.imaging.dicom import Slice
+from voxconv.imaging.scan import Scan
 
-__all__ = ["add_tile", "new_figure", "save", "show_slice"]
+__all__ = ["add_tile", "new_figure", "save", "show_boxes", "show_heat", "show_pixels", "show_slice"]
 
 Array = npt.NDArray[Any]
 
@@ -39,14 +39,14 @@ def save(figure: Any, path: Path, dpi: int = 110) -> None:
     figure.savefig(path, dpi=dpi, format="png")
 
 
-def show_slice(axes: Any, source: Slice, title: str, *, scale_bar_mm: float = 50, contour: bool = True) -> None:
+def show_slice(axes: Any, source: Scan, title: str, *, scale_bar_mm: float = 50, contour: bool = True) -> None:
     """Show a slice in its window, with a scale bar and the outline of its overlay."""
     low, high = source.window
     axes.imshow(source.pixels, cmap="gray", vmin=low, vmax=high, aspect=source.spacing[0] / source.spacing[1])
     axes.set_title(title, fontsize=11)
     axes.set_xticks([])
     axes.set_yticks([])
-    if contour:
+    if contour and source.marked.ndim and source.marked.any():
         axes.contour(source.marked, [0.5], colors="yellow", linewidths=1.4)
     rows, columns = source.pixels.shape
     length = scale_bar_mm / source.spacing[1]
@@ -68,3 +68,26 @@ def add_tile(figure: Any, left: float, top: float, side: float, image: Array, **
     axes.set_xticks([])
     axes.set_yticks([])
     return axes
+
+
+def show_pixels(axes: Any, pixels: Array, *, window: tuple[float, float] | None = None) -> None:
+    """Show grey values without ticks."""
+    low, high = window or (float(pixels.min()), float(pixels.max()))
+    axes.imshow(pixels, cmap="gray", vmin=low, vmax=high)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def show_heat(axes: Any, probability: Array, least: float = 0.3) -> Any:
+    """Lay a map of probabilities over an image; what lies below ``least`` stays clear."""
+    shown = np.ma.masked_less(np.nan_to_num(probability), least)
+    return axes.imshow(shown, cmap="autumn", vmin=least, vmax=1, alpha=0.5)
+
+
+def show_boxes(axes: Any, boxes: list[tuple[int, int, int, int]], colour: str) -> None:
+    """Draw boxes given by first row and column, last row and column + 1."""
+    from matplotlib.patches import Rectangle
+
+    for top, left, bottom, right in boxes:
+        box = Rectangle((left - 1.5, top - 1.5), right - left + 2, bottom - top + 2, fill=False, edgecolor=colour)
+        axes.add_patch(box)

@@ -1,4 +1,4 @@
-"""Square patches of a slice, and a trained network's response at every pixel of it."""
+"""Square and cubic patches, and a trained network's response at every pixel of it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Array = npt.NDArray[Any]
 
 
 def cut_patches(image: Array, centres: Array, size: int) -> Array:
-    """Cut squares of ``size`` pixels, each from ``centre - size // 2``.
+    """Cut squares or cubes of ``size`` voxels, each from ``centre - size // 2``.
 
     Parameters
     ----------
-    image : (rows, columns) ndarray
-        The slice.
-    centres : (n, 2) ndarray of int
-        Row and column of each patch's centre.
+    image : (rows, columns) or (slices, rows, columns) ndarray
+        The slice or volume.
+    centres : (n, ndim) ndarray of int
+        Position of each patch's centre.
     size : int
         Side of a patch.
 
     Returns
     -------
-    (n, 1, size, size) ndarray
+    (n, 1, size, ...) ndarray
     """
     corners = np.asarray(centres) - size // 2
     if len(corners) and ((corners < 0).any() or (corners + size > image.shape).any()):
@@ -37,15 +37,16 @@ def cut_patches(image: Array, centres: Array, size: int) -> Array:
         rule = f"must lie at least half a patch of {size} inside the image"
         where = tuple(int(v) for v in centres[first])
         raise ValueError(rejection("cut_patches", "centres", where, rule, image=image.shape))
-    windows = np.lib.stride_tricks.sliding_window_view(image, (size, size))
-    return np.ascontiguousarray(windows[corners[:, 0], corners[:, 1]])[:, None]
+    windows = np.lib.stride_tricks.sliding_window_view(image, (size,) * image.ndim)
+    return np.ascontiguousarray(windows[tuple(corners.T)])[:, None]
 
 
 def window_mean(image: Array, size: int) -> Array:
     """Mean of the patch around each pixel, placed as `cut_patches` places patches; outside the image counts as 0."""
     before = size // 2
-    padding = ((before, size - 1 - before),) * 2
-    mean: Array = functional.avg_pool2d(image[None], size, stride=1, padding=padding)[0]
+    padding = ((before, size - 1 - before),) * image.ndim
+    pool = functional.avg_pool2d if image.ndim == 2 else functional.avg_pool3d
+    mean: Array = pool(image[None], size, stride=1, padding=padding)[0]
     return mean
 
 

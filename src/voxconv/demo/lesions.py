@@ -1,0 +1,272 @@
+"""Real anatomy with synthetic lesions in it: what classify, detect and segment are asked about, and how hard it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from voxconv import functional
+from voxconv.imaging import Scan, example_slice, example_volume, read, window_mean
+
+__all__ = [
+    "Anatomy",
+    "Difficulty",
+    "Scene",
+    "augmented",
+    "gaussian",
+    "matched_filter",
+    "planar",
+    "solid",
+]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Difficulty:
+    """How synthetic lesions look, and how much noise there is.
+
+    Attributes
+    ----------
+    radius : (float, float)
+        Smallest and largest semi-axis, in voxels.
+    contrast : (float, float)
+        Smallest and largest brightness added at its rim, in standard deviations of the tissue's grey values.
+    edge : float
+        Width of the rim, in voxels.
+    core : float
+        Brightness added inside the rim, in units of the rim's; negative is darker than before.
+    noise : float
+        Standard deviation of the noise added to every image, in the unit of contrast.
+    """
+
+    radius: tuple[float, float]
+    contrast: tuple[float, float]
+    edge: float
+    noise: float
+    core: float = -0.5
+
+    def profile(self, depth: Array) -> Array:
+        """Brightness added at a depth below the surface in voxels, for a rim of 1: a bright shell, a dark core."""
+        shell = np.exp(-(((depth - self.edge) / self.edge) ** 2))
+        return np.asarray(shell + self.core / (1 + np.exp(-(depth - 2.5 * self.edge) * 2 / self.edge)))
+
+
+# The one place where difficulty is set, by task and dimension.  The contrasts were chosen by the classical methods
+# alone, before any network had met these lesions: so that on the example scans' test halves the matched filter stays
+# below 0.85 (area under the curve) and 65% (lesions found at one false positive an image), the smoothed threshold
+# below 0.6 (Dice).  Measured then, or from seed 0: 0.83, 0.83, 61%, 0.18, 0.44.  The shape was chosen with a network
+# in sight: solid bright ellipses were given up, since vessels and bowel in the slice look just like them.
+DIFFICULTY = {
+    ("classify", 2): Difficulty(radius=(3.5, 6.0), contrast=(1.2, 1.8), edge=1.0, noise=0.1),
+    ("classify", 3): Difficulty(radius=(2.5, 4.0), contrast=(2.0, 3.0), edge=0.8, noise=0.1),
+    ("detect", 2): Difficulty(radius=(3.5, 6.0), contrast=(2.1, 3.15), edge=1.0, noise=0.1),
+    ("segment", 2): Difficulty(radius=(3.5, 6.0), contrast=(3.0, 4.5), edge=1.0, noise=0.1),
+    ("segment", 3): Difficulty(radius=(2.5, 4.0), contrast=(3.0, 4.5), edge=0.8, noise=0.1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A piece of anatomy with synthetic lesions.
+
+    Attributes
+    ----------
+    image : ndarray of float32
+        What is seen.
+    mask : ndarray of bool
+        The lesions' voxels: where at least half of the contrast was added.
+    centres : (n, ndim) ndarray
+        Their centres, in voxels of the image.
+    """
+
+    image: Array
+    mask: Array
+    centres: Array
+
+
+class Anatomy:
+    """A scan made ready: grey values in units of the tissue's, and where lesions may be put.
+
+    Parameters
+    ----------
+    scan : Scan
+        A slice or a volume.
+    split : int
+        Column that parts training (before it) from test (at it and beyond).
+    difficulty : Difficulty
+        How lesions look.
+
+    Attributes
+    ----------
+    image : ndarray of float32
+        Grey values less the mean of the training part's tissue, in units of its standard deviation.
+    body : ndarray of bool
+        Where a lesion's centre may lie: nearly all around is tissue, and no outline of the file's is near.
+    near : ndarray of bool
+        Where some of a lesion may lie.
+    ignored : ndarray of bool
+        The file's outline and what lies around it: in no training image.
+    """
+
+    def __init__(self, scan: Scan, split: int, difficulty: Difficulty) -> None:
+        self.scan = scan
+        self.split = split
+        self.difficulty = difficulty
+        pixels = scan.pixels
+        dark, bright = np.percentile(pixels, [1, 99])
+        tissue = pixels > dark + (bright - dark) / 15
+        self.ignored = np.zeros(pixels.shape, bool)
+        if scan.marked.ndim and scan.marked.any():
+            self.ignored = window_mean(scan.marked.astype(np.float32), 13) > 0
+        deep = window_mean(tissue.astype(np.float32), 9 if pixels.ndim == 2 else 5) > 0.95
+        self.body = tissue & deep & ~self.ignored
+        reach = 2 * int(difficulty.radius[1]) + 1
+        self.near = window_mean(self.body.astype(np.float32), reach) > 0
+        known = pixels[..., :split][tissue[..., :split]]
+        for name, part in (("training", self.body[..., :split]), ("test", self.body[..., split:])):
+            if part.sum() < 500 or not known.size or not known.std():
+                raise ValueError(f"the {name} half of this scan ({scan.title}) holds too little tissue for lesions")
+        self.image = ((pixels - known.mean()) / known.std()).astype(np.float32)
+
+    def _part(self, name: str) -> tuple[slice, ...]:
+        columns = slice(0, self.split) if name == "train" else slice(self.split, None)
+        return (..., columns)  # type: ignore[return-value]
+
+    def _add(self, image: Array, mask: Array, centre: Array, rng: np.random.Generator) -> None:
+        """Add a turned ellipsoid with a bright rim and a dark core, in place."""
+        difficulty, rank = self.difficulty, image.ndim
+        axes = rng.uniform(*difficulty.radius, rank)
+        turn, _ = np.linalg.qr(rng.standard_normal((rank, rank)))
+        reach = int(np.ceil(axes.max() + 5 * difficulty.edge))
+        box = tuple(slice(max(0, int(c) - reach), int(c) + reach + 2) for c in centre)
+        steps = np.moveaxis(np.indices(image[box].shape), 0, -1) + ([b.start for b in box] - centre)
+        depth = (1 - np.linalg.norm((steps @ turn) / axes, axis=-1)) * axes.mean()
+        image[box] += (rng.uniform(*difficulty.contrast) * difficulty.profile(depth)).astype(image.dtype)
+        mask[box] |= depth >= 0
+
+    def _finish(self, image: Array, mask: Array, centres: list[Array], rng: np.random.Generator) -> Scene:
+        image += rng.normal(0, self.difficulty.noise, image.shape).astype(np.float32)
+        return Scene(image, mask, np.array(centres).reshape(-1, image.ndim))
+
+    def _with_lesions(self, image: Array, allowed: Array, lesions: int, rng: np.random.Generator) -> Scene:
+        """Lesions at random places, none of which touches another."""
+        image, free = image.copy(), allowed.copy()
+        mask, centres = np.zeros(image.shape, bool), []
+        far = int(3 * self.difficulty.radius[1])
+        for _ in range(lesions):
+            places = np.argwhere(free)
+            if not len(places):
+                break
+            centre = places[rng.integers(len(places))] + rng.uniform(-0.5, 0.5, image.ndim)
+            self._add(image, mask, centre, rng)
+            centres.append(centre)
+            free[tuple(slice(max(0, int(c) - far), int(c) + far + 1) for c in centre)] = False
+        return self._finish(image, mask, centres, rng)
+
+    def scene(self, part: str, lesions: int, rng: np.random.Generator) -> Scene:
+        """All of "train" or "test", with lesions and noise."""
+        region = self._part(part)
+        return self._with_lesions(self.image[region], self.body[region], lesions, rng)
+
+    def crop(self, size: tuple[int, ...], rng: np.random.Generator) -> Scene:
+        """A box of the training part that holds tissue and nothing of the outline, with up to two lesions."""
+        region = self._part("train")
+        image, body, ignored = self.image[region], self.body[region], self.ignored[region]
+        if any(side > extent for side, extent in zip(size, image.shape, strict=True)):
+            raise ValueError(f"the training half of this scan, {image.shape}, is smaller than a crop of {size}")
+        for _ in range(1000):
+            corner = [rng.integers(0, extent - side + 1) for extent, side in zip(image.shape, size, strict=True)]
+            box = tuple(slice(c, c + side) for c, side in zip(corner, size, strict=True))
+            if body[box].mean() > 0.2 and not ignored[box].any():
+                break
+        else:
+            raise ValueError(f"the training half of this scan ({self.scan.title}) has no crop of {size} full of tissue")
+        return self._with_lesions(image[box], body[box], int(rng.integers(0, 3)), rng)
+
+    def patch(self, part: str, size: int, lesion: bool, rng: np.random.Generator) -> Scene:
+        """A cube whose middle lies in the body; with or without a lesion near its middle."""
+        region = self._part(part)
+        image, half = self.image[region], size // 2
+        inner = np.zeros(image.shape, bool)
+        middle = tuple(slice(half, extent - (size - half) + 1) for extent in image.shape)
+        inner[middle] = self.body[region][middle]
+        places = np.argwhere(inner)
+        if not len(places):
+            raise ValueError(f"the {part} half of this scan ({self.scan.title}) has no place for a patch of {size}")
+        corner = places[rng.integers(len(places))] - half
+        cut = image[tuple(slice(c, c + size) for c in corner)].copy()
+        mask = np.zeros(cut.shape, bool)
+        offset = size / 10
+        centre = (size - 1) / 2 + rng.uniform(-offset, offset, cut.ndim)
+        if lesion:
+            self._add(cut, mask, centre, rng)
+        return self._finish(cut, mask, [centre] if lesion else [], rng)
+
+
+def planar(task: str, path: Path | None) -> Anatomy:
+    """A slice to work on: the user's (the middle one of a volume), or the example, trained right and tested left."""
+    if path is None:
+        return Anatomy(example_slice(), 250, DIFFICULTY[task, 2])
+    scan = read(path)
+    if scan.pixels.ndim == 3:
+        scan = scan.slice(len(scan.pixels) // 2)
+    return Anatomy(scan, _middle(scan), DIFFICULTY[task, 2])
+
+
+def solid(task: str, path: Path | None) -> Anatomy | None:
+    """A volume to work on: the user's, or the example; None where the user's scan is a single slice."""
+    if path is None:
+        return Anatomy(example_volume(), 64, DIFFICULTY[task, 3])
+    scan = read(path)
+    return Anatomy(scan, _middle(scan), DIFFICULTY[task, 3]) if scan.pixels.ndim == 3 else None
+
+
+def _middle(scan: Scan) -> int:
+    """The column with as much tissue on its left as on its right."""
+    tissue = scan.pixels > np.percentile(scan.pixels, 1) + np.ptp(np.percentile(scan.pixels, [1, 99])) / 15
+    share = np.cumsum(tissue.reshape(-1, tissue.shape[-1]).sum(axis=0))
+    return int(np.searchsorted(share, share[-1] / 2))
+
+
+def _convolve(image: Array, kernel: Array) -> Array:
+    function = functional.conv2d if image.ndim == 2 else functional.conv3d
+    pads = [(size // 2, size - 1 - size // 2) for size in kernel.shape]
+    around = np.pad(image, pads, mode="edge")
+    response: Array = function(around[None], kernel[None, None].astype(image.dtype))[0]
+    return response
+
+
+def gaussian(image: Array, sigma: float) -> Array:
+    """Smooth with a Gaussian."""
+    side = 2 * int(np.ceil(3 * sigma)) + 1
+    line = np.exp(-((np.arange(side) - side // 2) ** 2) / (2 * sigma**2))
+    line /= line.sum()
+    for axis in range(image.ndim):
+        image = _convolve(image, line.reshape([side if a == axis else 1 for a in range(image.ndim)]))
+    return image
+
+
+def matched_filter(image: Array, difficulty: Difficulty) -> Array:
+    """Correlation with the mean of round lesions of all sizes, less its own mean: the classical detector."""
+    largest = difficulty.radius[1]
+    side = 2 * int(np.ceil(1.4 * largest)) + 1
+    distance = np.linalg.norm(np.indices((side,) * image.ndim) - side // 2, axis=0)
+    kernel = np.mean([difficulty.profile(radius - distance) for radius in np.linspace(*difficulty.radius, 9)], axis=0)
+    kernel -= kernel.mean()
+    return _convolve(image, kernel / np.abs(kernel).sum())
+
+
+def augmented(images: Array, targets: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Images and targets (N, C, *spatial) mirrored alike, with another brightness and contrast for each image."""
+    axes = tuple(axis for axis in range(2, images.ndim) if rng.random() < 0.5)
+    each = (len(images),) + (1,) * (images.ndim - 1)
+    images = images * np.exp(rng.normal(0, 0.3, each)).astype(np.float32)
+    images += rng.normal(0, 0.5, each).astype(np.float32)
+    if targets.ndim == images.ndim:
+        targets = np.ascontiguousarray(np.flip(targets, axes))
+    return np.ascontiguousarray(np.flip(images, axes)), targets

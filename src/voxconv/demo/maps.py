@@ -1,0 +1,129 @@
+"""Detect and segment: a U-Net that says of each voxel whether a lesion is there, and what classical methods say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from voxconv import nn
+from voxconv.demo.lesions import Anatomy, augmented, gaussian, matched_filter
+from voxconv.imaging.scan import imported
+
+__all__ = ["Settings", "learn", "peaks", "probability", "smoothed_threshold", "surface_distance"]
+
+Array = npt.NDArray[Any]
+Show = Callable[[Iterable[int], int, str], Iterable[int]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Crops to draw for training, those seen in an epoch, epochs in 2-D and 3-D, test scenes and lesions in each."""
+
+    crops: int = 800
+    seen: int = 320
+    epochs: tuple[int, int] = (10, 14)
+    scenes: int = 16
+    lesions: int = 5
+
+
+def _loss(logits: Array, target: Array) -> tuple[float, Array]:
+    """Cross-entropy of each voxel, and Dice of the batch so that small lesions count beside much background."""
+    entropy, first = nn.binary_cross_entropy_with_logits(logits, target)
+    overlap, second = nn.dice_loss(logits.reshape(1, 1, -1), target.reshape(1, 1, -1))
+    return entropy + overlap, first + second.reshape(logits.shape)
+
+
+def learn(anatomy: Anatomy, seed: int, settings: Settings, label: str, show: Show) -> nn.Module:
+    """Train a U-Net on crops of the training half."""
+    rank = anatomy.image.ndim
+    rng = np.random.default_rng([seed, rank])
+    extents = (*anatomy.image.shape[:-1], anatomy.split)
+    # No larger than the training half, and of sizes that both pools halve.
+    usual = (64, 64) if rank == 2 else (16, 32, 32)
+    size = tuple(min(side, extent // 4 * 4) for side, extent in zip(usual, extents, strict=True))
+    crops = [anatomy.crop(size, rng) for _ in range(settings.crops)]
+    images = np.stack([crop.image for crop in crops])[:, None]
+    masks = np.stack([crop.mask for crop in crops])[:, None].astype(np.float32)
+    unet = nn.UNet2d if rank == 2 else nn.UNet3d
+    model = unet(1, 1, (8, 16, 32) if rank == 2 else (8, 16), norm_layer="batch", rng=rng)
+    epochs = settings.epochs[rank - 2]
+    optimizer = nn.AdamW(model.parameters(), lr=4e-3, weight_decay=0.02)
+
+    def batches(rng: np.random.Generator) -> Iterable[tuple[Array, Array]]:
+        order = rng.permutation(len(images))[: settings.seen if rank == 2 else settings.seen // 2]
+        for start in range(0, len(order), 8):
+            chosen = order[start : start + 8]
+            yield augmented(images[chosen], masks[chosen], rng)
+
+    nn.fit(
+        model, optimizer, _loss, batches, epochs, seed=seed, label=f"{label} {rank}-D", show=show,
+        schedule=nn.CosineAnnealingLR(optimizer, epochs),
+    )  # fmt: skip
+    return model
+
+
+def probability(model: nn.Module, image: Array) -> Array:
+    """The network's probability of a lesion at each voxel."""
+    logits = nn.predict(model, image[None, None])[0, 0]
+    chance: Array = 1 / (1 + np.exp(-logits))
+    return chance
+
+
+def peaks(response: Array, where: Array, radius: float) -> tuple[Array, Array]:
+    """Places (n, ndim) that are the highest within a radius, and the response there."""
+    features = imported("skimage.feature", "scikit-image", "finding peaks")
+    places: Array = features.peak_local_max(
+        np.where(where, response, response.min()), min_distance=max(1, int(radius)), exclude_border=False
+    )
+    places = places[where[tuple(places.T)]]
+    return places, response[tuple(places.T)]
+
+
+def smoothed_threshold(anatomy: Anatomy, settings: Settings, seed: int) -> Callable[[Array, Array], Array]:
+    """The classical segmentation: smooth, perhaps take the surroundings off, threshold; tuned on the training half.
+
+    Returns
+    -------
+    function
+        From an image and the voxels where a lesion may lie to a mask.
+    """
+    rng = np.random.default_rng([seed, 2])
+    scenes = [anatomy.scene("train", settings.lesions, rng) for _ in range(max(2, settings.scenes // 4))]
+    near = anatomy.near[..., : anatomy.split]
+    wide = 2 * anatomy.difficulty.radius[1]
+    candidates: list[tuple[float, str, float, float]] = []
+
+    def respond(image: Array, kind: str, sigma: float) -> Array:
+        if kind == "matched":
+            return matched_filter(image, anatomy.difficulty)
+        smooth = gaussian(image, sigma)
+        return smooth - gaussian(image, wide) if kind == "local" else smooth
+
+    for kind, sigma in (("plain", 1.0), ("plain", 2.0), ("local", 1.0), ("local", 2.0), ("matched", 0.0)):
+        responses = [respond(scene.image, kind, sigma) for scene in scenes]
+        for threshold in np.arange(0.2, 4.0, 0.2):
+            found = [(response > threshold) & near for response in responses]
+            score = np.mean([dice(f, scene.mask) for f, scene in zip(found, scenes, strict=True)])
+            candidates.append((float(score), kind, sigma, float(threshold)))
+    _, kind, sigma, threshold = max(candidates)
+    return lambda image, where: (respond(image, kind, sigma) > threshold) & where
+
+
+def dice(found: Array, truth: Array) -> float:
+    """Twice the common voxels over all; 1 where both are empty."""
+    total = found.sum() + truth.sum()
+    return float(2 * (found & truth).sum() / total) if total else 1.0
+
+
+def surface_distance(found: Array, truth: Array, spacing: tuple[float, ...]) -> float:
+    """Mean distance in mm from each mask's surface to the other's, both ways; NaN where one is empty."""
+    morphology = imported("scipy.ndimage", "scipy", "distances between surfaces")
+    if not found.any() or not truth.any():
+        return float("nan")
+    surfaces = [mask & ~morphology.binary_erosion(mask) for mask in (found, truth)]
+    away = [morphology.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces]
+    return float(np.concatenate([away[1][surfaces[0]], away[0][surfaces[1]]]).mean())

@@ -1,0 +1,129 @@
+"""The four tasks on tiny settings, what they learn in a few steps, and what they keep out of training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from voxconv import imaging
+from voxconv.demo import classify, detect, lesions, maps, reconstruct, segment, tasks
+
+nibabel = pytest.importorskip("nibabel")
+pydicom = pytest.importorskip("pydicom")
+roc_auc_score = pytest.importorskip("sklearn.metrics").roc_auc_score
+pytest.importorskip("matplotlib")
+pytest.importorskip("skimage")
+
+get_path = pytest.importorskip("pydicom.examples").get_path
+
+TINY = {
+    "classify": classify.Settings(train=64, test=40, seen=32, epochs=(1, 1), resamples=20),
+    "detect": detect.Settings(crops=8, seen=8, epochs=(1, 1), scenes=2, lesions=2),
+    "segment": segment.Settings(crops=8, seen=16, epochs=(1, 1), scenes=2, lesions=2),
+    "reconstruct": reconstruct.Settings(train=2, test=1, seen=8, epochs=1),
+}
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_task_finds_and_draws(tmp_path, task):
+    from matplotlib.image import imread
+
+    found = tasks.run(task, tmp_path / "a.png", seeds=2, settings=TINY[task], show=None)
+    found = json.loads(json.dumps(found, allow_nan=False))
+    for name, figure in found["figures"].items():
+        assert len(figure["values"]) == 2
+        if name.startswith(("auc", "baseline", "dice", "sens", "ssim")):
+            assert 0 <= figure["mean"] <= 1
+    assert found["lesions" if task != "reconstruct" else "noise"] == "synthetic"
+    text = tasks.as_text(found)
+    assert "ynthetic" in text.replace("SYNTHETIC", "synthetic")
+    assert max(map(len, text.splitlines())) < 125
+    assert imread(tmp_path / "a.png")[..., :3].std() > 0.1
+
+
+def test_users_folder_goes_through(tmp_path):
+    volume = imaging.example_volume().pixels.astype(np.int16)
+    file = pydicom.dcmread(get_path("mr"))
+    (tmp_path / "scan").mkdir()
+    for number, pixels in enumerate(volume[8:16]):
+        file.Rows, file.Columns = pixels.shape
+        file.PixelData, file.SOPInstanceUID = pixels.tobytes(), f"1.2.3.{number}"
+        file.ImageOrientationPatient, file.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 2 * number]
+        file.save_as(tmp_path / "scan" / f"{number}.dcm")
+    found = tasks.run("detect", tmp_path / "a.png", tmp_path / "scan", 1, TINY["detect"], None)
+    assert found["data"].endswith("scan")
+    assert "real_outline_hit" not in found["figures"]
+    found = tasks.run("reconstruct", tmp_path / "b.png", tmp_path / "scan", 1, TINY["reconstruct"], None)
+    assert found["figures"]["psnr_Gaussian"]["mean"] > found["figures"]["psnr_low_dose"]["mean"]
+
+
+def test_a_scan_without_tissue_is_a_sentence(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((40, 40, 20), np.int16), np.eye(4)), tmp_path / "dark.nii")
+    for task in ("classify", "detect", "segment"):
+        with pytest.raises(ValueError, match=r"dark\.nii.*too little tissue"):
+            tasks.run(task, tmp_path / "a.png", tmp_path / "dark.nii", 1, TINY[task], None)
+    with pytest.raises(ValueError, match="smaller than 96"):
+        tasks.run("reconstruct", tmp_path / "a.png", Path(get_path("mr")), 1, TINY["reconstruct"], None)
+
+
+def test_training_never_sees_the_outline_nor_the_other_half():
+    anatomy = lesions.planar("segment", None)
+    marked = anatomy.scan.marked
+    assert anatomy.ignored[marked].all()
+    assert not anatomy.near[..., : anatomy.split][marked[..., : anatomy.split] & ~anatomy.ignored[..., :250]].any()
+    noiseless = lesions.Difficulty((3.5, 6.0), (0.0, 0.0), 1.0, 0.0)
+    quiet = lesions.Anatomy(anatomy.scan, anatomy.split, noiseless)
+    quiet.image[..., quiet.split :] = 1e6
+    quiet.image[quiet.ignored] = 1e6
+    rng = np.random.default_rng(0)
+    assert max(quiet.crop((64, 64), rng).image.max() for _ in range(200)) < 1e6
+
+
+def test_masks_hold_the_centres_and_lesions_do_not_touch():
+    measure = pytest.importorskip("skimage.measure")
+    for anatomy in (lesions.planar("segment", None), lesions.solid("segment", None)):
+        scene = anatomy.scene("test", 5, np.random.default_rng(1))
+        assert measure.label(scene.mask).max() == len(scene.centres) == 5
+        assert all(scene.mask[tuple(np.round(centre).astype(int))] for centre in scene.centres)
+
+
+def test_difficulty_leaves_the_matched_filter_below_its_limit():
+    for make, limit in ((lesions.planar, 0.87), (lesions.solid, 0.87)):
+        anatomy = make("classify", None)
+        patches, labels = classify.draw_patches(anatomy, "test", 200, np.random.default_rng(3))
+        scores = [classify._filtered(anatomy, patch[0]) for patch in patches]
+        assert 0.6 < roc_auc_score(labels, scores) < limit
+
+
+def test_a_short_training_beats_the_classical_method():
+    figures, _ = segment._learn(
+        lesions.planar("segment", None), 0, maps.Settings(crops=160, seen=160, epochs=(8, 1), scenes=4), None
+    )
+    assert figures["dice_2d"] > 0.7
+    assert figures["dice_2d"] > 2 * figures["baseline_dice_2d"]
+
+
+def test_figures_of_merit_by_hand():
+    a, b = np.zeros((2, 9, 9), bool)
+    a[2:5, 2:5] = b[2:5, 4:7] = True
+    assert maps.dice(a, b) == pytest.approx(2 * 3 / 18)
+    assert maps.surface_distance(a, a, (1.0, 1.0)) == 0
+    assert maps.surface_distance(a, b, (1.0, 2.0)) > maps.surface_distance(a, b, (1.0, 1.0)) > 0.5
+    assert np.isnan(maps.surface_distance(a, b & False, (1.0, 1.0)))
+    scene = lesions.Scene(np.zeros((40, 40)), np.zeros((40, 40), bool), np.array([[10.0, 10.0], [30.0, 30.0]]))
+    found = [(np.array([[11, 10], [20, 20], [5, 35]]), np.array([3.0, 2.0, 1.0]))]
+    curve = detect._curve(found, [scene], 5.0, (2.0, 2.0))
+    assert curve.hits.tolist() == [3, -np.inf]
+    assert curve.distances.tolist() == [2]
+    assert curve.sensitivity(0) == curve.sensitivity(1) == 0.5
+
+
+def test_low_dose_noise_is_centred_and_strongest_behind_bone():
+    noise = reconstruct.low_dose(imaging.example_ct(), 6, np.random.default_rng(0))
+    assert noise.shape == (6, 128, 128)
+    assert abs(noise.mean()) < 0.1 * noise.std()
+    bone = imaging.example_ct().pixels > 300
+    assert noise[:, bone].std() > 1.05 * noise[:, :8].std()
