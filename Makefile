@@ -61,9 +61,17 @@ $(PEERS)/installed: $(SOURCES)
 	$(MNN)/bin/python -m pip install --quiet MNN numpy cffi
 	touch $@
 
+# One process a thread, on the last CPUs that it may use; some 12 minutes, on an otherwise idle machine.
+BENCH := VOXCONV_BENCH_PYTHON_MNN=$(MNN)/bin/python $(PEERS)/bin/voxconv bench
+REPORTS := build/bench-input.json build/bench-weight.json build/bench-pool.json build/bench-threads.json
+
 docs-bench: $(PEERS)/installed
-	VOXCONV_BENCH_PYTHON_MNN=$(MNN)/bin/python $(PEERS)/bin/voxconv bench table32 \
-	  --markdown docs/benchmarks.md --plot docs/benchmarks.png
+	$(BENCH) table32 --direction input --seconds 1 --save build/bench-input.json
+	$(BENCH) table32 --direction weight --seconds 1 --save build/bench-weight.json
+	$(BENCH) pool --direction forward,indices,input --seconds 0.5 --save build/bench-pool.json
+	$(BENCH) table32 --threads 2 --seconds 1 --save build/bench-threads.json
+	$(BENCH) table32 --save build/bench-forward.json --plot docs/benchmarks.png \
+	  --markdown docs/benchmarks.md --also $(REPORTS)
 
 wheel: $(BIN)/python
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -13,9 +13,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from voxconv import machine, plan
+from voxconv import machine, plan, runtime
 from voxconv import problem as rules
-from voxconv.bench import compare, report, task
+from voxconv.bench import compare, doctor, report, task
 from voxconv.bench.command import progress_bar
 from voxconv.bench.layers import DEMO, DIRECTIONS, Layer, suite, suites
 from voxconv.bench.ours import Ours
@@ -214,9 +214,12 @@ def test_table(measured):
     assert math.isclose(means["reference"], math.prod(row.ratios["reference"] for row in table) ** (1 / len(table)))
     text = report.as_text(measured)
     assert all(word in text for word in ("slice.5x5", "geomean", "native-winograd left out of", measured["cpu"]))
-    page = report.as_markdown(measured)
+    page = report.as_markdown([measured, measured], "a.png")
     assert page.startswith("# Benchmarks")
-    assert sum(line.startswith("|") for line in page.splitlines()) == len(table) + 3
+    assert measured["cpu"] in page
+    assert page.count("](a.png)") == 1
+    assert sum(line.startswith("|") for line in page.splitlines()) == 2 * (len(table) + 3)
+    assert all(len(line) <= 120 for line in page.splitlines() if not line.startswith("|"))
 
 
 def test_directions_that_a_layer_has():
@@ -320,6 +323,33 @@ def test_copy_probe_reads_a_bandwidth(threads, monkeypatch):
     assert machine.copy_probe(1 << 16, threads)() > 1e7
     monkeypatch.setitem(sys.modules, "voxconv._native", None)
     assert machine.copy_probe(1 << 16, threads)() > 1e7
+
+
+def _examined(supported, native=True):
+    info = {"voxconv": "1", "python": "3", "numpy": "2", "cffi": "1", "numba": None, "platform": "Linux-x"}
+    isa = {"compiled": ["avx512", "avx2", "sse2"], "supported": supported, "used": supported[0]}
+    info |= {"native": native, "isa": isa, "threads": 1, "thread_caps": {"affinity": 1}}
+    levels = [{"name": "memory", "bytes": None, "bandwidth": 1e10}]
+    return {
+        "cpu": "x", "runtime": info, "caches": {}, "ceilings": {"flops": {"float32": 1e9}, "levels": levels},
+        "peaks": {name: 1e9 for name in supported}, "backends": {"numba": "needs the package 'numba'"}, "peers": {},
+        "selftest": {},
+    }  # fmt: skip
+
+
+def test_doctor_says_what_a_machine_lacks():
+    without = doctor.as_text(_examined(["sse2"]))
+    assert "this machine has no AVX2: results are right, but speed is a fraction of what it can be" in without
+    assert "no AVX2" not in doctor.as_text(_examined(["avx2", "sse2"]))
+    assert "backend numba: needs the package 'numba'" in without
+    assert "the compiled library is missing" in doctor.as_text(_examined(["sse2"], native=False))
+
+
+def test_bench_without_avx(monkeypatch):
+    monkeypatch.setenv("VOXCONV_ISA", "sse2" if "sse2" in runtime.runtime_info()["isa"]["supported"] else "neon")
+    found = run("demo", ["forward"], ["native"], [], seconds=0.01, layers="patches")
+    assert found["contenders"]["native"]["isa"] == os.environ["VOXCONV_ISA"]
+    assert found["layers"][0]["results"]["native"]["median"] > 0
 
 
 def test_ceilings_are_measured_once(monkeypatch, tmp_path):

@@ -97,8 +97,9 @@ def as_text(facts: dict[str, Any]) -> str:
         lines.append("floor: unknown, since the compiled library that measures the peak is missing")
     else:
         lines += [
-            "floor of the direct sum: {}, set by {}: {:.4g} GFLOP/s on {} thread(s), {:.4g} GB/s from {}".format(
-                _time(facts["floor_seconds"]), facts["bound"], facts["peak_flops"] / 1e9, facts["threads"],
+            "floor of the direct sum: {}, set by {}: {:.4g} GFLOP/s on {}, {:.4g} GB/s from {}".format(
+                _time(facts["floor_seconds"]), facts["bound"], facts["peak_flops"] / 1e9,
+                "1 thread" if facts["threads"] == 1 else f"{facts['threads']} threads",
                 facts["bandwidth"] / 1e9, facts["level"],
             ),
             f"predicted: {_time(facts['predicted_seconds'])}, {facts['predicted_share']:.0%} of the floor's speed"

@@ -50,17 +50,14 @@ def fma_probe(dtype: str, threads: int) -> Callable[[], float] | None:
     if threads == 1:
         return lambda: _rate(lambda: loop(0))
     pool = ThreadPoolExecutor(threads)
-    return lambda: _rate(lambda: sum(pool.map(loop, range(4 * threads))), time.perf_counter)
+    return lambda: sum(pool.map(lambda _: _rate(lambda: loop(0)), range(threads)))
 
 
-def _rate(run: Callable[[], float], clock: Callable[[], float] = time.thread_time) -> float:
-    """What is done in a second; of this thread's own time, unless another clock is named.
-
-    What other processes take from the processor meanwhile is not the machine's limit.
-    """
-    start = clock()
+def _rate(run: Callable[[], float]) -> float:
+    """What is done in a second of this thread's own time: what other processes take meanwhile is not the limit."""
+    start = time.thread_time()
     done = run()
-    return done / max(clock() - start, 1e-9)
+    return done / max(time.thread_time() - start, 1e-9)
 
 
 def copy_probe(size: int, threads: int = 1) -> Callable[[], float]:

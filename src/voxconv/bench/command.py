@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, TextIO
@@ -32,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cold", action="store_true", help="every result in fresh memory, page faults included")
     add("--seconds", type=float, default=4.0, help="time of the rounds of a layer, about")
     add("--layers", default="", metavar="TEXT", help="only layers whose name holds this")
-    add("--markdown", type=Path, metavar="FILE", help="also write the table as a page")
+    add("--markdown", type=Path, metavar="FILE", help="also write the table as a page, with the figure of --plot")
+    add("--also", type=Path, nargs="+", default=[], metavar="FILE", help="saved reports: more sections of that page")
     add("--plot", type=Path, metavar="FILE", help="also draw the roofline and bars against peers")
     add("--save", type=Path, metavar="FILE", help="also write the report as JSON, for --compare")
     add("--compare", type=Path, metavar="FILE", help="an older report: what is slower, given the noise of both")
@@ -50,6 +52,7 @@ def bench(options: argparse.Namespace, stream: TextIO = sys.stderr) -> tuple[dic
         1 where the comparison found a regression, else 0.
     """
     old = None if options.compare is None else json.loads(options.compare.read_text())
+    others = [json.loads(path.read_text()) for path in options.also]
     directions = list(DIRECTIONS) if options.direction == ["all"] else options.direction
     peers = [] if options.peers == ["none"] else options.peers
     found = run(
@@ -59,7 +62,8 @@ def bench(options: argparse.Namespace, stream: TextIO = sys.stderr) -> tuple[dic
     if options.save is not None:
         options.save.write_text(json.dumps(found))
     if options.markdown is not None:
-        options.markdown.write_text(report.as_markdown(found))
+        picture = None if options.plot is None else os.path.relpath(options.plot, options.markdown.parent)
+        options.markdown.write_text(report.as_markdown([found, *others], picture))
     if options.plot is not None:
         from voxconv.bench.plot import plot
 

@@ -1,7 +1,8 @@
 """Other libraries as contenders: an adapter of a few lines each, used where the library is installed.
 
 Each gets its best float32 setting and, where its API has it, weights packed before the clock starts.
-A peer keeps its own layout: conversions to and from NCHW are not timed.
+A peer whose arrays have a layout of their own is fed in it, and conversions to and from NCHW are not
+timed; onnxruntime and OpenVINO take NCHW, and what they convert inside is.
 """
 
 from __future__ import annotations
@@ -205,9 +206,9 @@ PEERS = {
         Peer("torch_cl", "torch", lambda task: _torch(task, channels_last=True), layout="channels_last",
              dtypes=FLOATING, operations=DIRECTIONS),
         Peer("torch_packed", "torch", _torch_packed, layout="channels_last", weights="packed for oneDNN"),
-        Peer("onnxruntime", "onnxruntime", peers_graph.onnxruntime, weights="packed with the session",
-             operations=TRANSPOSED),
-        Peer("openvino", "openvino", peers_graph.openvino, weights="packed with the model",
+        Peer("onnxruntime", "onnxruntime", peers_graph.onnxruntime, layout="NCHW outside",
+             weights="packed with the session", operations=TRANSPOSED),
+        Peer("openvino", "openvino", peers_graph.openvino, layout="NCHW outside", weights="packed with the model",
              precision="float32 by INFERENCE_PRECISION_HINT", operations=TRANSPOSED),
         Peer("ncnn", "ncnn", peers_graph.ncnn, weights="packed with the net", layout="CHW, no batch",
              precision="float32, no 16-bit storage"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Row", "as_markdown", "as_text", "geomeans", "rows"]
+__all__ = ["Row", "as_markdown", "as_text", "geomeans", "rows", "threads_of"]
 
 
 NAMED = 4
@@ -92,8 +93,7 @@ def _cells(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _title(report: dict[str, Any]) -> str:
-    threads = report["threads"]
-    where = "1 pinned thread, CPU time" if threads == 1 else f"{threads} threads, wall time"
+    where = threads_of(report) + (", pinned, CPU time" if report["threads"] == 1 else ", wall time")
     return (
         f"{report['suite']}, {' and '.join(report['directions'])}, {report['dtype']}, {where}, "
         f"{report['memory']} output memory, on {report['cpu']}"
@@ -140,17 +140,44 @@ def as_text(report: dict[str, Any]) -> str:
     return "\n".join([_title(report), *lines, _legend(report), *_contenders(report), *_refusals(report)])
 
 
-def as_markdown(report: dict[str, Any]) -> str:
-    """Lay a report out as a page."""
-    head, body = _cells(report)
-    table = [head, ["---", *["--:"] * (len(head) - 1)], *body]
-    runtime = report["runtime"]
-    return "\n".join(
-        [
-            "# Benchmarks", "", f"{_title(report)}.", "",
-            f"Measured on {report['began']} UTC with voxconv {runtime['voxconv']}, Python {runtime['python']}, "
-            f"NumPy {runtime['numpy']}, {runtime['platform']}.", "",
-            *("| " + " | ".join(cells) + " |" for cells in table), "", _legend(report), "",
-            *(f"* {line}" for line in (*_contenders(report), *_refusals(report))), "",
-        ]
-    )  # fmt: skip
+def as_markdown(reports: Sequence[dict[str, Any]], picture: str | None = None) -> str:
+    """Lay reports out as a page, a section each; ``picture`` is the path of the first one's figure."""
+    lines = ["# Benchmarks", "", *_machine(reports[0])]
+    for report in reports:
+        head, body = _cells(report)
+        table = [head, ["---", *["--:"] * (len(head) - 1)], *body]
+        directions = {"forward": "forward", "input": "gradient to the input", "weight": "gradient to the weight"}
+        title = " and ".join(directions.get(name, name) for name in report["directions"])
+        lines += ["", f"## {report['suite']}, {title}, {threads_of(report)}", "", f"{_title(report)}.", ""]
+        if picture is not None and report is reports[0]:
+            lines += [f"![Roofline, and bars against peers]({picture})", ""]
+        lines += ["| " + " | ".join(cells) + " |" for cells in table]
+        lines += ["", *(f"* {line}" for line in _refusals(report))]
+    contenders = dict.fromkeys(line for report in reports for line in _contenders(report))
+    text = [_legend(reports[0]), "", *(f"* {line}" for line in contenders)]
+    page = [*lines, "", "## How to read this", "", *text]
+    return "\n".join(part for line in page for part in _wrapped(line)) + "\n"
+
+
+def threads_of(report: dict[str, Any]) -> str:
+    """How many threads, in words."""
+    return "1 thread" if report["threads"] == 1 else f"{report['threads']} threads"
+
+
+def _machine(report: dict[str, Any]) -> list[str]:
+    runtime, machine = report["runtime"], report["machine"]
+    peaks = ", ".join(f"{dtype} {peak / 1e9:.0f} GFLOP/s" for dtype, peak in machine["flops"].items() if peak)
+    levels = ", ".join(f"{level['name']} {level['bandwidth'] / 1e9:.0f} GB/s" for level in machine["levels"])
+    system = runtime["platform"].partition("-")[0] + (f", {runtime['isa']['used']}" if runtime["native"] else "")
+    return [
+        f"Machine: **{report['cpu']}**, {system}. Multiply-add peak of {threads_of(report)}: "
+        f"{peaks or 'not measured'}. Copy bandwidth, read and written: {levels}. voxconv {runtime['voxconv']}, "
+        f"Python {runtime['python']}, NumPy {runtime['numpy']}; measured from {report['began']} UTC.",
+        "",
+        "Made by `make docs-bench`; never edited by hand.",
+    ]
+
+
+def _wrapped(line: str) -> list[str]:
+    """Lines of at most 120 columns; tables stay as they are."""
+    return [line] if line.startswith("|") or not line else textwrap.wrap(line, 120, break_on_hyphens=False)

@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from voxconv import runtime
+from voxconv import machine, runtime
 from voxconv.backends import NAMES
 from voxconv.bench.layers import DIRECTIONS, suite
 from voxconv.bench.peers import DEFAULT, Peer, peer
 from voxconv.bench.rounds import measure_layer
 from voxconv.bench.worker import Worker, contender
-from voxconv.machine import cpu_name
 from voxconv.plan import available, choose_backend
 
 __all__ = ["installed_backends", "peer_names", "run"]
@@ -116,7 +115,8 @@ def run(
             worker.close()
     return {
         "format": FORMAT, "suite": suite_name, "directions": list(directions), "dtype": dtype, "threads": threads,
-        "memory": "warm" if warm else "cold", "subject": names[0], "peers": rivals, "cpu": cpu_name(),
+        "memory": "warm" if warm else "cold", "subject": names[0], "peers": rivals, "cpu": machine.cpu_name(),
+        "machine": machine.ceilings(threads),
         "runtime": runtime.runtime_info(), "began": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(began)),
         "seconds": time.time() - began, "contenders": {name: contenders[name] for name in names}, "layers": rows,
     }  # fmt: skip
