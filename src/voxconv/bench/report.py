@@ -143,13 +143,13 @@ def as_text(report: dict[str, Any]) -> str:
 def as_markdown(reports: Sequence[dict[str, Any]], picture: str | None = None) -> str:
     """Lay reports out as a page, a section each; ``picture`` is the path of the first one's figure."""
     lines = ["# Benchmarks", "", *_machine(reports[0])]
-    for report in reports:
+    for i, report in enumerate(reports):
         head, body = _cells(report)
         table = [head, ["---", *["--:"] * (len(head) - 1)], *body]
         directions = {"forward": "forward", "input": "gradient to the input", "weight": "gradient to the weight"}
         title = " and ".join(directions.get(name, name) for name in report["directions"])
         lines += ["", f"## {report['suite']}, {title}, {threads_of(report)}", "", f"{_title(report)}.", ""]
-        if picture is not None and report is reports[0]:
+        if picture is not None and i == 0:
             lines += [f"![Roofline, and bars against peers]({picture})", ""]
         lines += ["| " + " | ".join(cells) + " |" for cells in table]
         lines += ["", *(f"* {line}" for line in _refusals(report))]
