@@ -61,15 +61,14 @@ $(PEERS)/installed: $(SOURCES)
 	$(MNN)/bin/python -m pip install --quiet MNN numpy cffi
 	touch $@
 
-# One process a thread, on the last CPUs that it may use; some 12 minutes, on an otherwise idle machine.
+# Some ten minutes, on an otherwise idle machine.
 BENCH := VOXCONV_BENCH_PYTHON_MNN=$(MNN)/bin/python $(PEERS)/bin/voxconv bench
-REPORTS := build/bench-input.json build/bench-weight.json build/bench-pool.json build/bench-threads.json
+REPORTS := build/bench-input.json build/bench-weight.json build/bench-pool.json
 
 docs-bench: $(PEERS)/installed
 	$(BENCH) table32 --direction input --seconds 1 --save build/bench-input.json
 	$(BENCH) table32 --direction weight --seconds 1 --save build/bench-weight.json
 	$(BENCH) pool --direction forward,indices,input --seconds 0.5 --save build/bench-pool.json
-	$(BENCH) table32 --threads 2 --seconds 1 --save build/bench-threads.json
 	$(BENCH) table32 --save build/bench-forward.json --plot docs/benchmarks.png \
 	  --markdown docs/benchmarks.md --also $(REPORTS)
 

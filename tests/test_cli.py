@@ -63,6 +63,8 @@ def test_explain_takes_every_form():
         (["bench", "demo", "--peers", "mathematica"], "peer 'mathematica' has no adapter"),
         (["bench", "demo", "--threads", "100000"], "the CPUs that this process may use"),
         (["bench", "demo", "--direction", "sideways"], "direction must be of"),
+        (["bench", "demo", "--plot", "no/such/folder/a.png"], "does not exist"),
+        (["bench", "demo", "--compare", "no such file"], "No such file"),
         (["bench", "demo", "--layers", "no such"], "no layer whose name holds"),
         (["explain", "conv2d", "1xa", "3"], "'1xa' is no shape"),
         (["explain", "conv2d", "1x3x9x9", "8x4x3x3"], "must have 3 input channels"),

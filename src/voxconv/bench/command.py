@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,6 +14,7 @@ from voxconv.bench import compare, report
 from voxconv.bench.layers import DIRECTIONS, suites
 from voxconv.bench.peers import DEFAULT, PEERS
 from voxconv.bench.run import run
+from voxconv.errors import MissingExtra
 
 __all__ = ["add_arguments", "bench", "progress_bar"]
 
@@ -51,6 +53,11 @@ def bench(options: argparse.Namespace, stream: TextIO = sys.stderr) -> tuple[dic
     code : int
         1 where the comparison found a regression, else 0.
     """
+    for path in (options.save, options.markdown, options.plot):
+        if path is not None and not path.parent.is_dir():  # now, not after minutes of measuring
+            raise ValueError(f"bench: {path} lies in a folder that does not exist")
+    if options.plot is not None and find_spec("matplotlib") is None:
+        raise MissingExtra("matplotlib", "bench", "bench --plot")
     old = None if options.compare is None else json.loads(options.compare.read_text())
     others = [json.loads(path.read_text()) for path in options.also]
     directions = list(DIRECTIONS) if options.direction == ["all"] else options.direction

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from voxconv.bench.report import geomeans, rows, threads_of
-from voxconv.errors import MissingExtra
 
 __all__ = ["plot"]
 
@@ -25,16 +24,9 @@ def plot(report: dict[str, Any], path: Path) -> None:
         Of `run`.
     path : Path
         Where the figure goes; its suffix chooses the format.
-
-    Raises
-    ------
-    MissingExtra
-        Matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtra("matplotlib", "bench", "bench --plot") from None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(0.3 * len(report["layers"]) + 5, 9), layout="constrained")
     roof, bars = figure.subplots(2, 1)
     colours = {name: f"C{i}" for i, name in enumerate(report["contenders"])}
