@@ -258,6 +258,20 @@ INLINE void v_store_index(int64_t *to, int64_t base, int64_t step, ivec a, int64
   }
 }
 
+/* Lanes [first, LANES) of a, the others of b. */
+INLINE vec v_from_lane(int64_t first, vec a, vec b) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (vec)_mm512_mask_mov_pd((__m512d)b, (__mmask8)(ALL_LANES << first), (__m512d)a);
+#elif defined(VOX_ISA_avx512)
+  return (vec)_mm512_mask_mov_ps((__m512)b, (__mmask16)(ALL_LANES << first), (__m512)a);
+#else
+  ivec lane;
+  for (int i = 0; i < LANES; i++) lane[i] = i;
+  ivec mask = lane >= (lane_int)first;
+  return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
+#endif
+}
+
 /* Lanes 0, 2, 4, ... of the 2 * LANES - 1 elements whose first LANES are a and whose last LANES are b: what a stride
  * of 2 wants, from two loads that do not reach past the last element wanted. */
 INLINE vec v_stride2(vec a, vec b) {

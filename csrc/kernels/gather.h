@@ -26,6 +26,35 @@ INLINE void gather_line(const real *line, int64_t size, int64_t step, int64_t at
   for (int64_t i = last; i < count; i++) to[i] = 0;
 }
 
+/* to[r * slot + i] = line[at + r + i * S] for r < S, i < count, 0 outside the line: all residues of a step of 2 or 4 at
+ * once. */
+INLINE void gather_residues(const int S, const real *line, int64_t size, int64_t at, int64_t count, real *to, int64_t slot) {
+  for (int64_t i = 0; i < count; i += LANES, at += S * LANES) {
+    const int64_t n = vox_min(LANES, count - i);
+    vec in[4], out[4];
+    if (at >= 0 && at + S * LANES <= size)
+      UNROLL for (int j = 0; j < S; j++) in[j] = v_load(line + (at + j * LANES));
+    else
+      UNROLL for (int j = 0; j < S; j++) {
+        const int64_t start = at + j * LANES;
+        in[j] = start + LANES <= 0 || start >= size ? v_zero() : v_load_range(line + start, -start, size - start, v_zero());
+      }
+    if (S == 2) {
+      out[0] = v_even(in[0], in[1]), out[1] = v_odd(in[0], in[1]);
+    } else {
+      vec even_low = v_even(in[0], in[1]), odd_low = v_odd(in[0], in[1]);
+      vec even_high = v_even(in[2], in[3]), odd_high = v_odd(in[2], in[3]);
+      out[0] = v_even(even_low, even_high), out[1] = v_even(odd_low, odd_high);
+      out[2] = v_odd(even_low, even_high), out[3] = v_odd(odd_low, odd_high);
+    }
+    UNROLL for (int j = 0; j < S; j++)
+      if (n == LANES)
+        v_store(to + j * slot + i, out[j]);
+      else
+        v_store_n(to + j * slot + i, out[j], n);
+  }
+}
+
 /* A band: outputs d, [h0, h0 + rows), [w0, w0 + cols) of a phase.  Scratch of one channel:
  *
  *   [depth tap][row residue][column residue][rows + halo][pitch],  pitch = cols + halo
@@ -54,12 +83,28 @@ static void band_copy(const vox_phase *ph, const band *b, int64_t d, int64_t h0,
                       int64_t channels, real *scratch) {
   const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
   int64_t image = az->size * ay->size * ax->size, low_h = vox_axis_low(ay), low_w = vox_axis_low(ax);
+  const int all_residues = ax->offset_step == 1 && b->slots_w == ax->step && (ax->step == 2 || ax->step == 4);
   for (int64_t c = 0; c < channels; c++) {
     real *to = scratch + c * b->plane;
     for (int64_t td = 0; td < az->taps; td++) {
       int64_t z = d * az->step + vox_axis_offset(az, td);
       for (int64_t sh = 0; sh < b->slots_h; sh++) {
         int64_t top = (h0 + low_h) * ay->step + ay->offset0 + vox_axis_residue(ay, sh);
+        if (all_residues) {
+          int64_t at = (w0 + low_w) * ax->step + ax->offset0, slot = b->lines * b->pitch;
+          for (int64_t i = 0; i < b->lines; i++, to += b->pitch) {
+            int64_t row = top + i * ay->step;
+            const real *line = x + c * image + (z * ay->size + row) * ax->size;
+            if (z < 0 || z >= az->size || row < 0 || row >= ay->size)
+              for (int64_t sw = 0; sw < b->slots_w; sw++) memset(to + sw * slot, 0, (size_t)b->pitch * sizeof(real));
+            else if (ax->step == 4)
+              gather_residues(4, line, ax->size, at, b->pitch, to, slot);
+            else
+              gather_residues(2, line, ax->size, at, b->pitch, to, slot);
+          }
+          to += (b->slots_w - 1) * slot;
+          continue;
+        }
         for (int64_t sw = 0; sw < b->slots_w; sw++) {
           int64_t at = (w0 + low_w) * ax->step + ax->offset0 + vox_axis_residue(ax, sw);
           for (int64_t i = 0; i < b->lines; i++, to += b->pitch) {
