@@ -35,19 +35,23 @@ typedef struct vox_layout {
   int64_t block;           /* channels that are read between two visits of an output */
   int64_t plane;           /* elements of one channel in the scratch, at most */
   int64_t parts;           /* parts of the output channels */
-  int64_t vectors;         /* vectors of pixels of a tile */
+  int64_t vectors;         /* vectors of pixels of a tile; Winograd: of the tiles of an item */
   int64_t columns;         /* pitch of the accumulators: pixels of an item, in whole tiles */
   int64_t taps;            /* entries of the offset list */
   int64_t scratch, offsets, sums; /* elements of the three pieces of a thread's workspace */
   int64_t tile[3];         /* Winograd: outputs of a tile along each axis */
   int64_t positions;       /* Winograd: points at which a tile is multiplied */
+  int64_t images;          /* Winograd: samples, and residues of dilated axes, of an item */
   int64_t k_block;         /* Winograd: output channels between two inverse transforms */
   int64_t items;
 } vox_layout;
 
+/* Words of an image's description in the workspace of a Winograd item, at most. */
+enum { VOX_IMAGE_WORDS = 48 };
+
 /* One item: a band (or a tile) of one phase, sample, group and part of the output channels. */
 typedef struct vox_item {
-  int64_t phase[3], n, group, band[3], part;
+  int64_t phase[3], n, images, group, band[3], part;
 } vox_item;
 
 /* Everything that an item of a convolution needs, and where its thread may write. */
@@ -105,7 +109,7 @@ typedef struct vox_unit {
   void (*conv_item)(const vox_conv_job *job, const vox_phase *phase, const vox_item *item, void *scratch);
   int (*winograd_pack)(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
                        void *packed);
-  void (*winograd_item)(const vox_conv_job *job, const vox_phase *phase, const vox_item *item, void *scratch);
+  void (*winograd_item)(const vox_conv_job *job, const vox_item *item, void *scratch);
   void (*weight_item)(const vox_weight_job *job, int64_t item, void *scratch);
   void (*weight_finish)(const vox_weight_job *job, int64_t item);
   void (*winograd_weight_item)(const vox_weight_job *job, int64_t item, void *scratch);

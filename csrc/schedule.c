@@ -220,12 +220,13 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   return VOX_OK;
 }
 
-/* V of a band stays in L2 with the products of a panel; where even one vector of tiles would not, the positions are
- * visited one by one and everything else streams. */
+/* V of an item stays in L2 with the products of a panel; where even a few vectors of tiles would not, the positions are
+ * visited one by one and everything else streams.  Small images share an item, and with it a visit of the weights; depths
+ * share the slices that they read. */
 static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
-  enum { V_BYTES = 512 * 1024, LEAST_VECTORS = 3 };
-  const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0};
-  int64_t taps[3], slots[3], per_vector, depth, bytes;
+  enum { V_BYTES = 640 * 1024, LEAST_VECTORS = 3, MOST_DEPTHS = 8, MOST_TILES = 128 };
+  const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0}, line = VOX_ALIGN / size;
+  int64_t taps[3], slots[3], per_tile, images, visits, runs, terms, wide = 1;
   vox_phase ph;
   double gain;
   if (vox_winograd_tile(p, u, l->tile, &gain)) return VOX_INVALID;
@@ -234,36 +235,59 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   for (int i = 1; i < 3; i++) l->phases[i] = vox_min(p->dilation[i], out[i]);
   l->phases[0] = 1;
   l->positions = ph.axis[1].taps * ph.axis[2].taps;
-  depth = ph.axis[0].taps * l->cin;
-  const int64_t v[] = {l->positions, depth, u->lanes, size};
-  if (product(v, 4, &per_vector)) return VOX_OVERFLOW;
-  const int64_t most = vox_max(LEAST_VECTORS, V_BYTES / vox_max(1, per_vector)) * u->lanes;
-  l->band[0] = 1;
-  l->band[2] = even_piece(ph.axis[2].count, vox_max(1, most - 1));
-  const int64_t pitch = l->band[2] + vox_axis_halo(&ph.axis[2]);
-  l->band[1] = even_piece(ph.axis[1].count, vox_max(1, most / pitch));
+  const vox_axis *az = &ph.axis[0];
+  const int64_t depth_taps = az->taps;
+  if (product((const int64_t[]){l->positions, vox_max(1, l->cin), size}, 3, &per_tile)) return VOX_OVERFLOW;
+  const int64_t most = vox_max(LEAST_VECTORS * u->lanes, vox_min(V_BYTES / per_tile, 4 * MOST_TILES));
+
+  l->band[2] = even_piece(ph.axis[2].count, most);
+  const int64_t lines = vox_max(1, most / l->band[2]); /* rows of tiles, of all depths that are read */
+  const int shared = az->step == 1 && (depth_taps == 1 || az->offset_step == 1);
+  l->band[0] = l->images = 1;
+  if (depth_taps > 1) {
+    if (shared) l->band[0] = even_piece(az->count, vox_max(1, vox_min(MOST_DEPTHS, lines - (depth_taps - 1))));
+    l->band[1] = even_piece(ph.axis[1].count, lines / (l->band[0] + depth_taps - 1));
+  } else {
+    l->band[1] = even_piece(ph.axis[1].count, lines);
+    if (shared && l->band[1] == ph.axis[1].count) l->band[0] = even_piece(az->count, lines / l->band[1]);
+  }
   for (int i = 0; i < 3; i++) {
     l->bands[i] = vox_ceil_div(ph.axis[i].count, l->band[i]);
     taps[i] = ph.axis[i].taps;
     slots[i] = vox_axis_slots(&ph.axis[i]);
   }
-  const int64_t pixels = vox_round_up(l->band[1] * pitch, u->lanes);
-  if (band_plane(taps, slots, l->band[1] + vox_axis_halo(&ph.axis[1]), pitch, size, &l->plane)) return VOX_OVERFLOW;
-  l->scratch = vox_round_up(l->plane + 2 * VOX_ALIGN / size + u->lanes, VOX_ALIGN / size);
-  if (__builtin_mul_overflow(depth, pixels, &l->columns)) return VOX_OVERFLOW;
-  l->columns = vox_round_up(l->columns, VOX_ALIGN / size) + VOX_ALIGN / size;
+  taps[0] = l->band[0] + depth_taps - 1;
+  int64_t tiles = taps[0] * l->band[1] * l->band[2];
+  if (product((const int64_t[]){p->n, l->phases[1], l->phases[2]}, 3, &images)) return VOX_OVERFLOW;
+  if (depth_taps == 1 && l->bands[0] * l->bands[1] * l->bands[2] == 1)
+    l->images = vox_max(1, vox_min(vox_min(most, MOST_TILES) / tiles, images / vox_max(1, threads)));
+  if (images) l->images = vox_min(l->images, images);
+  tiles *= l->images;
 
-  const int64_t visits[] = {p->n, p->groups, l->phases[1], l->phases[2], l->bands[0], l->bands[1], l->bands[2]};
-  if (product(visits, 7, &l->items)) return VOX_OVERFLOW;
-  int64_t panels = vox_max(1, vox_ceil_div(l->cout, u->tile_m)), wide = 1;
-  if (l->items < 2 * threads) wide = vox_ceil_div(threads, vox_max(1, l->items));
-  l->parts = vox_max(1, vox_min(panels, wide));
-  if (__builtin_mul_overflow(l->items, l->parts, &l->items)) return VOX_OVERFLOW;
-  const int64_t per_part = vox_round_up(vox_ceil_div(vox_max(1, l->cout), l->parts), u->tile_m);
-  if (__builtin_mul_overflow(l->positions * size, l->columns, &bytes)) return VOX_OVERFLOW;
-  l->k_block = bytes <= 2 * V_BYTES ? u->tile_m : per_part;
-  if (__builtin_mul_overflow(l->positions * pixels, l->k_block, &l->sums)) return VOX_OVERFLOW;
-  l->offsets = vox_round_up(vox_max(depth, ph.taps), VOX_ALIGN / 8);
+  l->vectors = vox_ceil_div(tiles, u->lanes) + 1;
+  if (band_plane(taps, slots, l->band[1] + vox_axis_halo(&ph.axis[1]), l->band[2] + vox_axis_halo(&ph.axis[2]), size, &l->plane) ||
+      __builtin_mul_overflow(l->plane, l->images, &l->scratch))
+    return VOX_OVERFLOW;
+  l->scratch = vox_round_up(l->scratch + 2 * u->lanes, line);
+  if (__builtin_mul_overflow(l->cin, l->vectors * u->lanes, &l->columns)) return VOX_OVERFLOW;
+  l->columns = vox_round_up(l->columns + u->lanes, 2 * line) + line; /* as odd_lines does, at least */
+
+  if (product((const int64_t[]){vox_ceil_div(images, l->images), p->groups, l->bands[0], l->bands[1], l->bands[2]}, 5, &visits) ||
+      product((const int64_t[]){l->positions, l->cin, depth_taps, tiles, l->cout}, 5, &terms))
+    return VOX_OVERFLOW;
+  if (visits < 2 * threads) wide = vox_ceil_div(threads, vox_max(1, visits));
+  wide = vox_max(wide, terms / (8 * (int64_t)ITEM_TERMS)); /* every part transforms the input again */
+  const int64_t panels = vox_max(1, vox_ceil_div(l->cout, u->tile_m));
+  const int64_t per_part = vox_ceil_div(panels, vox_min(panels, wide)) * u->tile_m;
+  l->parts = vox_max(1, vox_ceil_div(l->cout, per_part));
+  if (__builtin_mul_overflow(visits, l->parts, &l->items)) return VOX_OVERFLOW;
+  l->k_block = l->columns <= 2 * V_BYTES / size / l->positions ? u->tile_m : per_part;
+  if (product((const int64_t[]){l->positions, l->vectors, u->lanes, l->k_block}, 4, &l->sums)) return VOX_OVERFLOW;
+  /* offsets of taps, runs of tiles with the first of each vector, and the images */
+  if (__builtin_mul_overflow(depth_taps, l->cin, &l->taps)) return VOX_OVERFLOW;
+  l->taps = vox_max(l->taps, taps[0] * l->positions);
+  runs = l->images * taps[0] * l->band[1] + 2 * l->vectors;
+  l->offsets = vox_round_up(l->taps + 5 * runs + VOX_IMAGE_WORDS * l->images, VOX_ALIGN / 8);
   return VOX_OK;
 }
 

@@ -105,10 +105,7 @@ static void phase_of(const vox_conv *p, const vox_layout *l, int64_t index, vox_
   it->phase[2] = index % l->phases[2];
   it->phase[1] = index / l->phases[2] % l->phases[1];
   it->phase[0] = index / l->phases[2] / l->phases[1];
-  if (p->algorithm == VOX_WINOGRAD)
-    vox_winograd_phase(p, l->tile, it->phase, phase);
-  else
-    vox_conv_phase(p, it->phase, phase);
+  vox_conv_phase(p, it->phase, phase);
 }
 
 /* As the kernels cut the output channels: full panels, then 4, 2, 1. */
@@ -176,12 +173,16 @@ static void conv_body(void *context, int64_t index, int64_t slot) {
   }
   it.group = index % call->job.p->groups;
   index /= call->job.p->groups;
+  void *scratch = call->scratch + slot * call->each;
+  if (call->job.p->algorithm == VOX_WINOGRAD) {
+    it.n = index * l->images;
+    it.images = vox_min(l->images, call->job.p->n * l->phases[1] * l->phases[2] - it.n);
+    call->unit->winograd_item(&call->job, &it, scratch);
+    return;
+  }
   it.n = index % call->job.p->n;
   phase_of(call->job.p, l, index / call->job.p->n, &it, &phase);
-  if (call->job.p->algorithm == VOX_WINOGRAD)
-    call->unit->winograd_item(&call->job, &phase, &it, call->scratch + slot * call->each);
-  else
-    call->unit->conv_item(&call->job, &phase, &it, call->scratch + slot * call->each);
+  call->unit->conv_item(&call->job, &phase, &it, scratch);
 }
 
 typedef struct {

@@ -277,83 +277,143 @@ static void winograd_outputs(int mh, int mw, const real *s, int64_t stride, vec 
   }
 }
 
-typedef struct winograd_place {
-  const vox_phase *ph;
-  const vox_item *it;
-  int64_t d, h0, w0;     /* depth, first tile row and column of the band */
-  const int64_t *size;   /* of the output */
-  int64_t channels, plane;
-} winograd_place;
+/* One image of an item: a sample, and for a dilated axis one residue of its outputs.  `d`, `h0` and `w0` are the first
+ * output depth, tile row and tile column. */
+typedef struct winograd_image {
+  vox_phase phase;
+  int64_t n, d, h0, w0, depths, rows, cols;
+} winograd_image;
+_Static_assert(sizeof(winograd_image) <= VOX_IMAGE_WORDS * sizeof(int64_t), "the layout counts so many");
 
-/* Lines of the tiles [p, p + LANES) of a band, cut to what exists, to output channel `channel`. */
-static void winograd_store(const vox_conv_job *job, const winograd_place *at, const band *b, int64_t channel, int64_t p,
-                           const real *lines) {
-  const vox_axis *az = &at->ph->axis[0], *ay = &at->ph->axis[1], *ax = &at->ph->axis[2];
+/* Neighbouring lanes of a vector of tiles that lie in one row of tiles. */
+typedef struct winograd_run {
+  int64_t from;  /* lane 0's place in the scratch, if the row began early enough */
+  int64_t y;     /* first output, counted from channel 0 of sample 0 */
+  int32_t lane;  /* the first */
+  int32_t lines; /* outputs along the rows: fewer than a tile's at the image's end, 0 where nothing is to be stored */
+  int64_t count; /* outputs along the columns, of all the run's tiles */
+} winograd_run;
+
+/* What an item works on: the tiles of its images stand densely in the lanes, rows after rows, depths after depths. */
+typedef struct winograd_block {
+  winograd_image *images;
+  winograd_run *runs;
+  int64_t *first; /* run of each vector, and one beyond the last */
+  int64_t count, slices, tiles; /* images, depths that are read, tiles of a depth */
+  int64_t slice, vectors;       /* elements of a depth in the scratch, vectors of tiles */
+} winograd_block;
+
+static void winograd_runs(const vox_conv_job *job, const band *b, winograd_block *block) {
+  const int64_t *size = job->p->operation == VOX_CONV ? job->p->output : job->p->spatial;
+  const int64_t plane = size[0] * size[1] * size[2], channels = job->p->groups * job->l->cout;
   const int64_t mh = job->l->tile[1], mw = job->l->tile[2];
-  real *y = (real *)job->y + (at->it->n * at->channels + channel) * at->plane +
-            (az->first + at->d * az->spread) * at->size[1] * at->size[2];
-  for (int64_t lane = 0, end; lane < LANES; lane = end) {
-    int64_t row = (p + lane) / b->pitch, col = (p + lane) - row * b->pitch;
-    end = vox_min(LANES, (row + 1) * b->pitch - p);
-    if (row >= b->rows) return;
-    if (col >= b->cols) continue;
-    int64_t h = (at->h0 + row) * mh, w = (at->w0 + col) * mw;
-    int64_t count = vox_min(vox_min(end - lane, b->cols - col) * mw, ax->outputs - w);
-    for (int64_t i = 0; i < vox_min(mh, ay->outputs - h); i++) {
-      const real *from = lines + (i * LANES + lane) * mw;
-      real *to = y + (ay->first + (h + i) * ay->spread) * at->size[2] + ax->first + w * ax->spread;
-      if (ax->spread == 1) {
+  winograd_run *run = block->runs;
+  int64_t t = 0;
+  for (int64_t i = 0; i < block->count; i++) {
+    const winograd_image *image = &block->images[i];
+    const vox_axis *az = &image->phase.axis[0], *ay = &image->phase.axis[1], *ax = &image->phase.axis[2];
+    for (int64_t z = 0; z < block->slices; z++)
+      for (int64_t row = 0; row < b->rows; row++)
+        for (int64_t col = 0, lanes; col < b->cols; col += lanes, t += lanes, run++) {
+          const int64_t lane = t % LANES, h = (image->h0 + row) * mh, w = (image->w0 + col) * mw;
+          lanes = vox_min(LANES - lane, b->cols - col);
+          if (lane == 0) block->first[t / LANES] = run - block->runs;
+          *run = (winograd_run){.from = (i * block->slices + z) * block->slice + row * b->pitch + col - lane, .lane = (int32_t)lane};
+          if (z >= image->depths || row >= image->rows || col >= image->cols) continue;
+          run->lines = (int32_t)vox_min(mh, ay->outputs - h);
+          run->count = vox_min(vox_min(lanes, image->cols - col) * mw, ax->outputs - w);
+          run->y = image->n * channels * plane +
+                   ((az->first + (image->d + z) * az->spread) * size[1] + ay->first + h * ay->spread) * size[2] + ax->first +
+                   w * ax->spread;
+        }
+  }
+  block->vectors = vox_ceil_div(t, LANES);
+  block->first[block->vectors] = run - block->runs;
+}
+
+/* One channel's scratch to V, `stride` from position to position. */
+static void winograd_transform(const vox_layout *l, const winograd_block *block, const real *scratch, const int64_t *off,
+                               real *v, int64_t stride) {
+  int64_t dense[MOST_POINTS * MOST_POINTS];
+  real patch[MOST_POINTS * MOST_POINTS * LANES];
+  for (int64_t i = 0; i < l->positions; i++) dense[i] = i * LANES;
+  for (int64_t q = 0; q < block->vectors; q++, v += LANES) {
+    const winograd_run *run = &block->runs[block->first[q]], *end = &block->runs[block->first[q + 1]];
+    if (run + 1 == end) {
+      winograd_inputs((int)l->tile[1], (int)l->tile[2], scratch + run->from, off, LANES, v, stride);
+      continue;
+    }
+    for (int64_t i = 0; i < l->positions; i++) {
+      vec d = v_load(scratch + run->from + off[i]);
+      for (const winograd_run *r = run + 1; r < end; r++) d = v_from_lane(r->lane, v_load(scratch + r->from + off[i]), d);
+      v_store(patch + i * LANES, d);
+    }
+    winograd_inputs((int)l->tile[1], (int)l->tile[2], patch, dense, LANES, v, stride);
+  }
+}
+
+/* The lines of one vector of tiles, cut to what exists, to an output channel that begins `y` elements from channel 0. */
+static void winograd_store(const vox_layout *l, const winograd_block *block, int64_t q, int64_t pitch, const int64_t spread[2],
+                           const real *lines, real *y) {
+  for (int64_t r = block->first[q]; r < block->first[q + 1]; r++) {
+    const winograd_run *run = &block->runs[r];
+    for (int64_t i = 0; i < run->lines; i++) {
+      const real *from = lines + (i * LANES + run->lane) * l->tile[2];
+      real *to = y + run->y + i * spread[0] * pitch;
+      if (spread[1] == 1) {
         int64_t j = 0;
-        for (; j + LANES <= count; j += LANES) v_store(to + j, v_load(from + j));
-        if (j < count) v_store_n(to + j, v_load_n(from + j, count - j), count - j);
+        for (; j + LANES <= run->count; j += LANES) v_store(to + j, v_load(from + j));
+        if (j < run->count) v_store_n(to + j, v_load_n(from + j, run->count - j), run->count - j);
       } else {
-        for (int64_t j = 0; j < count; j++) to[j * ax->spread] = from[j];
+        for (int64_t j = 0; j < run->count; j++) to[j * spread[1]] = from[j];
       }
     }
   }
 }
 
 /* The outputs of the tile at (row, col) of the band, summed directly in the order of (channel, tap), padding skipped. */
-static void winograd_mend(const vox_conv_job *job, const winograd_place *at, const real *x, int64_t row, int64_t col,
-                          int64_t k_first, int64_t k_last) {
+static void winograd_mend(const vox_conv_job *job, const vox_item *it, const winograd_image *at, const real *x, int64_t z,
+                          int64_t row, int64_t col, int64_t k_first, int64_t k_last) {
   const vox_conv *p = job->p;
   const vox_layout *l = job->l;
-  const vox_axis *az = &at->ph->axis[0], *ay = &at->ph->axis[1], *ax = &at->ph->axis[2];
+  const vox_axis *az = &at->phase.axis[0], *ay = &at->phase.axis[1], *ax = &at->phase.axis[2];
   const int64_t input = az->size * ay->size * ax->size, kh = p->kernel[1], kw = p->kernel[2];
-  const weight_view w = view_weight(p, l, at->it->group, job->weight);
+  const int64_t *size = p->operation == VOX_CONV ? p->output : p->spatial;
+  const weight_view w = view_weight(p, l, it->group, job->weight);
   const vec slope = v_set1((real)p->slope);
   int64_t h_end = vox_min(ay->outputs, (at->h0 + row + 1) * l->tile[1]);
   int64_t w_end = vox_min(ax->outputs, (at->w0 + col + 1) * l->tile[2]);
   for (int64_t k = k_first; k < k_last; k++) {
-    int64_t channel = at->it->group * l->cout + k;
-    real *y = (real *)job->y + (at->it->n * at->channels + channel) * at->plane;
+    int64_t channel = it->group * l->cout + k;
+    real *y = (real *)job->y + (at->n * p->groups * l->cout + channel) * size[0] * size[1] * size[2];
     for (int64_t h = (at->h0 + row) * l->tile[1]; h < h_end; h++)
       for (int64_t v = (at->w0 + col) * l->tile[2]; v < w_end; v++) {
         real sum = 0;
         for (int64_t c = 0; c < l->cin; c++)
           for (int64_t t = 0; t < p->kernel[0] * kh * kw; t++) {
-            int64_t sz = at->d * az->step + vox_axis_offset(az, t / kw / kh);
+            int64_t sz = (at->d + z) * az->step + vox_axis_offset(az, t / kw / kh);
             int64_t sh = h * ay->offset_step + ay->offset0 + t / kw % kh * ay->offset_step;
             int64_t sw = v * ax->offset_step + ax->offset0 + t % kw * ax->offset_step;
             if (sz >= 0 && sz < az->size && sh >= 0 && sh < ay->size && sw >= 0 && sw < ax->size)
               sum = s_fma(w.first[k * w.out + c * w.in + t * w.tap], x[c * input + (sz * ay->size + sh) * ax->size + sw], sum);
           }
         if (job->bias) sum += ((const real *)job->bias)[channel];
-        y[((az->first + at->d * az->spread) * at->size[1] + ay->first + h * ay->spread) * at->size[2] + ax->first +
+        y[((az->first + (at->d + z) * az->spread) * size[1] + ay->first + h * ay->spread) * size[2] + ax->first +
           v * ax->spread] = activate(v_set1(sum), p->activation, slope)[0];
       }
   }
 }
 
 /* Whether the patch of the tile at (row, col) holds a value that the transforms may not meet. */
-static int patch_is_huge(const vox_conv_job *job, const winograd_place *at, const real *x, int64_t row, int64_t col) {
-  const vox_axis *az = &at->ph->axis[0], *ay = &at->ph->axis[1], *ax = &at->ph->axis[2];
+static int patch_is_huge(const vox_conv_job *job, const winograd_image *at, const real *x, int64_t z, int64_t row,
+                         int64_t col) {
+  const vox_axis *az = &at->phase.axis[0], *ay = &at->phase.axis[1], *ax = &at->phase.axis[2];
   const int64_t input = az->size * ay->size * ax->size;
   for (int64_t c = 0; c < job->l->cin; c++)
     for (int64_t td = 0; td < az->taps; td++)
       for (int64_t i = 0; i < ay->taps; i++)
         for (int64_t j = 0; j < ax->taps; j++) {
-          int64_t sz = at->d * az->step + vox_axis_offset(az, td);
+          int64_t sz = (at->d + z) * az->step + vox_axis_offset(az, td);
           int64_t sh = (at->h0 + row) * ay->step + vox_axis_offset(ay, i);
           int64_t sw = (at->w0 + col) * ax->step + vox_axis_offset(ax, j);
           if (sz >= 0 && sz < az->size && sh >= 0 && sh < ay->size && sw >= 0 && sw < ax->size &&
@@ -363,62 +423,98 @@ static int patch_is_huge(const vox_conv_job *job, const winograd_place *at, cons
   return 0;
 }
 
-static void winograd_item(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, void *workspace) {
+/* The images [it->n, it->n + it->images) of a group, numbered (sample, residues), within one band of tiles. */
+static void winograd_item(const vox_conv_job *job, const vox_item *it, void *workspace) {
   const vox_conv *p = job->p;
   const vox_layout *l = job->l;
   const int mh = (int)l->tile[1], mw = (int)l->tile[2];
-  const int64_t positions = l->positions, depth = ph->axis[0].taps * l->cin;
-  const int64_t input = ph->axis[0].size * ph->axis[1].size * ph->axis[2].size;
+  const int64_t positions = l->positions, taps = p->kernel[0], depth = taps * l->cin;
+  const int64_t *in_size = p->operation == VOX_CONV ? p->spatial : p->output;
   const int64_t *size = p->operation == VOX_CONV ? p->output : p->spatial;
-  winograd_place at = {.ph = ph, .it = it, .d = it->band[0], .h0 = it->band[1] * l->band[1], .w0 = it->band[2] * l->band[2],
-                       .size = size, .channels = p->groups * l->cout, .plane = size[0] * size[1] * size[2]};
-  if (at.d >= ph->axis[0].count || at.h0 >= ph->axis[1].count || at.w0 >= ph->axis[2].count) return;
-  const int64_t rows = vox_min(l->band[1], ph->axis[1].count - at.h0), cols = vox_min(l->band[2], ph->axis[2].count - at.w0);
-  const band b = band_of(ph, rows, cols);
-  const int64_t pixels = vox_round_up((rows - 1) * b.pitch + cols, LANES);
-  const real *x = (const real *)job->x + (it->n * p->groups + it->group) * l->cin * input;
+  const int64_t input = in_size[0] * in_size[1] * in_size[2], plane = size[0] * size[1] * size[2];
 
-  const int64_t v_stride = odd_lines(depth * pixels);
-  real *scratch = workspace, *v = scratch + l->scratch;
-  real *products = v + positions * l->columns;
-  int64_t *off = (int64_t *)(products + l->sums);
+  real *scratch = workspace, *v = scratch + l->scratch, *products = v + positions * l->columns;
+  winograd_block block = {.images = (winograd_image *)(products + l->sums)};
+  int64_t *off = (int64_t *)(block.images + l->images), depths = 0, rows = 0, cols = 0;
+  block.first = off + l->taps;
+  block.runs = (winograd_run *)(block.first + l->vectors);
+  for (int64_t i = 0; i < it->images; i++) {
+    winograd_image *image = &block.images[block.count];
+    const int64_t index = it->n + i, columns = l->phases[2];
+    const int64_t residue[3] = {0, index / columns % l->phases[1], index % columns};
+    *image = (winograd_image){.n = index / columns / l->phases[1], .d = it->band[0] * l->band[0],
+                              .h0 = it->band[1] * l->band[1], .w0 = it->band[2] * l->band[2]};
+    vox_winograd_phase(p, l->tile, residue, &image->phase);
+    const vox_axis *a = image->phase.axis;
+    if (image->d >= a[0].count || image->h0 >= a[1].count || image->w0 >= a[2].count) continue;
+    image->depths = vox_min(l->band[0], a[0].count - image->d);
+    image->rows = vox_min(l->band[1], a[1].count - image->h0);
+    image->cols = vox_min(l->band[2], a[2].count - image->w0);
+    depths = vox_max(depths, image->depths);
+    rows = vox_max(rows, image->rows);
+    cols = vox_max(cols, image->cols);
+    block.count++;
+  }
+  if (!block.count) return;
+  /* depths in a row share their slices, since such a band has a step and taps one apart; else it is of one depth */
+  block.slices = depths + taps - 1;
+  block.tiles = rows * cols;
+  for (int64_t i = 0; i < block.count; i++) block.images[i].phase.axis[0].taps = block.slices;
+  const band b = band_of(&block.images[0].phase, rows, cols);
+  block.slice = b.filled / block.slices;
+  winograd_runs(job, &b, &block);
+  const int64_t pixels = block.vectors * LANES, v_stride = odd_lines(l->cin * pixels + LANES);
+  const int64_t outputs = vox_round_up((block.count * block.slices - (taps - 1)) * block.tiles, LANES);
+
   int huge = 0;
-  band_offsets(ph, &b, 1, off);
+  band_offsets(&block.images[0].phase, &b, 1, off);
+  memset(scratch + block.count * b.filled, 0, LANES * sizeof(real)); /* the last tiles reach beyond it */
   for (int64_t c = 0; c < l->cin; c++) {
-    band_copy(ph, &b, at.d, at.h0, at.w0, x + c * input, 1, scratch);
-    memset(scratch + b.filled, 0, LANES * sizeof(real)); /* the last tiles reach beyond it */
-    huge |= has_huge(scratch, b.filled);
-    for (int64_t td = 0; td < ph->axis[0].taps; td++)
-      winograd_inputs(mh, mw, scratch, off + td * positions, pixels, v + (td * l->cin + c) * pixels, v_stride);
+    for (int64_t i = 0; i < block.count; i++) {
+      const winograd_image *image = &block.images[i];
+      const real *x = (const real *)job->x + ((image->n * p->groups + it->group) * l->cin + c) * input;
+      band_copy(&image->phase, &b, image->d, image->h0, image->w0, x, 1, scratch + i * b.filled);
+    }
+    huge |= has_huge(scratch, block.count * b.filled);
+    winograd_transform(l, &block, scratch, off, v + c * pixels, v_stride);
   }
 
   const int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), TILE_M);
   const int64_t k_first = it->part * per_part, k_last = vox_min(l->cout, k_first + per_part);
   const real *u = (const real *)job->packed + it->group * positions * depth * l->cout;
+  const int64_t spread[2] = {block.images[0].phase.axis[1].spread, block.images[0].phase.axis[2].spread};
   const vec slope = v_set1((real)p->slope);
   real lines[4 * 4 * LANES];
-  for (int64_t r = 0; r < depth; r++) off[r] = r * pixels;
+  for (int64_t t = 0; t < taps; t++)
+    for (int64_t c = 0; c < l->cin; c++) off[t * l->cin + c] = c * pixels + t * block.tiles;
   for (int64_t kb = k_first; kb < k_last; kb += l->k_block) {
-    const int64_t k_end = vox_min(k_last, kb + l->k_block), stride = (k_end - kb) * pixels;
+    const int64_t k_end = vox_min(k_last, kb + l->k_block), stride = (k_end - kb) * outputs;
     for (int64_t i = 0; i < positions; i++)
       for (int64_t k = kb, m; k < k_end; k += m) {
         m = panel_width(l->cout - k);
-        for (int64_t p0 = 0; p0 < pixels; p0 += TILE_V * LANES)
-          pixel_tiles(m, vox_min(TILE_V, (pixels - p0) / LANES), 0, depth, u + (k * positions + i * m) * depth,
-                      v + i * v_stride + p0, off, products + i * stride + (k - kb) * pixels + p0, pixels, NULL);
+        for (int64_t p0 = 0; p0 < outputs; p0 += TILE_V * LANES)
+          pixel_tiles(m, vox_min(TILE_V, (outputs - p0) / LANES), 0, depth, u + (k * positions + i * m) * depth,
+                      v + i * v_stride + p0, off, products + i * stride + (k - kb) * outputs + p0, outputs, NULL);
       }
     for (int64_t k = kb; k < k_end; k++) {
       int64_t channel = it->group * l->cout + k;
       vec bias = v_set1(job->bias ? ((const real *)job->bias)[channel] : 0);
-      for (int64_t p0 = 0; p0 < pixels; p0 += LANES) {
-        winograd_outputs(mh, mw, products + (k - kb) * pixels + p0, stride, bias, p->activation, slope, lines);
-        winograd_store(job, &at, &b, channel, p0, lines);
+      for (int64_t q = 0; q * LANES < outputs; q++) {
+        winograd_outputs(mh, mw, products + (k - kb) * outputs + q * LANES, stride, bias, p->activation, slope, lines);
+        winograd_store(l, &block, q, size[2], spread, lines, (real *)job->y + channel * plane);
       }
     }
   }
 
-  if (huge || job->nonfinite)
-    for (int64_t row = 0; row < rows; row++)
-      for (int64_t col = 0; col < cols; col++)
-        if (job->nonfinite || patch_is_huge(job, &at, x, row, col)) winograd_mend(job, &at, x, row, col, k_first, k_last);
+  if (!huge && !job->nonfinite) return;
+  for (int64_t i = 0; i < block.count; i++) {
+    winograd_image *image = &block.images[i];
+    const real *x = (const real *)job->x + (image->n * p->groups + it->group) * l->cin * input;
+    image->phase.axis[0].taps = taps;
+    for (int64_t z = 0; z < image->depths; z++)
+      for (int64_t row = 0; row < image->rows; row++)
+        for (int64_t col = 0; col < image->cols; col++)
+          if (job->nonfinite || patch_is_huge(job, image, x, z, row, col))
+            winograd_mend(job, it, image, x, z, row, col, k_first, k_last);
+  }
 }
