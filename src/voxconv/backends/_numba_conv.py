@@ -10,28 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numba import carray, njit, types
+from numba import njit, types
 
-from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS, pointer
+from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS, job_type, pointer, record
 from voxconv.backends._numba_tiles import copy_row, dot_row, row_tile, store_row, tile
 
 _helper: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+# A helper has machine code of its own beside that of the kernel it is linked into: what holds tiles is inlined.
+_inlined: Any = njit(error_model="numpy", inline="always")
 
-_one, _three = np.int64, (np.int64, 3)
-
-SWEEP = np.dtype(
-    [
-        ("x", _one), ("y", _one), ("scratch", _one), ("w", _one), ("bias", _one), ("xoff", _one), ("tailoff", _one),
-        ("starts", _three), ("each", _one), ("panel", _one), ("tail", _one),
-        ("samples", _one), ("groups", _one), ("run", _one), ("channels", _one), ("outs", _one), ("terms", _one),
-        ("block", _one), ("per_part", _one), ("parts", _one), ("chunk", _one), ("in_place", _one),
-        ("size", _three), ("outputs", _three), ("step", _three), ("first", _three), ("spread", _three),
-        ("full", _three), ("box", _three), ("boxes", _three), ("slots", _three), ("ring", _one), ("span_h", _one),
-        ("span_w", _one), ("plane", _one), ("channel", _one), ("width", _one), ("padded", _one), ("slope", np.float64),
-    ],
-    align=True,
-)  # fmt: skip
+SWEEP = job_type(
+    """
+    x y scratch w bias xoff tailoff starts* each panel tail samples groups run channels outs terms block per_part
+    parts chunk in_place size* outputs* step* first* spread* full* box* boxes* slots* ring span_h span_w plane
+    channel width padded slope
+    """
+)
 """One sum over taps for a lattice of outputs: the forward pass, or one phase of the input gradient.
 
 x (samples, groups, channels, *size), y (samples, groups, outs, *full), bias (groups * outs), w as `pack` leaves it.
@@ -41,18 +35,13 @@ Output q of ``outputs`` stands at first + q * spread of y and reads x at q * ste
 bytes, holds the panel, from ``panel`` on the sums and from ``tail`` on what a tile may not read in place.
 """
 
-WEIGHT = np.dtype(
-    [
-        ("x", _one), ("gw", _one), ("scratch", _one), ("gy", _one), ("sums", _one), ("row", _one), ("wrow", _one),
-        ("woff", _one), ("starts", _three), ("each", _one), ("pixels", _one), ("places", _one), ("samples", _one),
-        ("groups", _one), ("run", _one), ("channels", _one), ("outs", _one), ("taps", _one), ("block", _one),
-        ("blocks", _one), ("height", _one), ("vectors", _one), ("panels", _one), ("per_part", _one), ("parts", _one),
-        ("first", _one), ("last", _one), ("size", _three), ("outputs", _three), ("step", _three), ("box", _three),
-        ("boxes", _three), ("slots", _three), ("ring", _one), ("span_h", _one), ("span_w", _one), ("plane", _one),
-        ("channel", _one),
-    ],
-    align=True,
-)  # fmt: skip
+WEIGHT = job_type(
+    """
+    x gw scratch gy sums row wrow woff starts* each pixels places samples groups run channels outs taps block blocks
+    height vectors panels per_part parts first last size* outputs* step* box* boxes* slots* ring span_h span_w plane
+    channel
+    """
+)
 """The other contraction: gw[wrow[k] + woff[t]] = sum over samples and outputs q of gy[k, q] * x[q * step + offset[t]].
 
 Chunks of outputs, the boxes of all samples, are summed one after the other; a call does those from ``first`` to
@@ -62,17 +51,15 @@ of a block reads the panel.  Scratch holds the panel, from ``pixels`` on gy, fro
 With ``vectors`` 0 the lanes run along pixels instead, and ``sums`` is (groups, blocks, outs, height, lanes).
 """
 
-PACK = np.dtype(
-    [
-        ("finite", _one), ("w", _one), ("to", _one), ("wrow", _one), ("woff", _one), ("groups", _one), ("outs", _one),
-        ("terms", _one), ("padded", _one),
-    ],
-    align=True,
-)  # fmt: skip
+PACK = job_type(
+    """
+    finite w to wrow woff groups outs terms padded
+    """
+)
 """Weights w[wrow[group * outs + k] + woff[t]] to panels (group, panel, t, row); ``padded`` outs of a group."""
 
 
-@_helper
+@_inlined
 def panel_rows(left: int) -> int:
     """Output channels of the next panel, some perhaps padding, where ``left`` remain."""
     if 2 * left > ROWS:
@@ -90,7 +77,7 @@ def pack(dtype: Any) -> Callable[..., None]:
     """Lay weights out as tiles read them, one item for each group; see `PACK`."""
 
     def kernel(jobs: Any, group: int, slot: int) -> None:
-        job = carray(jobs, 1)[0]
+        job = record(jobs)
         w, to = pointer(dtype, job.w), pointer(dtype, job.to)
         wrow, woff = pointer(types.int64, job.wrow), pointer(types.int64, job.woff)
         at, k, finite = group * job.padded * job.terms, 0, True
@@ -110,7 +97,7 @@ def pack(dtype: Any) -> Callable[..., None]:
     return kernel
 
 
-@_helper
+@_inlined
 def span_inside(at: int, step: int, count: int, size: int) -> tuple[int, int]:
     """First and past-the-last i < count with 0 <= at + i * step < size."""
     low = min(max(0, -(at // step)), count)
@@ -127,28 +114,28 @@ def fill(
     panel[c, sd, q % ring, sh, sw, i, j] = x[c, q * step_d + start_d[sd], (h + i) * step_h + start_h[sh],
     (w + j) * step_w + start_w[sw]] for q < d + ring, i < rows and j < columns.
     """
-    starts_d = pointer(types.int64, job.starts[0])
-    starts_h, starts_w = pointer(types.int64, job.starts[1]), pointer(types.int64, job.starts[2])
-    step, pitch = job.step[2], job.box[2] + job.span_w
-    image = job.size[0] * job.size[1] * job.size[2]
-    for sd in range(job.slots[0]):
+    starts_d = pointer(types.int64, job.starts_d)
+    starts_h, starts_w = pointer(types.int64, job.starts_h), pointer(types.int64, job.starts_w)
+    step, pitch = job.step_w, job.box_w + job.span_w
+    image = job.size_d * job.size_h * job.size_w
+    for sd in range(job.slots_d):
         for q in range(first_q, d + job.ring):
-            depth = q * job.step[0] + starts_d[sd]
-            for sh in range(job.slots[1]):
-                at_h = h * job.step[1] + starts_h[sh]
-                top, bottom = span_inside(at_h, job.step[1], rows, job.size[1])
-                if depth < 0 or depth >= job.size[0]:
+            depth = q * job.step_d + starts_d[sd]
+            for sh in range(job.slots_h):
+                at_h = h * job.step_h + starts_h[sh]
+                top, bottom = span_inside(at_h, job.step_h, rows, job.size_h)
+                if depth < 0 or depth >= job.size_d:
                     top = bottom = rows
-                for sw in range(job.slots[2]):
+                for sw in range(job.slots_w):
                     at_w = w * step + starts_w[sw]
-                    low, high = span_inside(at_w, step, columns, job.size[2])
-                    cell = ((sd * job.ring + q % job.ring) * job.slots[1] + sh) * job.slots[2] + sw
+                    low, high = span_inside(at_w, step, columns, job.size_w)
+                    cell = ((sd * job.ring + q % job.ring) * job.slots_h + sh) * job.slots_w + sw
                     for c in range(channels):
                         target = to + (c * job.channel + cell * job.plane) * itemsize
-                        source = x + (c * image + (depth * job.size[1] + at_h) * job.size[2] + at_w) * itemsize
+                        source = x + (c * image + (depth * job.size_h + at_h) * job.size_w + at_w) * itemsize
                         for i in range(rows):
                             inside = top <= i < bottom
-                            line = source + i * job.step[1] * job.size[2] * itemsize
+                            line = source + i * job.step_h * job.size_w * itemsize
                             end = high if inside else low
                             if step == 1 or not inside:
                                 copy_row(dtype, 1, target, line, low, end, columns)
@@ -169,30 +156,30 @@ def store(
     """Pixels [p, end) of ``rows`` channels of sums from ``k`` on, in lines of ``pitch`` of which ``columns`` count."""
     bias, slope = pointer(dtype, job.bias), dtype(job.slope)
     channel = image % job.groups * job.outs + k
-    plane = job.full[0] * job.full[1] * job.full[2]
-    depth = job.first[0] + d * job.spread[0]
+    plane = job.full_d * job.full_h * job.full_w
+    depth = job.first_d + d * job.spread_d
     begin = p
     while p < end:
         row = p // pitch
         j = p - row * pitch
         if j < columns:
             count = min(columns - j, end - p)
-            line = depth * job.full[1] + job.first[1] + (h + row) * job.spread[1]
-            at = (image * job.outs + k) * plane + line * job.full[2] + job.first[2] + (w + j) * job.spread[2]
+            line = depth * job.full_h + job.first_h + (h + row) * job.spread_h
+            at = (image * job.outs + k) * plane + line * job.full_w + job.first_w + (w + j) * job.spread_w
             for i in range(rows):
                 source = sums + (i * job.width + p - begin) * itemsize
-                if job.spread[2] == 1:
+                if job.spread_w == 1:
                     store_row(dtype, job.y + (at + i * plane) * itemsize, source, count, bias[channel + i], slope)
                 else:
                     y, values = pointer(dtype, job.y), pointer(dtype, source)
                     for e in range(count):
                         value = values[e] + bias[channel + i]
                         less = slope * value if slope != 0 else slope
-                        y[at + i * plane + e * job.spread[2]] = less if value < 0 else value
+                        y[at + i * plane + e * job.spread_w] = less if value < 0 else value
         p = (row + 1) * pitch
 
 
-@_helper
+@_inlined
 def tiles(dtype: Any, rows: int, vectors: int, more: int, n: int, a: int, b: int, off: int, c: int, ldc: int) -> None:
     """Run the tile of this size, or a larger one: sums and pixels have room for the largest."""
     if rows == ROWS:
@@ -222,27 +209,27 @@ def sweep(dtype: Any) -> Callable[..., None]:
     lanes = VECTOR_BYTES // itemsize
 
     def kernel(jobs: Any, item: int, slot: int) -> None:
-        job = carray(jobs, 1)[0]
+        job = record(jobs)
         part, item = item % job.parts, item // job.parts
-        w, item = item % job.boxes[2] * job.box[2], item // job.boxes[2]
-        h, item = item % job.boxes[1] * job.box[1], item // job.boxes[1]
-        depth, item = item % job.boxes[0] * job.box[0], item // job.boxes[0]
-        rows, columns = min(job.box[1], job.outputs[1] - h), min(job.box[2], job.outputs[2] - w)
-        pitch = job.box[2] + job.span_w
+        w, item = item % job.boxes_w * job.box_w, item // job.boxes_w
+        h, item = item % job.boxes_h * job.box_h, item // job.boxes_h
+        depth, item = item % job.boxes_d * job.box_d, item // job.boxes_d
+        rows, columns = min(job.box_h, job.outputs_h - h), min(job.box_w, job.outputs_w - w)
+        pitch = job.box_w + job.span_w
         pixels = (rows - 1) * pitch + columns
         most = VECTORS if 2 * job.outs > ROWS else LONE_VECTORS
         vectors = -(-pixels // lanes)
         count = -(-vectors // most)
         scratch = job.scratch + slot * job.each
         sums, tail = scratch + job.panel, scratch + job.tail
-        size = job.size[0] * job.size[1] * job.size[2]
+        size = job.size_d * job.size_h * job.size_w
         k_first = part * job.per_part
         k_last = min(job.outs, k_first + job.per_part)
         one_block = job.block >= job.terms
         for image in range(item * job.run, min((item + 1) * job.run, job.samples * job.groups)):
             x = job.x + image * job.channels * size * itemsize
             weights = job.w + image % job.groups * job.padded * job.terms * itemsize
-            for d in range(depth, min(depth + job.box[0], job.outputs[0])):
+            for d in range(depth, min(depth + job.box_d, job.outputs_d)):
                 off = job.xoff + d % job.ring * job.terms * 8
                 base = scratch
                 if job.in_place:
@@ -293,7 +280,7 @@ def weight(dtype: Any) -> Callable[..., None]:
     lanes = VECTOR_BYTES // itemsize
 
     def kernel(jobs: Any, item: int, slot: int) -> None:
-        job = carray(jobs, 1)[0]
+        job = record(jobs)
         part, item = item % job.parts, item // job.parts
         block, item = item % job.blocks, item // job.blocks
         channels = min(job.block, job.channels - block * job.block)
@@ -302,9 +289,9 @@ def weight(dtype: Any) -> Callable[..., None]:
         k_first, k_last = part * job.per_part, min(job.panels, (part + 1) * job.per_part)
         scratch = job.scratch + slot * job.each
         pixels, places = scratch + job.pixels, scratch + job.places
-        size, image = job.size[0] * job.size[1] * job.size[2], job.outputs[0] * job.outputs[1] * job.outputs[2]
-        pitch = job.box[2] + job.span_w
-        chunks = job.samples * job.boxes[0] * job.boxes[1] * job.boxes[2]
+        size, image = job.size_d * job.size_h * job.size_w, job.outputs_d * job.outputs_h * job.outputs_w
+        pitch = job.box_w + job.span_w
+        chunks = job.samples * job.boxes_d * job.boxes_h * job.boxes_w
         row, woff, wrow = pointer(types.int64, job.row), pointer(types.int64, job.woff), pointer(types.int64, job.wrow)
         for group in range(item * job.run, min((item + 1) * job.run, job.groups)):
             panel_bytes = job.height * width * itemsize
@@ -314,22 +301,22 @@ def weight(dtype: Any) -> Callable[..., None]:
                 for i in range(k_first * job.height * width, k_last * job.height * width):
                     values[i] = 0
             for chunk in range(job.first, job.last):
-                w, rest = chunk % job.boxes[2] * job.box[2], chunk // job.boxes[2]
-                h, rest = rest % job.boxes[1] * job.box[1], rest // job.boxes[1]
-                d, n = rest % job.boxes[0], rest // job.boxes[0]
-                rows, columns = min(job.box[1], job.outputs[1] - h), min(job.box[2], job.outputs[2] - w)
+                w, rest = chunk % job.boxes_w * job.box_w, chunk // job.boxes_w
+                h, rest = rest % job.boxes_h * job.box_h, rest // job.boxes_h
+                d, n = rest % job.boxes_d, rest // job.boxes_d
+                rows, columns = min(job.box_h, job.outputs_h - h), min(job.box_w, job.outputs_w - w)
                 x = job.x + ((n * job.groups + group) * job.channels + block * job.block) * size * itemsize
                 fill(
                     dtype, job, itemsize, channels, x, scratch, d, d, h, w, rows + job.span_h, columns + job.span_w
                 )  # fmt: skip
-                start = (n * job.groups + group) * job.outs * image + (d * job.outputs[1] + h) * job.outputs[2] + w
+                start = (n * job.groups + group) * job.outs * image + (d * job.outputs_h + h) * job.outputs_w + w
                 if job.vectors == 0:
                     for k in range(k_first, k_last):
                         for t in range(terms):
                             to = sums + (k * job.height + t) * width * itemsize
                             for i in range(rows):
                                 left = scratch + (row[t] + i * pitch) * itemsize
-                                right = job.gy + (start + k * image + i * job.outputs[2]) * itemsize
+                                right = job.gy + (start + k * image + i * job.outputs_w) * itemsize
                                 dot_row(dtype, to, left, right, columns)
                     continue
                 place = pointer(types.int64, places)
@@ -338,11 +325,11 @@ def weight(dtype: Any) -> Callable[..., None]:
                         place[i * columns + j] = i * pitch + j
                 gy = pointer(dtype, job.gy)
                 for k in range(k_first, k_last):
-                    turned = pointer(dtype, pixels + (k - k_first) * job.box[1] * job.box[2] * width * itemsize)
+                    turned = pointer(dtype, pixels + (k - k_first) * job.box_h * job.box_w * width * itemsize)
                     present = min(width, job.outs - k * width)
                     for lane in range(present):
                         for i in range(rows):
-                            source = start + (k * width + lane) * image + i * job.outputs[2]
+                            source = start + (k * width + lane) * image + i * job.outputs_w
                             for j in range(columns):
                                 turned[(i * columns + j) * width + lane] = gy[source + j]
                     for lane in range(present, width):
@@ -351,7 +338,7 @@ def weight(dtype: Any) -> Callable[..., None]:
                 for t in range(0, terms, ROWS):
                     for k in range(k_first, k_last):
                         to = sums + (k * job.height + t) * width * itemsize
-                        d_k = pixels + (k - k_first) * job.box[1] * job.box[2] * width * itemsize
+                        d_k = pixels + (k - k_first) * job.box_h * job.box_w * width * itemsize
                         if job.vectors == 1:
                             row_tile(dtype, ROWS, 1, rows * columns, scratch, job.row + t * 8, places, d_k, to)
                         else:

@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numba import carray, types
+from numba import types
 
-from voxconv.backends._numba_ir import VECTOR_BYTES, pointer
+from voxconv.backends._numba_ir import VECTOR_BYTES, job_type, pointer, record
 from voxconv.backends._numba_rows import taps_edge, taps_inside
 
-_one, _three = np.int64, (np.int64, 3)
-
-DEPTHWISE = np.dtype(
-    [
-        ("x", _one), ("y", _one), ("scratch", _one), ("w", _one), ("bias", _one), ("off_d", _one), ("off_h", _one),
-        ("off_w", _one), ("each", _one), ("images", _one), ("groups", _one), ("terms", _one), ("run", _one),
-        ("parts", _one), ("per_part", _one), ("size", _three), ("outputs", _three), ("low", _three), ("high", _three),
-        ("slope", np.float64),
-    ],
-    align=True,
-)  # fmt: skip
+DEPTHWISE = job_type(
+    """
+    x y scratch w bias off* each images groups terms run parts per_part size* outputs* low* high* slope
+    """
+)
 """y[image, q] = bias + sum over t of w[image % groups, t] * x[image, q + (off_d, off_h, off_w)[t]].
 
 ``low`` and ``high`` are the least and the greatest offset of an axis.  An item is ``run`` images and ``per_part`` of
@@ -38,9 +31,9 @@ def depthwise(dtype: Any) -> Callable[..., None]:
     lanes = VECTOR_BYTES // itemsize
 
     def kernel(jobs: Any, item: int, slot: int) -> None:
-        job = carray(jobs, 1)[0]
+        job = record(jobs)
         part, first = item % job.parts, item // job.parts * job.run
-        n, width, columns = job.terms, job.size[2], job.outputs[2]
+        n, width, columns = job.terms, job.size_w, job.outputs_w
         off_d, off_h = pointer(types.int64, job.off_d), pointer(types.int64, job.off_h)
         off_w = pointer(types.int64, job.off_w)
         # All taps, and those of them that meet a line's rows of x.
@@ -50,28 +43,28 @@ def depthwise(dtype: Any) -> Callable[..., None]:
         places, offs, shifts = pointer(types.int64, all_off), pointer(types.int64, off), pointer(types.int64, shift)
         values = pointer(dtype, chosen)
         for t in range(n):
-            places[t] = (off_d[t] * job.size[1] + off_h[t]) * width + off_w[t]
-        left, right = -job.low[2], min(width - job.high[2], columns)
-        top, bottom = -job.low[1], min(job.size[1] - job.high[1], job.outputs[1])
+            places[t] = (off_d[t] * job.size_h + off_h[t]) * width + off_w[t]
+        left, right = -job.low_w, min(width - job.high_w, columns)
+        top, bottom = -job.low_h, min(job.size_h - job.high_h, job.outputs_h)
         bias, slope = pointer(dtype, job.bias), dtype(job.slope)
-        lines = job.outputs[0] * job.outputs[1]
+        lines = job.outputs_d * job.outputs_h
         for image in range(first, min(first + job.run, job.images)):
             weights = job.w + image % job.groups * n * itemsize
             weight = pointer(dtype, weights)
             start = bias[image % job.groups]
             line = part * job.per_part
-            d, h = line // job.outputs[1], line % job.outputs[1]
+            d, h = line // job.outputs_h, line % job.outputs_h
             y = job.y + (image * lines + line) * columns * itemsize
-            x = job.x + (image * job.size[0] * job.size[1] + d * job.size[1] + h) * width * itemsize
+            x = job.x + (image * job.size_d * job.size_h + d * job.size_h + h) * width * itemsize
             last = min(line + job.per_part, lines)
             while line < last:
                 rows, count, w, used, moved = 1, n, weights, all_off, job.off_w
-                if top <= h < bottom and d + job.low[0] >= 0 and d + job.high[0] < job.size[0]:
+                if top <= h < bottom and d + job.low_d >= 0 and d + job.high_d < job.size_d:
                     rows = BLOCK if h + BLOCK <= bottom and line + BLOCK <= last else 1
                 else:
                     count, w, used, moved = 0, chosen, off, shift
                     for t in range(n):
-                        if 0 <= d + off_d[t] < job.size[0] and 0 <= h + off_h[t] < job.size[1]:
+                        if 0 <= d + off_d[t] < job.size_d and 0 <= h + off_h[t] < job.size_h:
                             values[count], offs[count], shifts[count] = weight[t], places[t], off_w[t]
                             count += 1
                 for j in range(0, columns, lanes):
@@ -94,8 +87,8 @@ def depthwise(dtype: Any) -> Callable[..., None]:
                 line, h = line + rows, h + rows
                 y += rows * columns * itemsize
                 x += rows * width * itemsize
-                if h == job.outputs[1]:
+                if h == job.outputs_h:
                     d, h = d + 1, 0
-                    x += (job.size[1] - job.outputs[1]) * width * itemsize
+                    x += (job.size_h - job.outputs_h) * width * itemsize
 
     return kernel

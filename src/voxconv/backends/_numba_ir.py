@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -30,6 +31,19 @@ VECTORS, LONE_VECTORS = 3, 6
 
 INT64 = ir.IntType(64)
 INT32 = ir.IntType(32)
+
+
+def job_type(fields: str) -> np.dtype[Any]:
+    """A record of int64, but for a float64 ``slope``; a field with a star is one for each axis: name_d, name_h, name_w.
+
+    Plain fields are what Numba compiles fastest.
+    """
+    names = [name for field in fields.split() for name in _axes(field)]
+    return np.dtype([(name, np.float64 if name == "slope" else np.int64) for name in names])
+
+
+def _axes(field: str) -> list[str]:
+    return [f"{field[:-1]}_{axis}" for axis in "dhw"] if field.endswith("*") else [field]
 
 
 def int64(value: int) -> ir.Constant:
@@ -189,3 +203,13 @@ def pointer(context, dtype, address):
         return builder.inttoptr(values[1], context.get_value_type(kind))
 
     return kind(dtype, types.int64), codegen
+
+
+@intrinsic
+def record(context, jobs):
+    """The record that a pointer points to."""
+
+    def codegen(context, builder, signature, values):
+        return builder.bitcast(values[0], context.get_value_type(jobs.dtype))
+
+    return jobs.dtype(jobs), codegen

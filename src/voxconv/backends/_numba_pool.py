@@ -5,36 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numba import carray, njit, types
+from numba import njit, types
 
-from voxconv.backends._numba_ir import VECTOR_BYTES, pointer
+from voxconv.backends._numba_ir import VECTOR_BYTES, job_type, pointer, record
 from voxconv.backends._numba_rows import windows
 
 _helper: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
-_one, _three = np.int64, (np.int64, 3)
-
-POOL = np.dtype(
-    [
-        ("x", _one), ("y", _one), ("scratch", _one), ("index", _one), ("each", _one), ("planes", _one), ("run", _one),
-        ("parts", _one), ("per_part", _one), ("size", _three), ("kernel", _three), ("stride", _three),
-        ("before", _three), ("dilation", _three), ("outputs", _three),
-    ],
-    align=True,
-)  # fmt: skip
+POOL = job_type(
+    """
+    x y scratch index each planes run parts per_part size* kernel* stride* before* dilation* outputs*
+    """
+)
 """y[plane, q] = max over taps t inside x of x[plane, q * stride - before + t * dilation]; ``index`` 0 if unwanted.
 
 An item is ``run`` planes and ``per_part`` of their (depth, row) lines of outputs; its scratch lists a line's rows.
 """
 
-SCATTER = np.dtype(
-    [
-        ("values", _one), ("index", _one), ("out", _one), ("planes", _one), ("count", _one), ("size", _one),
-        ("run", _one), ("accumulate", _one),
-    ],
-    align=True,
-)  # fmt: skip
+SCATTER = job_type(
+    """
+    values index out planes count size run accumulate
+    """
+)
 """out[plane] = 0, then += or = values[plane, i] at index[plane, i], in order; an item is ``run`` planes."""
 
 
@@ -83,29 +75,29 @@ def max_pool(dtype: Any) -> Callable[..., None]:
     lanes = VECTOR_BYTES // max(itemsize, 4)
 
     def kernel(jobs: Any, item: int, slot: int) -> None:
-        job = carray(jobs, 1)[0]
+        job = record(jobs)
         part, first = item % job.parts, item // job.parts * job.run
-        stride, taps, dilation = job.stride[2], job.kernel[2], job.dilation[2]
-        width, columns, before = job.size[2], job.outputs[2], job.before[2]
+        stride, taps, dilation = job.stride_w, job.kernel_w, job.dilation_w
+        width, columns, before = job.size_w, job.outputs_w, job.before_w
         # Where no index is wanted, a vector at the edge or of an odd stride leaves its indices here.
         listed = job.scratch + slot * job.each
         spare = listed
         listed += lanes * 8
         rows = pointer(types.int64, listed)
-        lines = job.outputs[0] * job.outputs[1]
+        lines = job.outputs_d * job.outputs_h
         indexed = job.index != 0
         for plane in range(first, min(first + job.run, job.planes)):
-            x = job.x + plane * job.size[0] * job.size[1] * width * itemsize
+            x = job.x + plane * job.size_d * job.size_h * width * itemsize
             for line in range(part * job.per_part, min((part + 1) * job.per_part, lines)):
-                start_d = line // job.outputs[1] * job.stride[0] - job.before[0]
-                start_h = line % job.outputs[1] * job.stride[1] - job.before[1]
-                low_d, high_d = taps_met(start_d, job.kernel[0], job.dilation[0], job.size[0])
-                low_h, high_h = taps_met(start_h, job.kernel[1], job.dilation[1], job.size[1])
+                start_d = line // job.outputs_h * job.stride_d - job.before_d
+                start_h = line % job.outputs_h * job.stride_h - job.before_h
+                low_d, high_d = taps_met(start_d, job.kernel_d, job.dilation_d, job.size_d)
+                low_h, high_h = taps_met(start_h, job.kernel_h, job.dilation_h, job.size_h)
                 n = 0
                 for i in range(low_d, high_d):
                     for j in range(low_h, high_h):
                         rows[n] = (
-                            (start_d + i * job.dilation[0]) * job.size[1] + start_h + j * job.dilation[1]
+                            (start_d + i * job.dilation_d) * job.size_h + start_h + j * job.dilation_h
                         ) * width
                         n += 1
                 at = (plane * lines + line) * columns
@@ -121,13 +113,19 @@ def max_pool(dtype: Any) -> Callable[..., None]:
                             lanes, width, stride,
                         )  # fmt: skip
                         continue
-                    # The taps that any of these windows meets.
+                    # The taps that any of these windows meets; where that is many more than one of them does, one by one.
+                    count = min(lanes, columns - o)
                     low = taps_met(last, taps, dilation, width)[0] if last < 0 else 0
                     high = taps_met(col, taps, dilation, width)[1] if col + (taps - 1) * dilation >= width else taps
-                    vector(
-                        dtype, True, indexed, y, index if indexed else spare, x, listed, n, col + low * dilation,
-                        dilation, high - low, min(lanes, columns - o), width, stride,
-                    )  # fmt: skip
+                    each = count if high - low <= 4 * (width + lanes) else 1
+                    for i in range(0, count, each):
+                        start = col + i * stride
+                        if each == 1:
+                            low, high = taps_met(start, taps, dilation, width)
+                        vector(
+                            dtype, True, indexed, y + i * itemsize, index + i * 8 if indexed else spare, x, listed, n,
+                            start + low * dilation, dilation, high - low, each, width, stride,
+                        )  # fmt: skip
 
     return kernel
 
@@ -137,7 +135,7 @@ def scatter(dtype: Any) -> Callable[..., None]:
     itemsize = dtype.bitwidth // 8
 
     def kernel(jobs: Any, item: int, slot: int) -> None:
-        job = carray(jobs, 1)[0]
+        job = record(jobs)
         for plane in range(item * job.run, min((item + 1) * job.run, job.planes)):
             out = pointer(dtype, job.out + plane * job.size * itemsize)
             values = pointer(dtype, job.values + plane * job.count * itemsize)

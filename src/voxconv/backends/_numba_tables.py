@@ -227,7 +227,11 @@ def record_of(kind: np.dtype[Any], **values: Any) -> Array:
     """A record with these fields, as a flat array of integers: quick to copy and to complete."""
     record = np.zeros(1, kind)
     for name, value in values.items():
-        record[name] = value
+        if isinstance(value, (list, tuple)):
+            for axis, one in zip("dhw", value, strict=True):
+                record[f"{name}_{axis}"] = one
+        else:
+            record[name] = value
     return record.view(np.int64)
 
 
@@ -295,7 +299,7 @@ def _weight_sweep(problem: ConvProblem, algorithm: str, axes: tuple[Axis, Axis, 
     sums = problem.groups * blocks * panels * height * width * size
     items = _ceil(problem.groups, run) * blocks * parts
     stages = tuple((first, min(chunks, first + step)) for first in range(0, chunks, step))
-    first_at = WEIGHT.fields["first"][1] // 8 if WEIGHT.fields else 0
+    first_at = (WEIGHT.names or ()).index("first")
     return WeightSweep(record, tables, axes, items, each, sums, stages, first_at)
 
 
@@ -400,7 +404,7 @@ def _depthwise_sweep(
     each = _ceil(terms * (3 * 8 + problem.dtype.itemsize), 64) * 64
     activation = problem.activation
     record = record_of(
-        DEPTHWISE, off_d=tables[0].ctypes.data, off_h=tables[1].ctypes.data, off_w=tables[2].ctypes.data, each=each,
+        DEPTHWISE, off=[t.ctypes.data for t in tables], each=each,
         images=images, groups=problem.groups, terms=terms, run=run, parts=parts, per_part=per_part,
         low=list(map(min, moves)), high=list(map(max, moves)),
         slope=1.0 if activation is None else activation.slope or 0.0,
