@@ -113,7 +113,7 @@ def max_pool(dtype: Any) -> Callable[..., None]:
                             lanes, width, stride,
                         )  # fmt: skip
                         continue
-                    # The taps that any of these windows meets; where that is many more than one of them does, one by one.
+                    # The taps that any of these windows meets; where these are far more than one does, one by one.
                     count = min(lanes, columns - o)
                     low = taps_met(last, taps, dilation, width)[0] if last < 0 else 0
                     high = taps_met(col, taps, dilation, width)[1] if col + (taps - 1) * dilation >= width else taps
