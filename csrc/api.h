@@ -18,7 +18,7 @@ enum vox_type {
 
 enum vox_operation { VOX_CONV = 0, VOX_CONV_INPUT_GRAD = 1, VOX_CONV_WEIGHT_GRAD = 2 };
 
-enum vox_algorithm { VOX_DIRECT = 0, VOX_IM2COL = 1, VOX_WINOGRAD = 2 };
+enum vox_algorithm { VOX_DIRECT = 0, VOX_IM2COL = 1, VOX_WINOGRAD = 2, VOX_DEPTHWISE = 3 };
 
 enum vox_activation { VOX_IDENTITY = 0, VOX_RELU = 1, VOX_LEAKY_RELU = 2 };
 
@@ -88,10 +88,12 @@ int vox_avg_pool_grad(const vox_window *p, int64_t threads, const void *dy, void
 int vox_unfold(const vox_window *p, int64_t threads, const void *x, void *columns, int64_t *cursor);
 int vox_fold(const vox_window *p, int64_t threads, const void *columns, void *x, int64_t *cursor);
 
-/* Aligned memory, counted. */
+/* Aligned memory, counted.  What is given back is kept for the next request, up to a limit, until it is released. */
 void *vox_alloc(int64_t bytes);
 void vox_free(void *memory);
+void vox_release_memory(void);
 int64_t vox_live_bytes(void);
+int64_t vox_kept_bytes(void);
 int64_t vox_peak_bytes(void);
 void vox_reset_peak(void);
 

@@ -10,6 +10,8 @@
 #include "kernels/conv.h"
 #include "kernels/winograd.h"
 #include "kernels/weight_grad.h"
+#include "kernels/depthwise.h"
+#include "kernels/depthwise_weight.h"
 #include "kernels/window.h"
 #include "kernels/probe.h"
 
@@ -33,6 +35,9 @@ const vox_unit VOX_UNIT = {
     .weight_finish = weight_finish,
     .winograd_weight_item = winograd_weight_item,
     .winograd_weight_finish = winograd_weight_finish,
+    .depthwise_item = depthwise_item,
+    .depthwise_weight_item = depthwise_weight_item,
+    .has_nonfinite = has_nonfinite,
     .bias_grad = bias_grad,
     .max_pool = max_pool,
     .avg_pool = avg_pool,

@@ -92,6 +92,17 @@ typedef struct vox_weight_job {
   int64_t stage;
 } vox_weight_job;
 
+/* Convolution with one input channel a group.  An item is a band of outputs, [band[i] * b, ...) along each axis of each
+ * phase, of `planes` output channels of one sample. */
+typedef struct vox_depthwise_job {
+  const vox_conv *p;
+  int64_t multiplier; /* output channels of a group */
+  int64_t phases[3], band[3], bands[3], planes, items;
+  const void *x, *weight, *bias;
+  int exact; /* the weights hold an Inf or a NaN, which padding must not meet */
+  void *y;
+} vox_depthwise_job;
+
 /* One item of pooling, unfold or fold: the part [first, last) of a plane of the array that is written. */
 typedef struct vox_box {
   int64_t plane, first[3], last[3];
@@ -114,6 +125,9 @@ typedef struct vox_unit {
   void (*weight_finish)(const vox_weight_job *job, int64_t item);
   void (*winograd_weight_item)(const vox_weight_job *job, int64_t item, void *scratch);
   void (*winograd_weight_finish)(const vox_weight_job *job, int64_t item);
+  void (*depthwise_item)(const vox_depthwise_job *job, int64_t item);
+  void (*depthwise_weight_item)(const vox_weight_job *job, int64_t channel, void *scratch);
+  int (*has_nonfinite)(const void *p, int64_t n);
   void (*bias_grad)(int64_t n, int64_t k, int64_t size, int64_t channel, const void *dy, void *out);
   vox_max_kernel *max_pool;
   vox_box_kernel *avg_pool, *avg_pool_grad, *unfold, *fold;
@@ -139,6 +153,12 @@ int vox_weight_layout_of(const vox_conv *p, const vox_unit *unit, int64_t thread
 void vox_winograd_phase(const vox_conv *p, const int64_t tile[3], const int64_t residue[3], vox_phase *phase);
 int vox_winograd_tile(const vox_conv *p, const vox_unit *unit, int64_t tile[3], double *gain);
 int vox_conv_valid(const vox_conv *p);
+
+/* drivers/depthwise.c: a problem in its normal form, of VOX_DEPTHWISE.  Packing, bytes a thread needs, and the call. */
+void vox_depthwise_pack(const vox_conv *p, const void *weight, void *packed);
+int vox_depthwise_scratch(const vox_conv *p, int64_t *bytes);
+int vox_depthwise_run(const vox_conv *p, const vox_unit *unit, int64_t threads, const void *a, const void *weight,
+                      int exact, const void *bias, void *out, void *memory, int64_t *cursor);
 
 /* threads.c: body(context, item, slot) for items from *cursor on, until all are done or the call's time slice is over;
  * slots are 0..threads-1 and no two items share one at a time. */

@@ -19,7 +19,7 @@ static int product(const int64_t *v, int n, int64_t *out) {
 int vox_conv_valid(const vox_conv *p) {
   if (p->type != VOX_F32 && p->type != VOX_F64) return VOX_INVALID;
   if (p->operation < VOX_CONV || p->operation > VOX_CONV_WEIGHT_GRAD) return VOX_INVALID;
-  if (p->algorithm < VOX_DIRECT || p->algorithm > VOX_WINOGRAD) return VOX_INVALID;
+  if (p->algorithm < VOX_DIRECT || p->algorithm > VOX_DEPTHWISE) return VOX_INVALID;
   if (p->n < 0 || p->c < 0 || p->k < 0 || p->groups < 1 || p->c % p->groups || p->k % p->groups) return VOX_INVALID;
   int64_t bytes = p->type == VOX_F64 ? 8 : 4, ignored;
   for (int i = 0; i < 3; i++) {

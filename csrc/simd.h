@@ -16,6 +16,7 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline, unused))
+#define NOINLINE static __attribute__((noinline))
 #define CAT_(a, b) a##b
 #define CAT(a, b) CAT_(a, b)
 
@@ -53,6 +54,23 @@ INLINE vec v_load(const real *p) { return *(const vec_unaligned *)p; }
 INLINE void v_store(real *p, vec a) { *(vec_unaligned *)p = a; }
 INLINE vec v_set1(real a) { return a - (vec){0}; }
 INLINE vec v_zero(void) { return (vec){0}; }
+
+/* The same values, of which the compiler knows nothing: so it keeps a broadcast in its register instead of loading it
+ * again with each use, and steps a pointer instead of holding one for each row. */
+INLINE vec v_opaque(vec a) {
+#if defined(__aarch64__)
+  __asm__("" : "+w"(a));
+#elif defined(VOX_ISA_avx512)
+  __asm__("" : "+v"(a));
+#elif defined(__x86_64__)
+  __asm__("" : "+x"(a));
+#endif
+  return a;
+}
+INLINE const real *p_opaque(const real *p) {
+  __asm__("" : "+r"(p));
+  return p;
+}
 
 /* a * b + c: fused where the instruction set can, two roundings on SSE2. */
 INLINE vec v_fma(vec a, vec b, vec c) {
@@ -146,6 +164,80 @@ typedef __mmask16 vmask;
 #else
 typedef ivec vmask;
 #endif
+
+/* The sum of all lanes, halves first. */
+INLINE real v_sum(vec a) {
+#if VECTOR_BYTES == 64
+  typedef real half_vec __attribute__((vector_size(32)));
+  half_vec low, high;
+  memcpy(&low, &a, 32);
+  memcpy(&high, (const char *)&a + 32, 32);
+  low += high;
+#else
+  vec low = a;
+#endif
+#if VECTOR_BYTES >= 32
+  typedef real quarter_vec __attribute__((vector_size(16)));
+  quarter_vec first, second;
+  memcpy(&first, &low, 16);
+  memcpy(&second, (const char *)&low + 16, 16);
+  first += second;
+#else
+  vec first = low;
+#endif
+#if VOX_DOUBLE
+  return first[0] + first[1];
+#else
+  return (first[0] + first[2]) + (first[1] + first[3]);
+#endif
+}
+
+/* Lanes first <= i < last; either may lie outside the vector. */
+INLINE vmask v_range(int64_t first, int64_t last) {
+  first = first < 0 ? 0 : first > LANES ? LANES : first;
+  last = last < first ? first : last > LANES ? LANES : last;
+#if defined(VOX_ISA_avx512)
+  return (vmask)((1u << last) - (1u << first));
+#else
+  ivec lane;
+  for (int i = 0; i < LANES; i++) lane[i] = i;
+  return (lane >= (lane_int)first) & (lane < (lane_int)last);
+#endif
+}
+
+/* The mask's lanes, the others zero; what belongs to the others is not read. */
+INLINE vec v_load_masked(const real *p, vmask mask) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (vec)_mm512_maskz_loadu_pd(mask, p);
+#elif defined(VOX_ISA_avx512)
+  return (vec)_mm512_maskz_loadu_ps(mask, p);
+#elif defined(VOX_ISA_avx2) && VOX_DOUBLE
+  return (vec)_mm256_maskload_pd(p, (__m256i)mask);
+#elif defined(VOX_ISA_avx2)
+  return (vec)_mm256_maskload_ps(p, (__m256i)mask);
+#else
+  vec a = v_zero();
+  for (int i = 0; i < LANES; i++)
+    if (mask[i]) a[i] = p[i];
+  return a;
+#endif
+}
+
+/* The mask's lanes; what belongs to the others is not written. */
+INLINE void v_store_masked(real *p, vec a, vmask mask) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  _mm512_mask_storeu_pd(p, mask, (__m512d)a);
+#elif defined(VOX_ISA_avx512)
+  _mm512_mask_storeu_ps(p, mask, (__m512)a);
+#elif defined(VOX_ISA_avx2) && VOX_DOUBLE
+  _mm256_maskstore_pd(p, (__m256i)mask, (__m256d)a);
+#elif defined(VOX_ISA_avx2)
+  _mm256_maskstore_ps(p, (__m256i)mask, (__m256)a);
+#else
+  for (int i = 0; i < LANES; i++)
+    if (mask[i]) p[i] = a[i];
+#endif
+}
 
 /* a > b, or a is not a number. */
 INLINE vmask v_replaces(vec a, vec b) {

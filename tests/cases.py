@@ -83,6 +83,7 @@ CONV = [
     _conv("1d-pad-over-kernel", 1, 2, 3, (6,), (2,), padding=5),
     _conv("1d-groups", 2, 6, 9, (20,), (3,), groups=3),
     _conv("1d-depthwise", 2, 5, 5, (37,), (5,), groups=5, padding=2),
+    _conv("1d-depthwise-long", 1, 3, 3, (3000,), (3,), groups=3, padding=1),
     _conv("1d-long-kernel", 1, 1, 2, (200,), (128,), padding=64),
     # two axes: pointwise
     _conv("1x1", 1, 8, 16, (9, 9), (1, 1)),
@@ -122,6 +123,20 @@ CONV = [
     _conv("depthwise", 2, 9, 9, (12, 19), (3, 3), groups=9, padding=1),
     _conv("depthwise-stride-2", 1, 16, 16, (15, 15), (3, 3), groups=16, stride=2, padding=1),
     _conv("depthwise-5x5-dilated", 1, 7, 7, (16, 17), (5, 5), groups=7, dilation=2, padding=4),
+    *(_conv(f"depthwise-width-{w}", 1, 3, 3, (9, w), (3, 3), groups=3, padding=1) for w in (3, 7, 8, 16, 17, 33)),
+    *(_conv(f"depthwise-height-{h}", 1, 2, 2, (h, 20), (3, 3), groups=2, padding=1) for h in (1, 4, 6, 7, 8, 15)),
+    *(
+        _conv(f"depthwise-{k}x{k}-stride-{s}", 2, 5, 5, (17, 37), (k, k), groups=5, stride=s, padding=k // 2)
+        for k in (2, 3, 5, 7)
+        for s in (1, 2)
+    ),
+    _conv("depthwise-narrow-stride-2", 1, 40, 40, (14, 14), (3, 3), groups=40, stride=2, padding=1),
+    _conv("depthwise-many-small", 2, 70, 70, (7, 7), (3, 3), groups=70, padding=1),
+    _conv("depthwise-several-bands", 1, 2, 2, (150, 140), (3, 3), groups=2, padding=((2, 1), (0, 1))),
+    _conv("depthwise-stride-3", 1, 4, 4, (17, 20), (3, 3), groups=4, stride=3, padding=1),
+    _conv("depthwise-stride-2-1", 1, 4, 4, (12, 18), (3, 5), groups=4, stride=(1, 2), padding=(1, 2)),
+    _conv("depthwise-dilated-strided", 1, 4, 4, (16, 23), (3, 3), groups=4, stride=2, dilation=2, padding=2),
+    _conv("depthwise-multiplier-stride-2", 2, 6, 12, (9, 36), (3, 3), groups=6, stride=2, padding=1),
     _conv("depthwise-multiplier", 1, 4, 12, (9, 10), (3, 3), groups=4, padding=1),
     # three axes
     _conv("3d-3x3x3", 1, 4, 6, (6, 7, 9), (3, 3, 3), padding=1),
@@ -132,6 +147,8 @@ CONV = [
     _conv("3d-asymmetric", 1, 3, 4, (4, 6, 7), (3, 2, 3), padding=((2, 0), (0, 1), (1, 2))),
     _conv("3d-groups", 1, 6, 4, (5, 6, 7), (3, 3, 3), groups=2, padding=1),
     _conv("3d-depthwise", 1, 5, 5, (6, 7, 18), (3, 3, 3), groups=5, padding=1),
+    _conv("3d-depthwise-stride-2", 2, 3, 3, (7, 8, 19), (3, 3, 3), groups=3, stride=2, padding=1),
+    _conv("3d-depthwise-dilated", 1, 4, 4, (6, 7, 18), (2, 3, 3), groups=4, dilation=(3, 1, 1), padding=(2, 1, 1)),
     _conv("3d-2x2x2-stride-2", 1, 4, 8, (6, 6, 8), (2, 2, 2), stride=2),
     # nothing in some axis
     _conv("no-samples", 0, 3, 4, (5, 6), (3, 3), padding=1),

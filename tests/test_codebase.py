@@ -38,7 +38,7 @@ def test_all_names_are_there_and_no_public_function_is_left_out():
 def test_public_functions_are_described(name):
     text = inspect.getdoc(PUBLIC[name])
     parameters = inspect.signature(PUBLIC[name]).parameters
-    assert "Returns\n-------" in text or name == "set_num_threads"
+    assert "Returns\n-------" in text or name in ("set_num_threads", "release_memory")
     if parameters:
         described = text.split("Parameters\n----------")[1]
         for parameter in parameters:
@@ -48,7 +48,7 @@ def test_public_functions_are_described(name):
         assert parameter.annotation is not parameter.empty
 
 
-@pytest.mark.parametrize("name", [n for n in PUBLIC if not re.search("threads|info|plan", n)])
+@pytest.mark.parametrize("name", [n for n in PUBLIC if not re.search("threads|info|plan|memory", n)])
 def test_every_function_takes_backend_and_out(name):
     parameters = inspect.signature(PUBLIC[name]).parameters
     convolves = "conv" in name and not name.endswith("bias")
@@ -63,7 +63,7 @@ def test_ranks_have_one_signature():
                 assert inspect.signature(PUBLIC[name.replace("2d", f"{rank}d")]) == inspect.signature(function)
 
 
-LAYERS = ["errors", "problem", "results", "backends", "plan", "functional", "grad"]
+LAYERS = ["errors", "problem", "memory", "results", "backends", "plan", "functional", "grad"]
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -110,6 +110,7 @@ LONG = {
     "csrc/schedule.c": "every cut of the work, each beside the ones that it must agree with",
     "src/voxconv/functional.py": "three ranks of each function, signature and docstring",
     "src/voxconv/grad.py": "three ranks of each gradient, signature and docstring",
+    "src/voxconv/plan.py": "the choice, the plan, and three ranks of it, signature and docstring",
     "src/voxconv/problem.py": "every rule and every rejection in one place",
     "tests/test_catalogue.py": "one entry after the other, nothing to divide",
     "tests/test_catalogue_faults.py": "one fault after the other, nothing to divide",

@@ -183,3 +183,118 @@ def test_runtime_info_goes_into_json():
     info = json.loads(json.dumps(vc.runtime_info()))
     assert info["voxconv"] == vc.__version__
     assert {"python", "numpy", "cffi", "numba", "platform", "native"} <= set(info)
+
+
+class TestWorkspaceLimit:
+    x = (2, 32, 40, 40)
+    w = np.random.default_rng(0).standard_normal((32, 32, 3, 3)).astype(np.float32)
+
+    def test_another_algorithm_is_taken_or_the_least_that_would_do_is_named(self):
+        free = vc.plan_conv2d(self.x, self.w, padding=1, backend="native")
+        threads = vc.get_num_threads()
+        vc.set_num_threads(1)
+        try:
+            bytes_of = {}
+            for algorithm in ("winograd", "direct", "im2col"):
+                plan = vc.plan_conv2d(self.x, self.w, padding=1, algorithm=algorithm, backend="native")
+                bytes_of[algorithm] = plan.workspace_bytes
+            assert free.workspace_bytes == bytes_of[free.algorithm]
+            least = min(bytes_of.values())
+            for limit in sorted(bytes_of.values()):
+                plan = vc.plan_conv2d(self.x, self.w, padding=1, workspace_limit=limit, backend="native")
+                assert plan.workspace_bytes <= limit
+            with pytest.raises(ValueError, match=f"workspace_limit.*{least} bytes"):
+                vc.plan_conv2d(self.x, self.w, padding=1, workspace_limit=least - 1, backend="native")
+        finally:
+            vc.set_num_threads(threads)
+
+    def test_threads_are_fewer_before_the_algorithm_is_another(self):
+        threads = vc.get_num_threads()
+        try:
+            vc.set_num_threads(1)
+            one = vc.plan_conv2d(self.x, self.w, padding=1, backend="native")
+            limit = one.workspace_bytes
+            vc.set_num_threads(3)
+            plan = vc.plan_conv2d(self.x, self.w, padding=1, workspace_limit=limit, backend="native")
+            assert plan.algorithm == one.algorithm
+            assert plan.workspace_bytes <= limit < one.workspace_bytes
+            x = np.random.default_rng(1).standard_normal(self.x).astype(np.float32)
+            oracle.assert_same_bits(plan(x), one(x))
+        finally:
+            vc.set_num_threads(threads)
+
+    @pytest.mark.parametrize(("limit", "error"), [(-1, ValueError), (1.5, TypeError), (True, TypeError)])
+    def test_what_is_no_size_is_refused(self, limit, error):
+        with pytest.raises(error, match="workspace_limit"):
+            vc.plan_conv2d(self.x, self.w, workspace_limit=limit)
+
+
+@pytest.mark.parametrize("case", [c for c in CONV if c.n and c.c][::4], ids=lambda case: case.name)
+@pytest.mark.parametrize("activation", [None, ("leaky_relu", -3.0)])
+@pytest.mark.parametrize("seed", [52])
+def test_the_error_bound_holds(case, activation, backend, seed):
+    problem, x, w, b, _ = operands(case, oracle.floats, seed, "float32")
+    make = getattr(vc, f"plan_conv{case.rank}d")
+    planned = make(x.shape, w, b, **case.options, activation=activation, backend=backend)
+    exact = oracle.conv(problem, *oracle.wide(x, w, b))
+    if activation:
+        exact = np.where(exact < 0, exact * activation[1], exact)
+    bound = planned.error_bound(x)
+    assert bound.shape == exact.shape
+    assert (np.abs(planned(x) - exact) <= bound).all()
+    if planned.algorithm != "winograd" and not activation:
+        terms = problem.flops // max(2 * exact.size, 1) + 1
+        magnitudes = oracle.conv(problem, *oracle.magnitudes(x, w, b))
+        assert (bound <= 1.01 * oracle.bound(magnitudes, terms, "float32")).all()
+
+
+class TestAutotune:
+    w = np.ones((8, 8, 3, 3), np.float32)
+
+    def plan(self, **options):
+        return vc.plan_conv2d((1, 8, 12, 12), self.w, padding=1, backend="native", autotune=True, **options)
+
+    def test_a_choice_is_remembered(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("VOXCONV_CACHE_DIR", str(tmp_path / "new"))
+        first = self.plan()
+        known = json.loads((tmp_path / "new" / "autotune.json").read_text())
+        assert list(known.values()) == [f"native:{first.algorithm}"]
+        other = "im2col" if first.algorithm != "im2col" else "direct"
+        (tmp_path / "new" / "autotune.json").write_text(json.dumps({key: f"native:{other}" for key in known}))
+        assert self.plan().algorithm == other
+        assert self.plan(precision="strict").algorithm in ("direct", "im2col")
+
+    @pytest.mark.parametrize("content", ["{", "[1]", None])
+    def test_a_cache_that_is_broken_or_cannot_be_written_does_no_harm(self, content, tmp_path, monkeypatch):
+        if content is None:
+            (tmp_path / "file").write_text("")
+            monkeypatch.setenv("VOXCONV_CACHE_DIR", str(tmp_path / "file"))
+        else:
+            (tmp_path / "autotune.json").write_text(content)
+            monkeypatch.setenv("VOXCONV_CACHE_DIR", str(tmp_path))
+        x = np.ones((1, 8, 12, 12), np.float32)
+        planned = self.plan()
+        expected = vc.conv2d(x, self.w, padding=1, algorithm=planned.algorithm, backend="native")
+        oracle.assert_same_bits(planned(x), expected)
+
+    def test_the_fastest_by_the_clock_wins(self, tmp_path, monkeypatch):
+        from voxconv import autotune
+
+        monkeypatch.setenv("VOXCONV_CACHE_DIR", str(tmp_path))
+        now, slow = [0.0], {"direct": 3.0, "im2col": 1.0, "depthwise": 2.0}
+
+        class Fake:
+            name = "fake"
+
+            def pack(self, problem, operation, algorithm, weight):
+                return None
+
+            def conv(self, problem, algorithm, x, packed, bias, out):
+                now[0] += slow[algorithm]
+
+        problem = vc.plan_conv2d((1, 8, 12, 12), self.w).problem
+        able = [(Fake(), algorithm) for algorithm in slow]
+        assert autotune.fastest(problem, able, self.w, None, "facts", clock=lambda: now[0])[1] == "im2col"
+        slow["im2col"] = 9.0
+        assert autotune.fastest(problem, able, self.w, None, "facts", clock=lambda: now[0])[1] == "im2col"
+        assert autotune.fastest(problem, able, self.w, None, "other", clock=lambda: now[0])[1] == "depthwise"

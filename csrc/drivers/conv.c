@@ -63,6 +63,10 @@ static int workspace_of(const vox_conv *p, int64_t threads, vox_layout *l, vox_w
   const vox_unit *u = vox_unit_used(p->type);
   if (!u || threads < 1) return VOX_INVALID;
   int64_t elements, integers, size = element_size(p);
+  if (p->algorithm == VOX_DEPTHWISE) {
+    s->shared = 0;
+    return vox_depthwise_scratch(p, &s->each);
+  }
   if (p->operation == VOX_CONV_WEIGHT_GRAD) {
     int status = vox_weight_layout_of(p, u, threads, w);
     if (status) return status;
@@ -121,10 +125,15 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
   const vox_unit *u = vox_unit_used(p.type);
   vox_layout l;
   if (!u) return VOX_INVALID;
-  status = vox_conv_layout(&p, u, 1, &l);
-  if (status) return status;
   const int64_t size = element_size(&p);
   int nonfinite = 0;
+  if (p.algorithm == VOX_DEPTHWISE) {
+    vox_depthwise_pack(&p, weight, (char *)packed + HEADER);
+    *(int32_t *)packed = u->has_nonfinite(weight, weight_bytes(&p) / size);
+    return VOX_OK;
+  }
+  status = vox_conv_layout(&p, u, 1, &l);
+  if (status) return status;
   if (p.algorithm == VOX_WINOGRAD) {
     const int64_t depth = p.kernel[0] * l.cin;
     for (int64_t g = 0; g < p.groups; g++)
@@ -236,6 +245,11 @@ int vox_conv_run(const vox_conv *problem, int64_t threads, const void *a, const 
   if (status) return status;
   const vox_unit *unit = vox_unit_used(p.type);
   char *scratch = (char *)memory + s.shared;
+  if (p.algorithm == VOX_DEPTHWISE) {
+    const int packed = p.operation != VOX_CONV_WEIGHT_GRAD;
+    return vox_depthwise_run(&p, unit, threads, a, packed ? (const char *)b + HEADER : b, packed && *(const int32_t *)b,
+                             bias, out, scratch, cursor);
+  }
   if (p.operation == VOX_CONV_WEIGHT_GRAD) {
     weight_call call = {.job = {.p = &p, .l = &w, .x = a, .dy = b, .dw = out, .sums = memory},
                         .unit = unit, .scratch = scratch, .each = s.each};

@@ -161,7 +161,8 @@ static void panel_pack(const vox_phase *ph, int64_t q0, int64_t count, const rea
 }
 
 /* Whether an Inf or a NaN is among n elements; by their bits, so that no floating-point flag is raised. */
-INLINE int has_nonfinite(const real *p, int64_t n) {
+static int has_nonfinite(const void *values, int64_t n) {
+  const real *p = values;
 #if VOX_DOUBLE
   const lane_int exponent = INT64_C(0x7ff0000000000000);
 #else

@@ -33,6 +33,7 @@ from voxconv.functional import (
     unfold1d,
     unfold3d,
 )
+from voxconv.memory import release_memory
 from voxconv.plan import ConvPlan, plan_conv1d, plan_conv2d, plan_conv3d
 from voxconv.runtime import get_num_threads, runtime_info, set_num_threads
 
@@ -63,6 +64,7 @@ __all__ = [
     "plan_conv1d",
     "plan_conv2d",
     "plan_conv3d",
+    "release_memory",
     "runtime_info",
     "set_num_threads",
     "unfold",

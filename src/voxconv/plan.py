@@ -6,12 +6,14 @@ taken.  It looks at the problem alone, so it is the same for any thread count an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import Any, Literal, overload
 
+import numpy as np
 import numpy.typing as npt
 
 from voxconv import problem as rules
@@ -43,6 +45,12 @@ ActivationLike = Literal["relu"] | tuple[Literal["leaky_relu"], float] | None
 ALGORITHMS = ("auto", "direct", "im2col", "winograd", "depthwise")
 BACKENDS = ("auto", *NAMES)
 PRECISIONS = ("default", "strict")
+
+MOST_THREADS = 256
+"""More than the library ever uses in a call."""
+
+WINOGRAD_UNITS = 150
+"""Roundings that a Winograd result may be off by, measured; `ConvPlan.error_bound` says of what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +121,7 @@ def choose_backend(function: str, backend: object = "auto") -> Backend:
 
 def choose(
     problem: ConvProblem, operation: str, backend: object = "auto", algorithm: object = "auto",
-    precision: object = "default", *, function: str = "choose",
+    precision: object = "default", *, workspace_limit: int | None = None, function: str = "choose",
 ) -> Choice:  # fmt: skip
     """Choose backend and algorithm.
 
@@ -123,6 +131,8 @@ def choose(
     operation : {"conv", "conv_input_grad", "conv_weight_grad"}
     backend, algorithm, precision : str
         One of `BACKENDS`, `ALGORITHMS`, `PRECISIONS`.
+    workspace_limit : int, optional
+        Most bytes of workspace that one thread may take.
     function : str
         Who asks, for an error's text.
 
@@ -137,34 +147,58 @@ def choose(
     RuntimeError
         The backend that was asked for is not installed.
     """
-    return _choose(
-        function, problem, operation,
-        rules.one_of(function, "backend", backend, BACKENDS),
-        rules.one_of(function, "algorithm", algorithm, ALGORITHMS),
-        rules.one_of(function, "precision", precision, PRECISIONS),
-    )  # fmt: skip
+    if not (type(backend) is type(algorithm) is type(precision) is str):  # what cannot be looked up is refused here
+        for name, value, known in (
+            ("backend", backend, BACKENDS), ("algorithm", algorithm, ALGORITHMS), ("precision", precision, PRECISIONS)
+        ):  # fmt: skip
+            rules.one_of(function, name, value, known)
+    return _choose(function, problem, operation, str(backend), str(algorithm), str(precision), workspace_limit)
 
 
 @lru_cache(maxsize=4096)
 def _choose(
-    function: str, problem: ConvProblem, operation: str, backend: str, algorithm: str, precision: str
+    function: str, problem: ConvProblem, operation: str, backend: str, algorithm: str, precision: str, limit: int | None
 ) -> Choice:
+    rules.one_of(function, "backend", backend, BACKENDS)
+    rules.one_of(function, "algorithm", algorithm, ALGORITHMS)
+    rules.one_of(function, "precision", precision, PRECISIONS)
     choose_backend(function, backend)
+    # Where nothing that is worth taking keeps to the limit, something slower may.
+    tries = [algorithm != "auto"] if limit is None else [algorithm != "auto", True]
+    for asked in tries:
+        chosen, candidates, least = _walk(function, problem, operation, backend, algorithm, precision, limit, asked)
+        if chosen is not None:
+            return Choice(*chosen, candidates)
+    if least is not None:
+        rule = f"is less than any algorithm takes here; the least that would do is {least} bytes"
+        raise ValueError(rejection(function, "workspace_limit", limit, rule))
+    reasons = "; ".join(f"{c.backend} {c.algorithm}: {c.refusal}" for c in candidates)
+    raise ValueError(rejection(function, "algorithm", algorithm, f"cannot do this problem: {reasons}"))
+
+
+def _walk(
+    function: str, problem: ConvProblem, operation: str, backend: str, algorithm: str, precision: str,
+    limit: int | None, asked: bool,
+) -> tuple[tuple[Backend, str] | None, tuple[Candidate, ...], int | None]:  # fmt: skip
+    """Go through the candidates: the first that accepts, all answers, and the least workspace over the limit."""
     candidates: list[Candidate] = []
     chosen: tuple[Backend, str] | None = None
+    least: int | None = None
     for name, module in available(function, backend).items():
         if isinstance(module, str):
             candidates.append(Candidate(name, algorithm, module))
             continue
         for offered in module.algorithms if algorithm == "auto" else (algorithm,):
-            refusal = _refusal(module, problem, operation, offered, algorithm != "auto", precision)
+            refusal = _refusal(module, problem, operation, offered, asked, precision)
+            if refusal is None and limit is not None:
+                wanted = module.workspace_bytes(problem, operation, offered, 1)
+                if wanted > limit:
+                    refusal = f"takes {wanted} bytes of workspace on one thread, and {limit} are allowed"
+                    least = wanted if least is None else min(least, wanted)
             candidates.append(Candidate(name, offered, refusal))
             if refusal is None and chosen is None:
                 chosen = module, offered
-    if chosen is None:
-        reasons = "; ".join(f"{c.backend} {c.algorithm}: {c.refusal}" for c in candidates)
-        raise ValueError(rejection(function, "algorithm", algorithm, f"cannot do this problem: {reasons}"))
-    return Choice(*chosen, tuple(candidates))
+    return chosen, tuple(candidates), least
 
 
 def _refusal(
@@ -193,17 +227,30 @@ class ConvPlan:
     may be called from several threads at once.
     """
 
-    __slots__ = ("_batched", "_bias", "_choice", "_function", "_packed", "problem")
+    __slots__ = (
+        "_batched", "_bias", "_choice", "_function", "_input_shape", "_most_threads", "_output_shape", "_packed",
+        "_weight", "problem",
+    )  # fmt: skip
 
     def __init__(
-        self, function: str, problem: ConvProblem, batched: bool, weight: Array, bias: Array | None, choice: Choice
-    ) -> None:
+        self, function: str, problem: ConvProblem, batched: bool, weight: Array, bias: Array | None, choice: Choice,
+        workspace_limit: int | None = None,
+    ) -> None:  # fmt: skip
         self.problem = problem
+        self._input_shape, self._output_shape = problem.input_shape, problem.output_shape
         self._function = function
         self._batched = batched
         self._choice = choice
         self._bias = None if bias is None else bias.copy()
-        self._packed = choice.backend.pack(problem, "conv", choice.algorithm, weight.copy())
+        self._weight = weight.copy()
+        self._packed = choice.backend.pack(problem, "conv", choice.algorithm, self._weight)
+        self._most_threads: int | None = None
+        if workspace_limit is not None:
+            self._most_threads = 1
+            while self._most_threads < MOST_THREADS and (
+                workspace_bytes(problem, "conv", choice, self._most_threads + 1) <= workspace_limit
+            ):
+                self._most_threads += 1
 
     def __call__(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         """Convolve an input of the planned shape.
@@ -225,11 +272,65 @@ class ConvPlan:
             ``x`` or ``out`` is not as planned.
         """
         problem, backend = self.problem, self._choice.backend
-        ready = rules.planned_input(self._function, problem, self._batched, x)
+        if self._batched and rules.is_ready(x, self._input_shape, problem.dtype):
+            ready: Array = x  # type: ignore[assignment]
+        else:
+            ready = rules.planned_input(self._function, problem, self._batched, x)
         return fill(
-            self._function, out, problem.output_shape, self._batched, problem.dtype, (ready,),
-            lambda y: backend.conv(problem, self.algorithm, ready, self._packed, self._bias, y),
+            self._function, out, self._output_shape, self._batched, problem.dtype, (ready,),
+            lambda y: backend.conv(
+                problem, self._choice.algorithm, ready, self._packed, self._bias, y, self._most_threads
+            ),
         )  # fmt: skip
+
+    def error_bound(self, x: npt.ArrayLike) -> Array:
+        """Bound how far each element of this plan's result for ``x`` may be from the exact sum.
+
+        Parameters
+        ----------
+        x : array_like
+            As the plan takes it; what converting it to the planned dtype rounds is not counted.
+
+        Returns
+        -------
+        ndarray of float64
+            Of the result's shape.  With u the unit roundoff and T the terms of a sum, gamma_d of the sum of the
+            terms' magnitudes, d = T + 1 and gamma_d = d u / (1 - d u), which is proven; for Winograd's algorithm,
+            150 u of the sum over channels of the largest magnitude in the plane times the filter's magnitudes,
+            which is measured.  Infinite or NaN where an operand is.
+
+        Raises
+        ------
+        ValueError, TypeError
+            ``x`` is not as planned.
+
+        References
+        ----------
+        N. J. Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1.
+        """
+        problem = self.problem
+        planned = rules.planned_input(self._function, problem, self._batched, x)
+        ready, weight = np.abs(planned, dtype=np.float64), np.abs(self._weight, dtype=np.float64)
+        bias = None if self._bias is None else np.abs(self._bias, dtype=np.float64)
+        unit, tiny = np.finfo(problem.dtype).eps / 2, float(np.finfo(problem.dtype).smallest_subnormal)
+        terms = problem.flops // max(2 * math.prod(problem.output_shape), 1) + 1
+        factor = terms * unit / (1 - terms * unit)
+        if self.algorithm == "winograd":
+            ready = np.broadcast_to(ready.max(axis=tuple(range(2, ready.ndim)), keepdims=True, initial=0), ready.shape)
+            factor = WINOGRAD_UNITS * unit
+        exact = replace(problem, dtype=np.dtype(np.float64), activation=None)
+        choice = choose(exact, "conv", self.backend, precision="strict", function=self._function)
+        bound = np.empty(problem.output_shape)
+        if bound.size:
+            packed = choice.backend.pack(exact, "conv", choice.algorithm, weight)
+            choice.backend.conv(exact, choice.algorithm, np.ascontiguousarray(ready), packed, bias, bound)
+        # the magnitudes were summed with roundings of their own, and an activation may stretch and round once more
+        factor *= 1 + 4 * terms * np.finfo(np.float64).eps
+        if problem.activation is not None:
+            factor = (factor + unit) * max(1.0, abs(problem.activation.slope))
+        bound *= factor
+        bound += terms * tiny
+        return bound if self._batched else bound[0]
 
     def __repr__(self) -> str:
         return f"<{self._function} {self.input_shape} * {self.problem.weight_shape}: {self.backend} {self.algorithm}>"
@@ -249,7 +350,8 @@ class ConvPlan:
         """Bytes that a call takes besides input and result, at the present number of threads."""
         from voxconv.runtime import get_num_threads
 
-        return workspace_bytes(self.problem, "conv", self._choice, get_num_threads())
+        threads = min(get_num_threads(), self._most_threads or MOST_THREADS)
+        return workspace_bytes(self.problem, "conv", self._choice, threads)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -319,20 +421,47 @@ class ConvPlan:
 
 def _plan(
     rank: int, input_shape: object, weight: object, bias: object, stride: object, padding: object, dilation: object,
-    groups: object, activation: object, backend: str, algorithm: str, precision: str,
+    groups: object, activation: object, backend: str, algorithm: str, precision: str, workspace_limit: int | None,
+    autotune: bool,
 ) -> ConvPlan:  # fmt: skip
     function = f"plan_conv{rank}d"
     problem, batched, w, b = rules.conv_shape(
         function, rank, input_shape, weight, bias, stride, padding, dilation, groups, activation
     )
-    choice = choose(problem, "conv", backend, algorithm, precision, function=function)
-    return ConvPlan(function, problem, batched, w, b, choice)
+    limit = None if workspace_limit is None else rules.integer(function, "workspace_limit", workspace_limit, 0)
+    choice = choose(problem, "conv", backend, algorithm, precision, workspace_limit=limit, function=function)
+    if rules.flag(function, "autotune", autotune) and algorithm == "auto" and problem.flops:
+        choice = _tuned(function, problem, backend, precision, limit, w, b, choice)
+    return ConvPlan(function, problem, batched, w, b, choice, limit)
+
+
+def _tuned(
+    function: str, problem: ConvProblem, backend: str, precision: str, limit: int | None, weight: Array,
+    bias: Array | None, choice: Choice,
+) -> Choice:  # fmt: skip
+    """The choice by the clock, among all algorithms of the chosen backend that can do the problem within the limit."""
+    from voxconv import __version__
+    from voxconv.autotune import fastest
+    from voxconv.runtime import runtime_info
+
+    able = []
+    for offered in choice.backend.algorithms:
+        try:
+            chosen = choose(problem, "conv", choice.backend.name, offered, precision, workspace_limit=limit)
+        except ValueError:
+            continue
+        able.append((chosen.backend, chosen.algorithm))
+    facts = runtime_info()
+    known = f"voxconv {__version__}, {facts.get('isa', {}).get('used')}, {facts.get('threads')} threads"
+    found = fastest(problem, able, weight, bias, known)
+    return Choice(*found, choice.candidates)
 
 
 def plan_conv1d(
     input_shape: Sequence[int], weight: npt.ArrayLike, bias: npt.ArrayLike | None = None, stride: Sizes = 1,
     padding: Padding = 0, dilation: Sizes = 1, groups: int = 1, *, activation: ActivationLike = None,
-    backend: str = "auto", algorithm: str = "auto", precision: str = "default",
+    backend: str = "auto", algorithm: str = "auto", precision: str = "default", workspace_limit: int | None = None,
+    autotune: bool = False,
 ) -> ConvPlan:  # fmt: skip
     """Plan `conv1d` for inputs of one shape, (N, C, L) or (C, L).
 
@@ -341,20 +470,28 @@ def plan_conv1d(
     input_shape : tuple of int
     weight, bias, stride, padding, dilation, groups, activation, backend, algorithm, precision
         As in `conv1d`; the weight is packed here, once.
+    workspace_limit : int, optional
+        Most bytes that a call may take besides input and result.  Fewer threads are used first; then another
+        algorithm is chosen, by what one thread takes.  A ValueError says the least that would do.
+    autotune : bool
+        Time all algorithms that can do the problem, and take the fastest; remembered for this machine in the
+        user's cache, or in ``VOXCONV_CACHE_DIR``.  The one exception to results that do not depend on the clock.
 
     Returns
     -------
     ConvPlan
     """
     return _plan(
-        1, input_shape, weight, bias, stride, padding, dilation, groups, activation, backend, algorithm, precision
-    )
+        1, input_shape, weight, bias, stride, padding, dilation, groups, activation, backend, algorithm, precision,
+        workspace_limit, autotune,
+    )  # fmt: skip
 
 
 def plan_conv2d(
     input_shape: Sequence[int], weight: npt.ArrayLike, bias: npt.ArrayLike | None = None, stride: Sizes = 1,
     padding: Padding = 0, dilation: Sizes = 1, groups: int = 1, *, activation: ActivationLike = None,
-    backend: str = "auto", algorithm: str = "auto", precision: str = "default",
+    backend: str = "auto", algorithm: str = "auto", precision: str = "default", workspace_limit: int | None = None,
+    autotune: bool = False,
 ) -> ConvPlan:  # fmt: skip
     """Plan `conv2d` for inputs of one shape, (N, C, H, W) or (C, H, W).
 
@@ -363,6 +500,12 @@ def plan_conv2d(
     input_shape : tuple of int
     weight, bias, stride, padding, dilation, groups, activation, backend, algorithm, precision
         As in `conv2d`; the weight is packed here, once.
+    workspace_limit : int, optional
+        Most bytes that a call may take besides input and result.  Fewer threads are used first; then another
+        algorithm is chosen, by what one thread takes.  A ValueError says the least that would do.
+    autotune : bool
+        Time all algorithms that can do the problem, and take the fastest; remembered for this machine in the
+        user's cache, or in ``VOXCONV_CACHE_DIR``.  The one exception to results that do not depend on the clock.
 
     Returns
     -------
@@ -377,14 +520,16 @@ def plan_conv2d(
     [[[[9.0, 9.0], [9.0, 9.0]]]]
     """
     return _plan(
-        2, input_shape, weight, bias, stride, padding, dilation, groups, activation, backend, algorithm, precision
-    )
+        2, input_shape, weight, bias, stride, padding, dilation, groups, activation, backend, algorithm, precision,
+        workspace_limit, autotune,
+    )  # fmt: skip
 
 
 def plan_conv3d(
     input_shape: Sequence[int], weight: npt.ArrayLike, bias: npt.ArrayLike | None = None, stride: Sizes = 1,
     padding: Padding = 0, dilation: Sizes = 1, groups: int = 1, *, activation: ActivationLike = None,
-    backend: str = "auto", algorithm: str = "auto", precision: str = "default",
+    backend: str = "auto", algorithm: str = "auto", precision: str = "default", workspace_limit: int | None = None,
+    autotune: bool = False,
 ) -> ConvPlan:  # fmt: skip
     """Plan `conv3d` for inputs of one shape, (N, C, D, H, W) or (C, D, H, W).
 
@@ -393,11 +538,18 @@ def plan_conv3d(
     input_shape : tuple of int
     weight, bias, stride, padding, dilation, groups, activation, backend, algorithm, precision
         As in `conv3d`; the weight is packed here, once.
+    workspace_limit : int, optional
+        Most bytes that a call may take besides input and result.  Fewer threads are used first; then another
+        algorithm is chosen, by what one thread takes.  A ValueError says the least that would do.
+    autotune : bool
+        Time all algorithms that can do the problem, and take the fastest; remembered for this machine in the
+        user's cache, or in ``VOXCONV_CACHE_DIR``.  The one exception to results that do not depend on the clock.
 
     Returns
     -------
     ConvPlan
     """
     return _plan(
-        3, input_shape, weight, bias, stride, padding, dilation, groups, activation, backend, algorithm, precision
-    )
+        3, input_shape, weight, bias, stride, padding, dilation, groups, activation, backend, algorithm, precision,
+        workspace_limit, autotune,
+    )  # fmt: skip

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -28,8 +28,10 @@ Array = npt.NDArray[Any]
 Pairs = tuple[tuple[int, int], ...]
 
 INT64_MAX = 2**63 - 1
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 OPERATIONS = ("conv", "conv_input_grad", "conv_weight_grad")
+PLAIN = frozenset((int, str, type(None)))
 PADDING_WORDS = ("valid", "same", "same_lower")
 
 
@@ -62,6 +64,16 @@ class ConvProblem:
     output: tuple[int, ...]
     dtype: np.dtype[Any]
     activation: Activation | None = None
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # A call looks its problem up several times.  Integers hash alike in every process, so a pickle stays true.
+        sizes = (self.n, self.c, self.k, self.groups, self.spatial, self.kernel, self.stride, self.padding,
+                 self.dilation, self.output)  # fmt: skip
+        object.__setattr__(self, "_hash", hash(sizes))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def rank(self) -> int:
@@ -278,6 +290,8 @@ def as_array(function: str, argument: str, value: object, kinds: str) -> Array:
 
     float16 is widened to float32 here; every other conversion waits until all rules are checked.
     """
+    if type(value) is np.ndarray and (value.dtype is FLOAT32 or value.dtype is FLOAT64):
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(rejection(function, argument, type(value).__name__, "must not be masked: fill it first"))
     if value is None or isinstance(value, (str, bytes)):
@@ -295,13 +309,14 @@ def as_array(function: str, argument: str, value: object, kinds: str) -> Array:
 
 def prepared(array: Array, dtype: np.dtype[Any]) -> Array:
     """The same values, C-contiguous, aligned, in native byte order; a copy only where needed."""
-    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
+    flags = array.flags
+    if array.dtype == dtype and flags.c_contiguous and flags.aligned:
         return array
     return np.require(array, dtype=dtype, requirements=("C_CONTIGUOUS", "ALIGNED"))
 
 
-def _native(array: Array) -> np.dtype[Any]:
-    return array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
+def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return dtype if dtype.isnative else dtype.newbyteorder("=")
 
 
 def batched_shape(function: str, argument: str, shape: tuple[int, ...], rank: int) -> tuple[bool, tuple[int, ...]]:
@@ -326,12 +341,16 @@ def _check_channels(function: str, argument: str, shape: tuple[int, ...]) -> Non
 
 def _floating(function: str, **arrays: Array | None) -> np.dtype[Any]:
     """The one dtype that the floating arguments share."""
-    found = {name: _native(a) for name, a in arrays.items() if a is not None and a.dtype.kind == "f"}
-    dtypes = set(found.values())
-    if len(dtypes) > 1:
+    return _shared(function, **{name: a.dtype for name, a in arrays.items() if a is not None})
+
+
+def _shared(function: str, **dtypes: np.dtype[Any]) -> np.dtype[Any]:
+    found = {name: _native(dtype) for name, dtype in dtypes.items() if dtype.kind == "f"}
+    shared = set(found.values())
+    if len(shared) > 1:
         listing = ", ".join(f"{name} is {dtype}" for name, dtype in found.items())
         raise TypeError(f"{function}: floating arguments must share one dtype: {listing}")
-    return dtypes.pop()
+    return shared.pop()
 
 
 def out_array(
@@ -346,11 +365,13 @@ def out_array(
         raise ValueError(rejection(function, f"{argument}.shape", out.shape, f"must have shape {shape}"))
     if out.dtype != dtype or not out.dtype.isnative:
         raise TypeError(rejection(function, f"{argument}.dtype", str(out.dtype), f"must have dtype {dtype}"))
-    if not out.flags.writeable:
+    flags = out.flags
+    if not flags.writeable:
         raise ValueError(rejection(function, f"{argument}.shape", out.shape, "is read-only; it must be writable"))
-    if not out.flags.aligned:
+    if not flags.aligned:
         raise ValueError(rejection(function, f"{argument}.shape", out.shape, "must be aligned to its dtype"))
-    if out.size and any(step == 0 and size > 1 for size, step in zip(out.shape, out.strides, strict=True)):
+    steps = () if flags.c_contiguous else zip(out.shape, out.strides, strict=True)
+    if out.size and any(step == 0 and size > 1 for size, step in steps):
         rule = "must not be a broadcast: several elements would share one place"
         raise ValueError(rejection(function, f"{argument}.shape", out.shape, rule, strides=out.strides))
     return out
@@ -370,7 +391,22 @@ def out_pair(function: str, out: object) -> tuple[object, object]:
 # Convolution
 
 
+def _is_plain(size: object) -> bool:
+    """Whether equal means the same: True is no 1, nor is 1.0, but both hash alike within a tuple."""
+    return type(size) in PLAIN or (isinstance(size, tuple) and all(map(_is_plain, size)))
+
+
 def _conv_geometry(
+    function: str, input_shape: tuple[int, ...], weight_shape: tuple[int, ...], stride: object, padding: object,
+    dilation: object, groups: object, dtype: np.dtype[Any], activation: Activation | None = None,
+) -> ConvProblem:  # fmt: skip
+    """The problem of these arguments, remembered where they can be compared."""
+    plain = _is_plain(stride) and _is_plain(padding) and _is_plain(dilation) and _is_plain(groups)
+    build = _known_geometry if plain else _new_geometry
+    return build(function, input_shape, weight_shape, stride, padding, dilation, groups, dtype, activation)
+
+
+def _new_geometry(
     function: str,
     input_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
@@ -379,7 +415,7 @@ def _conv_geometry(
     dilation: object,
     groups: object,
     dtype: np.dtype[Any],
-    activation: Activation | None = None,
+    activation: Activation | None,
 ) -> ConvProblem:
     rank = len(input_shape) - 2
     shapes = {"input.shape": input_shape, "weight.shape": weight_shape}
@@ -420,10 +456,13 @@ def _conv_geometry(
     return problem
 
 
-def _check_bias(function: str, bias: Array | None, k: int, **shapes: Any) -> None:
-    if bias is not None and bias.shape != (k,):
+_known_geometry = lru_cache(maxsize=1024, typed=True)(_new_geometry)
+
+
+def _check_bias(function: str, size: tuple[int, ...], k: int, **shapes: Any) -> None:
+    if size != (k,):
         rule = f"must have shape ({k},), one value for each output channel"
-        raise ValueError(rejection(function, "bias.shape", bias.shape, rule, **shapes))
+        raise ValueError(rejection(function, "bias.shape", size, rule, **shapes))
 
 
 def conv(
@@ -434,16 +473,34 @@ def conv(
     x = as_array(function, "input", input, "fiu")
     w = as_array(function, "weight", weight, "f")
     b = None if bias is None else as_array(function, "bias", bias, "f")
-    dtype = _floating(function, input=x, weight=w, bias=b)
-    batched, shape = batched_shape(function, "input", x.shape, rank)
-    problem = _conv_geometry(
-        function, shape, w.shape, stride, padding, dilation, groups, dtype, activation_of(function, activation)
-    )
-    _check_bias(function, b, problem.k, **{"input.shape": x.shape, "weight.shape": w.shape})
+    rest = None if b is None else (b.shape, b.dtype)
+    options = (stride, padding, dilation, groups, activation)
+    check = _known_conv if all(map(_is_plain, options)) else _checked_conv
+    problem, batched = check(function, rank, x.shape, x.dtype, w.shape, w.dtype, rest, *options)
     return (
-        problem, batched, prepared(x.reshape(shape), dtype), prepared(w, dtype),
-        None if b is None else prepared(b, dtype),
+        problem, batched, prepared(x if batched else x.reshape(problem.input_shape), problem.dtype),
+        prepared(w, problem.dtype), None if b is None else prepared(b, problem.dtype),
     )  # fmt: skip
+
+
+def _checked_conv(
+    function: str, rank: int, size: tuple[int, ...], input_dtype: np.dtype[Any], weight_size: tuple[int, ...],
+    weight_dtype: np.dtype[Any], bias: tuple[tuple[int, ...], np.dtype[Any]] | None, stride: object, padding: object,
+    dilation: object, groups: object, activation: object,
+) -> tuple[ConvProblem, bool]:  # fmt: skip
+    """All that `conv` checks about arrays of these shapes and dtypes."""
+    biased = {} if bias is None else {"bias": bias[1]}
+    dtype = _shared(function, input=input_dtype, weight=weight_dtype, **biased)
+    batched, shape = batched_shape(function, "input", size, rank)
+    problem = _conv_geometry(
+        function, shape, weight_size, stride, padding, dilation, groups, dtype, activation_of(function, activation)
+    )
+    if bias is not None:
+        _check_bias(function, bias[0], problem.k, **{"input.shape": size, "weight.shape": weight_size})
+    return problem, batched
+
+
+_known_conv = lru_cache(maxsize=1024, typed=True)(_checked_conv)
 
 
 def conv_shape(
@@ -459,8 +516,17 @@ def conv_shape(
     problem = _conv_geometry(
         function, shape, w.shape, stride, padding, dilation, groups, dtype, activation_of(function, activation)
     )
-    _check_bias(function, b, problem.k, **{"input_shape": size, "weight.shape": w.shape})
+    if b is not None:
+        _check_bias(function, b.shape, problem.k, **{"input_shape": size, "weight.shape": w.shape})
     return problem, batched, prepared(w, dtype), None if b is None else prepared(b, dtype)
+
+
+def is_ready(array: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Whether nothing has to be checked or converted: a contiguous, aligned array of this shape and dtype."""
+    if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
+        return False
+    flags = array.flags
+    return flags.c_contiguous and flags.aligned
 
 
 def planned_input(function: str, problem: ConvProblem, batched: bool, input: object) -> Array:
@@ -469,9 +535,9 @@ def planned_input(function: str, problem: ConvProblem, batched: bool, input: obj
     expected = problem.input_shape if batched else problem.input_shape[1:]
     if x.shape != expected:
         raise ValueError(rejection(function, "input.shape", x.shape, f"must have the planned shape {expected}"))
-    if x.dtype.kind == "f" and _native(x) != problem.dtype:
+    if x.dtype.kind == "f" and _native(x.dtype) != problem.dtype:
         raise TypeError(rejection(function, "input.dtype", str(x.dtype), f"must be {problem.dtype} as planned"))
-    return prepared(x.reshape(problem.input_shape), problem.dtype)
+    return prepared(x if batched else x.reshape(problem.input_shape), problem.dtype)
 
 
 def _check_grad_output(function: str, problem: ConvProblem, shape: tuple[int, ...]) -> None:
@@ -522,7 +588,7 @@ def conv_bias_grad(function: str, rank: int, grad_output: object) -> Array:
     """grad_output with its sample axis."""
     gy = as_array(function, "grad_output", grad_output, "f")
     _, shape = batched_shape(function, "grad_output", gy.shape, rank)
-    return prepared(gy.reshape(shape), _native(gy))
+    return prepared(gy.reshape(shape), _native(gy.dtype))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -592,7 +658,8 @@ def conv_transpose(
         function, rank, shape, w.shape, stride, padding, output_padding, groups, dilation, dtype,
         activation_of(function, activation),
     )  # fmt: skip
-    _check_bias(function, b, problem.c, **{"input.shape": x.shape, "weight.shape": w.shape})
+    if b is not None:
+        _check_bias(function, b.shape, problem.c, **{"input.shape": x.shape, "weight.shape": w.shape})
     return (
         problem, batched, prepared(x.reshape(shape), dtype), prepared(w, dtype),
         None if b is None else prepared(b, dtype),
@@ -742,13 +809,6 @@ def window_geometry(
 _known_window = lru_cache(maxsize=256, typed=True)(window_geometry)
 
 
-def _is_plain(size: object) -> bool:
-    """Whether equal means the same: True is no 1, nor is 1.0, but both hash alike within a tuple."""
-    if isinstance(size, tuple):
-        return all(_is_plain(part) for part in size)
-    return size is None or type(size) in (int, str)
-
-
 def window(
     function: str, rank: int, input: object, kernel_size: object, stride: object, padding: object,
     dilation: object, ceil_mode: object = False, *, kinds: str = "f", pooling: bool = True,
@@ -760,7 +820,7 @@ def window(
     sizes = (kernel_size, stride, padding, dilation)
     geometry = _known_window if all(_is_plain(size) for size in sizes) else window_geometry
     problem = geometry(
-        function, shape, *sizes, ceil_mode, _native(x), pooling=pooling, count_include_pad=count_include_pad,
+        function, shape, *sizes, ceil_mode, _native(x.dtype), pooling=pooling, count_include_pad=count_include_pad,
         divisor_override=divisor_override,
     )  # fmt: skip
     return problem, batched, prepared(x.reshape(shape), problem.dtype)
@@ -774,7 +834,7 @@ def avg_pool_grad(
     gy = as_array(function, "grad_output", grad_output, "f")
     batched, shape = batched_shape(function, "input_size", _size(function, "input_size", input_size), rank)
     problem = window_geometry(
-        function, shape, kernel_size, stride, padding, 1, ceil_mode, _native(gy),
+        function, shape, kernel_size, stride, padding, 1, ceil_mode, _native(gy.dtype),
         count_include_pad=count_include_pad, divisor_override=divisor_override,
     )  # fmt: skip
     gy_shape = gy.shape if batched else (1, *gy.shape)
@@ -803,7 +863,7 @@ def fold(
         raise ValueError(rejection(function, "input.shape", columns.shape, rule))
     problem = window_geometry(
         function, (shape[0], shape[1] // taps, *spatial), kernel, stride, padding, dilation, False,
-        _native(columns), pooling=False,
+        _native(columns.dtype), pooling=False,
     )  # fmt: skip
     if shape[2] != math.prod(problem.output):
         rule = f"must have {math.prod(problem.output)} columns, one for each window position {problem.output}"
@@ -817,7 +877,7 @@ def fold(
 def _indices(function: str, indices: object, shape: tuple[int, ...], plane: int) -> Array:
     """int64 positions in a plane, of this shape, each checked."""
     array = as_array(function, "indices", indices, "iu")
-    if _native(array) != np.dtype(np.int64):
+    if _native(array.dtype) != np.dtype(np.int64):
         raise TypeError(rejection(function, "indices.dtype", str(array.dtype), "must be int64"))
     if array.shape != shape:
         raise ValueError(rejection(function, "indices.shape", array.shape, f"must have shape {shape}"))
@@ -844,7 +904,7 @@ def scatter(
     _check_channels(function, "input_size", target)
     _check_bytes(function, "input_size", target, v.dtype)
     places = _indices(function, indices, v.shape, math.prod(target[2:])).reshape(shape)
-    return batched, prepared(v.reshape(shape), _native(v)), places, target
+    return batched, prepared(v.reshape(shape), _native(v.dtype)), places, target
 
 
 def max_unpool(
@@ -886,7 +946,7 @@ def max_unpool(
     target = (*shape[:2], *spatial)
     _check_bytes(function, "output_size", target, x.dtype)
     places = _indices(function, indices, x.shape, math.prod(spatial)).reshape(shape)
-    return batched, prepared(x.reshape(shape), _native(x)), places, target
+    return batched, prepared(x.reshape(shape), _native(x.dtype)), places, target
 
 
 # --------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv.errors import rejection
-from voxconv.problem import out_array
+from voxconv.memory import empty
+from voxconv.problem import is_ready, out_array
 
 __all__ = ["fill", "fill_all"]
 
@@ -22,6 +23,19 @@ def fill(
     inputs: Sequence[Array | None], compute: Callable[[Array], object],
 ) -> Array:  # fmt: skip
     """Have `compute` write one result; see `fill_all`."""
+    if out is None:
+        try:
+            result = empty(shape if batched else shape[1:], dtype)
+        except MemoryError:
+            raise _no_room(function, shape if batched else shape[1:], dtype) from None
+        if result.size:
+            compute(result if batched else result.reshape(shape))
+        return result
+    if batched and is_ready(out, shape, dtype) and out.flags.writeable and out.size:  # type: ignore[attr-defined]
+        given: Array = out  # type: ignore[assignment]
+        if not any(array is not None and np.may_share_memory(given, array) for array in inputs):
+            compute(given)
+            return given
     return fill_all(function, (("out", out, dtype),), shape, batched, inputs, compute)[0]
 
 
@@ -66,7 +80,10 @@ def fill_all(
     results = []
     for target, (_, _, dtype) in zip(targets, outs, strict=True):
         if target is None or not target.flags.c_contiguous or any(np.may_share_memory(target, a) for a in taken):
-            results.append(_empty(function, visible, dtype))
+            try:
+                results.append(empty(visible, dtype))
+            except MemoryError:
+                raise _no_room(function, visible, dtype) from None
         else:
             results.append(target)
             taken.append(target)
@@ -79,9 +96,6 @@ def fill_all(
     return results
 
 
-def _empty(function: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    try:
-        return np.empty(shape, dtype)
-    except MemoryError:
-        rule = f"takes {math.prod(shape) * dtype.itemsize} bytes, more than there is room for"
-        raise MemoryError(rejection(function, "output.shape", shape, rule)) from None
+def _no_room(function: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> MemoryError:
+    rule = f"takes {math.prod(shape) * dtype.itemsize} bytes, more than there is room for"
+    return MemoryError(rejection(function, "output.shape", shape, rule))

@@ -34,6 +34,8 @@ static void draw_geometry(caller *c, int64_t lanes, int64_t budget, int reaches,
   static _Thread_local meeting ignored[MOST_MEETINGS];
   for (;;) {
     int rank = 1 + (int)draw(c, 3), fits = 1, winograd = draw(c, 3) == 0;
+    /* as square as kernels mostly are */
+    const int64_t side = draw(c, 6) ? 0 : PICK(c, 3, 5, 7), step = PICK(c, 1, 2);
     int64_t room = budget;
     for (int i = 2; i >= 0 && fits; i--) {
       int used = i >= 3 - rank, all;
@@ -41,6 +43,7 @@ static void draw_geometry(caller *c, int64_t lanes, int64_t budget, int reaches,
       f->stride[i] = !used ? 1 : winograd ? 1 : PICK(c, 1, 1, 1, 2, 2, 3, 4, 5, 9);
       f->dilation[i] = !used || !dilated ? 1 : winograd ? PICK(c, 1, 1, 1, 2) : PICK(c, 1, 1, 1, 2, 3, 4, 17);
       f->spatial[i] = !used ? 1 : i == 2 && draw(c, 3) ? boundary(c, lanes, room) : 1 + draw(c, room < 20 ? room : 20);
+      if (side && used) f->kernel[i] = side, f->stride[i] = step, f->dilation[i] = 1;
       int64_t span = (f->kernel[i] - 1) * f->dilation[i] + 1;
       f->pad[i] = used && draw(c, 2) ? draw(c, reaches ? span / 2 + 1 : span + 2) : 0;
       f->pad_after[i] = draw(c, 3) ? f->pad[i] : used ? draw(c, span) : 0;
@@ -74,10 +77,12 @@ static void draw_conv(caller *c, int64_t budget) {
   fuzz_case *f = &c->now;
   f->type = draw(c, 4) == 0 ? VOX_F64 : VOX_F32;
   const int64_t lanes = vox_isa_lanes(vox_isa_used(), (int)f->type);
+  const int depthwise = draw(c, 4) == 0;
   do {
     f->groups = PICK(c, 1, 1, 1, 1, 2, 3, 8, 17);
     f->cg = PICK(c, 0, 1, 1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 65, 97);
     f->kg = PICK(c, 1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 65);
+    if (depthwise) f->cg = 1, f->kg = f->kind == CONV ? PICK(c, 1, 1, 2, 3) : 1;
   } while (f->groups * f->cg * f->kg > budget / 8 || (f->cg == 0 && draw(c, 4)));
   f->n = PICK(c, 0, 1, 1, 1, 1, 1, 1, 1, 2, 3);
   int64_t products = f->groups * f->kg * (f->cg ? f->cg : 1) * (f->n ? f->n : 1);
@@ -91,6 +96,7 @@ static void draw_conv(caller *c, int64_t budget) {
   vox_conv p = conv_of(f);
   f->algorithm = PICK(c, VOX_DIRECT, VOX_IM2COL);
   if (vox_conv_winograd_tile(&p, tile, &gain) == VOX_OK && draw(c, 3)) f->algorithm = VOX_WINOGRAD;
+  if (f->cg == 1 && (f->kind == CONV || f->kg == 1) && draw(c, 4)) f->algorithm = VOX_DEPTHWISE;
 }
 
 static void draw_window(caller *c, int64_t budget) {
@@ -131,7 +137,7 @@ static void draw_case(caller *c) {
   } else if (f->kind == REFUSED || f->kind == SIZES) {
     f->type = draw(c, 2);
     f->n = f->cg = f->kg = 1;
-    f->algorithm = draw(c, 3);
+    f->algorithm = draw(c, 4);
     f->broken = draw(c, 3 * 16), f->how = draw(c, 4);
     for (int i = 0; i < 3; i++) f->spatial[i] = f->kernel[i] = f->stride[i] = f->dilation[i] = f->output[i] = 1;
     if (f->kind == REFUSED) return;

@@ -59,7 +59,10 @@ class Backend(Protocol):
         """The weight as ``conv`` or ``conv_input_grad`` wants it; may be kept and used many times."""
         ...
 
-    def conv(self, problem: ConvProblem, algorithm: str, x: Array, packed: Any, bias: Array | None, out: Array) -> None:
+    def conv(
+        self, problem: ConvProblem, algorithm: str, x: Array, packed: Any, bias: Array | None, out: Array,
+        most_threads: int | None = None,
+    ) -> None:  # fmt: skip
         """Forward pass: bias (k,) is added and the problem's activation applied; out (n, k, *output)."""
         ...
 

@@ -1,7 +1,7 @@
 """The native backend: C kernels for the machine's instruction set, on the library's own threads.
 
 A call is cut into slices of about 50 ms so that Python can act on signals between them.  Memory for
-packed weights and scratch is kept from call to call, up to `KEPT_BYTES` in the whole process.
+packed weights, scratch and large results is kept from call to call (`voxconv.memory`).
 """
 
 from __future__ import annotations
@@ -10,22 +10,19 @@ import math
 import os
 from collections.abc import Callable
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from voxconv._native import ffi, lib
+from voxconv.memory import block
 from voxconv.problem import ConvProblem, WindowProblem
 
 Array = npt.NDArray[Any]
 
 name = "native"
-algorithms = ("winograd", "direct", "im2col", "depthwise")
-
-KEPT_BYTES = 64 << 20
-"""Most memory that is kept for later calls."""
+algorithms = ("depthwise", "winograd", "direct", "im2col")
 
 BAND_LIMIT = 64 << 20
 """Above this workspace a thread, direct's zero-bordered band is mostly border: im2col serves instead."""
@@ -47,7 +44,7 @@ OPERATIONS = {
 }
 ALGORITHMS = {
     "direct": lib.VOX_DIRECT,
-    "depthwise": lib.VOX_DIRECT,
+    "depthwise": lib.VOX_DEPTHWISE,
     "im2col": lib.VOX_IM2COL,
     "winograd": lib.VOX_WINOGRAD,
 }
@@ -118,7 +115,11 @@ def info() -> dict[str, Any]:
         },
         "threads": get_num_threads(),
         "thread_caps": _thread_caps(),
-        "memory": {"live_bytes": lib.vox_live_bytes(), "peak_bytes": lib.vox_peak_bytes()},
+        "memory": {
+            "live_bytes": lib.vox_live_bytes(),
+            "kept_bytes": lib.vox_kept_bytes(),
+            "peak_bytes": lib.vox_peak_bytes(),
+        },
     }
 
 
@@ -141,67 +142,33 @@ def _check(status: int) -> int:
 
 def _run(function: Callable[..., int], *arguments: Any) -> None:
     """Call until done; between two slices Python sees its signals."""
-    cursor = ffi.new("int64_t *")
+    try:
+        cursor = _cursors.pop()
+    except IndexError:
+        cursor = ffi.new("int64_t *")
     while _check(function(*arguments, cursor)) == lib.VOX_AGAIN:
         pass
+    cursor[0] = 0
+    _cursors.append(cursor)
+
+
+_cursors: list[Any] = []
+"""Cursors at 0, each of one call at a time: taking one out of a list is atomic."""
 
 
 def _pointer(array: Array | None) -> Any:
     return ffi.NULL if array is None else ffi.from_buffer(array)
 
 
-_kept: list[tuple[int, Any]] = []
-"""Blocks that were given back, (bytes, pointer): fresh pages would cost more than many a layer's arithmetic."""
-
-
-class _Memory:
-    """A block of at least ``size`` bytes for packed weights or scratch, given back when the last reference goes."""
-
-    __slots__ = ("pointer", "size")
-
-    def __init__(self, size: int) -> None:
-        # Taking an entry out of the list is atomic, so threads and signal handlers never share a block.
-        for entry in sorted(_kept, key=itemgetter(0)):
-            if size <= entry[0] <= 4 * size + KEPT_BYTES // 16:
-                try:
-                    _kept.remove(entry)
-                except ValueError:
-                    continue
-                self.size, self.pointer = entry
-                return
-        self.size = size
-        self.pointer = lib.vox_alloc(size)
-        if self.pointer == ffi.NULL:
-            release_kept_memory()
-            self.pointer = lib.vox_alloc(size)
-        if self.pointer == ffi.NULL:
-            self.size = 0
-            raise MemoryError(f"voxconv could not allocate {size} bytes of workspace")
-
-    def __del__(self) -> None:
-        if not self.size:
-            return
-        if self.size + sum(size for size, _ in _kept) <= KEPT_BYTES:
-            _kept.append((self.size, self.pointer))
-        else:
-            lib.vox_free(self.pointer)
-
-
 def release_kept_memory() -> None:
     """Give the blocks that are kept for later calls back to the system."""
-    while _kept:
-        try:
-            _, pointer = _kept.pop()
-        except IndexError:
-            return
-        lib.vox_free(pointer)
+    lib.vox_release_memory()
 
 
 def _three(values: tuple[int, ...], fill: int) -> list[int]:
     return [fill] * (3 - len(values)) + list(values)
 
 
-@lru_cache(maxsize=512)
 def _conv_struct(problem: ConvProblem, operation: str, algorithm: str) -> Any:
     p = ffi.new("vox_conv *")
     p.n, p.c, p.k, p.groups = problem.n, problem.c, problem.k, problem.groups
@@ -220,6 +187,27 @@ def _conv_struct(problem: ConvProblem, operation: str, algorithm: str) -> Any:
     return p
 
 
+class _Call:
+    """A problem as C knows it, and the memory that it takes."""
+
+    __slots__ = ("_workspace", "packed_bytes", "struct")
+
+    def __init__(self, problem: ConvProblem, operation: str, algorithm: str) -> None:
+        self.struct = _conv_struct(problem, operation, algorithm)
+        self.packed_bytes = lib.vox_conv_packed_bytes(self.struct)
+        self._workspace: dict[int, int] = {}
+
+    def workspace_bytes(self, threads: int) -> int:
+        """Bytes of scratch, or a status below 0."""
+        found = self._workspace.get(threads)
+        if found is None:
+            found = self._workspace[threads] = lib.vox_conv_workspace_bytes(self.struct, threads)
+        return found
+
+
+_call = lru_cache(maxsize=512)(_Call)
+
+
 def _is_pointwise(problem: ConvProblem) -> bool:
     return all(k == 1 for k in problem.kernel)
 
@@ -227,7 +215,7 @@ def _is_pointwise(problem: ConvProblem) -> bool:
 def _winograd(problem: ConvProblem, operation: str) -> tuple[tuple[int, ...], float] | None:
     """Winograd's best tile and its estimated gain over the direct sum, or None where it does not apply."""
     tile, gain = ffi.new("int64_t[3]"), ffi.new("double *")
-    if lib.vox_conv_winograd_tile(_conv_struct(problem, operation, "winograd"), tile, gain) != lib.VOX_OK:
+    if lib.vox_conv_winograd_tile(_call(problem, operation, "winograd").struct, tile, gain) != lib.VOX_OK:
         return None
     return tuple(tile), gain[0]
 
@@ -248,16 +236,25 @@ def _winograd_refusal(problem: ConvProblem, operation: str, *, asked: bool) -> s
     return None
 
 
+def _depthwise_refusal(problem: ConvProblem, operation: str, *, asked: bool) -> str | None:
+    c, k, groups = problem.c, problem.k, problem.groups
+    if groups != c or (operation != "conv" and groups != k):
+        return f"depthwise wants one channel a group: {c} -> {k} channels in {groups} groups"
+    if _call(problem, operation, "depthwise").workspace_bytes(1) < 0:
+        return "it sums a channel's weight gradient in one piece, which here would take too long"
+    return None
+
+
 def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool) -> str | None:
     """See `voxconv.backends.Backend.refusal`."""
     if algorithm not in algorithms:
         return f"there is no {algorithm} kernel in the native backend"
-    if algorithm == "depthwise" and (problem.groups != problem.c or problem.groups != problem.k):
-        return f"depthwise wants one channel a group: {problem.c} -> {problem.k} channels in {problem.groups} groups"
+    if algorithm == "depthwise":
+        return _depthwise_refusal(problem, operation, asked=asked)
     if algorithm == "winograd":
         return _winograd_refusal(problem, operation, asked=asked)
     if algorithm != "im2col":
-        each = lib.vox_conv_workspace_bytes(_conv_struct(problem, operation, algorithm), 1)
+        each = _call(problem, operation, algorithm).workspace_bytes(1)
         if each < 0 or (each > BAND_LIMIT and operation != "conv_weight_grad"):
             return "its zero-bordered band would be mostly border: the dilated kernel is far larger than the input"
     if asked:
@@ -269,31 +266,48 @@ def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool
 
 def workspace_bytes(problem: ConvProblem, operation: str, algorithm: str, threads: int) -> int:
     """See `voxconv.backends.Backend.workspace_bytes`."""
-    p = _conv_struct(problem, operation, algorithm)
-    return _check(lib.vox_conv_workspace_bytes(p, threads)) + _check(lib.vox_conv_packed_bytes(p))
+    call = _call(problem, operation, algorithm)
+    return _check(call.workspace_bytes(threads)) + _check(call.packed_bytes)
 
 
 def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) -> Any:
     """See `voxconv.backends.Backend.pack`."""
-    p = _conv_struct(problem, operation, algorithm)
-    packed = _Memory(_check(lib.vox_conv_packed_bytes(p)))
-    _check(lib.vox_conv_pack(p, _pointer(weight), packed.pointer))
+    call = _call(problem, operation, algorithm)
+    packed = _Packed(call, block(_check(call.packed_bytes)))
+    _check(lib.vox_conv_pack(call.struct, ffi.from_buffer(weight), packed.pointer))
     return packed
 
 
+class _Packed:
+    """Packed weights, and the call that they are for."""
+
+    __slots__ = ("call", "pointer")
+
+    def __init__(self, call: _Call, pointer: Any) -> None:
+        self.call = call
+        self.pointer = pointer
+
+
 def _convolve(
-    problem: ConvProblem, operation: str, algorithm: str, a: Array, b: Any, bias: Array | None, out: Array
+    call: _Call, a: Array, b: Any, bias: Array | None, out: Array, most_threads: int | None = None
 ) -> None:
-    p = _conv_struct(problem, operation, algorithm)
     threads = lib.vox_get_num_threads()
-    scratch = _Memory(_check(lib.vox_conv_workspace_bytes(p, threads)))
-    _run(lib.vox_conv_run, p, threads, _pointer(a), b, _pointer(bias), _pointer(out), scratch.pointer)
+    if most_threads is not None:
+        threads = min(threads, most_threads)
+    size = _check(call.workspace_bytes(threads))
+    scratch = block(size) if size else ffi.NULL
+    _run(
+        lib.vox_conv_run, call.struct, threads, ffi.from_buffer(a), b, _pointer(bias), ffi.from_buffer(out), scratch
+    )
 
 
-def conv(problem: ConvProblem, algorithm: str, x: Array, packed: Any, bias: Array | None, out: Array) -> None:
+def conv(
+    problem: ConvProblem, algorithm: str, x: Array, packed: Any, bias: Array | None, out: Array,
+    most_threads: int | None = None,
+) -> None:  # fmt: skip
     """See `voxconv.backends.Backend.conv`."""
     if out.size:
-        _convolve(problem, "conv", algorithm, x, packed.pointer, bias, out)
+        _convolve(packed.call, x, packed.pointer, bias, out, most_threads)
 
 
 def conv_input_grad(
@@ -301,13 +315,13 @@ def conv_input_grad(
 ) -> None:
     """See `voxconv.backends.Backend.conv_input_grad`."""
     if out.size:
-        _convolve(problem, "conv_input_grad", algorithm, grad_output, packed.pointer, bias, out)
+        _convolve(packed.call, grad_output, packed.pointer, bias, out)
 
 
 def conv_weight_grad(problem: ConvProblem, algorithm: str, x: Array, grad_output: Array, out: Array) -> None:
     """See `voxconv.backends.Backend.conv_weight_grad`."""
     if out.size:
-        _convolve(problem, "conv_weight_grad", algorithm, x, _pointer(grad_output), None, out)
+        _convolve(_call(problem, "conv_weight_grad", algorithm), x, _pointer(grad_output), None, out)
 
 
 def conv_bias_grad(grad_output: Array, out: Array) -> None:

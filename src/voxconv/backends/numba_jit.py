@@ -264,7 +264,10 @@ def _convolve_exactly(
         )  # fmt: skip
 
 
-def conv(problem: ConvProblem, algorithm: str, x: Array, packed: Any, bias: Array | None, out: Array) -> None:
+def conv(
+    problem: ConvProblem, algorithm: str, x: Array, packed: Any, bias: Array | None, out: Array,
+    most_threads: int | None = None,
+) -> None:  # fmt: skip
     """Forward pass."""
     _convolve(problem, "conv", algorithm, x, packed, bias, out)
 

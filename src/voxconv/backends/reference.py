@@ -113,7 +113,10 @@ def _finish(problem: ConvProblem, total: Array, bias: Array | None, out: Array) 
 
 
 @quiet
-def conv(problem: ConvProblem, algorithm: str, x: Array, packed: Any, bias: Array | None, out: Array) -> None:
+def conv(
+    problem: ConvProblem, algorithm: str, x: Array, packed: Any, bias: Array | None, out: Array,
+    most_threads: int | None = None,
+) -> None:  # fmt: skip
     """y[n, k, p] = b[k] + sum over c, t of w[k, c, t] * x[n, c, p * stride + t * dilation - padding]."""
     xs, w, ys = _grouped(x, problem.groups, 1), _grouped(packed, problem.groups, 0), "xyz"[: problem.rank]
     total = np.zeros((problem.n, problem.groups, problem.k // problem.groups, *problem.output))

@@ -1,0 +1,392 @@
+/* Convolution with one input channel a group, straight from and to the caller's arrays:
+ *
+ *   y[n, k, p] = act(b[k] + sum over t of  w[k, t] * x[n, k / multiplier, base(p) + off(t)])
+ *
+ * SIMD runs along a row of outputs.  Every output is one chain of fused additions over the taps in the order of their
+ * positions, started from zero; the bias comes last.  Lanes whose tap lies outside the row load a zero by a mask, rows
+ * and slices outside are skipped. */
+
+enum { DEPTHWISE_PAIR = 8 }; /* most taps of a column phase that goes with its neighbour */
+
+/* Neighbouring planes of each array, and what becomes of a sum. */
+typedef struct depthwise_planes {
+  const real *x, *weight, *bias; /* weights by ascending position of their taps */
+  real *y;
+  int64_t count, image, plane, taps; /* how many planes, and the distance of neighbours */
+  int64_t multiplier, part;          /* planes of y that share one of x, and which of them the first is */
+  const int64_t *kernel, *size;      /* of the weight, and of a plane of y */
+  int activation;
+  real slope;
+} depthwise_planes;
+
+INLINE vec depthwise_result(const depthwise_planes *c, int64_t plane, vec sum) {
+  if (c->bias) sum += v_set1(c->bias[plane]);
+  return activate(sum, c->activation, v_set1(c->slope));
+}
+
+/* How a tile's lines are read: whole, by masks, or by masks where no more than half of the lanes are wanted. */
+enum { WHOLE, MASKED, NARROW };
+
+/* LANES inputs of a line for tap t of all lanes.  At stride 2 even and odd lanes come from the same two vectors. */
+INLINE vec depthwise_load(const int S, const int form, const real *line, const int t, const vmask *inside) {
+  const real *from = line + (S == 1 ? t : t / 2 * 2);
+  if (S == 1) return form ? v_load_masked(from, inside[t]) : v_load(from);
+  vec a = form ? v_load_masked(from, inside[t / 2 * 2]) : v_load(from);
+  vec b = form == NARROW ? a : form ? v_load_masked(from + LANES, inside[t / 2 * 2 + 1]) : v_load(from + LANES);
+  return t % 2 ? v_odd(a, b) : v_even(a, b);
+}
+
+/* The masks of these loads, for a line that is read from `column` on and counts [-column, last). */
+INLINE void depthwise_masks(const int KW, const int S, int64_t column, int64_t last, vmask *inside) {
+  const int loads = S == 1 ? KW : KW + 1;
+  UNROLL for (int t = 0; t < loads; t++) {
+    const int64_t at = S == 1 ? t : t / 2 * 2 + t % 2 * LANES;
+    inside[t] = v_range(-column - at, last - at);
+  }
+}
+
+/* ROWS outputs below each other by LANES beside each other of a KH x KW kernel, of all planes; S is the stride of both
+ * axes.
+ *
+ * first[0..2]  where the first output's first tap reads: slice, row, column; may lie outside
+ * slices       depth taps [slices[0], slices[1]) lie inside, `slice_step` apart
+ * y, pitch     the first output, and from one row of outputs to the next; rows x count of the outputs are stored
+ * An input row is loaded once and serves all outputs that see it.  Ragged: rows and columns, by mask. */
+INLINE void depthwise_tile(const int KH, const int KW, const int S, const int ROWS, const int form,
+                           const vox_phase *ph, const depthwise_planes *c, const int64_t first[3],
+                           const int64_t slices[2], int64_t slice_step, int64_t at, int64_t pitch, int64_t rows,
+                           int64_t count) {
+  const int64_t height = ph->axis[1].size, width = ph->axis[2].size, top = first[1];
+  enum { MOST_ROWS = 8, MOST_K = 8, HELD = 25 };
+  vmask inside[MOST_K];
+  const vmask stored = v_range(0, count);
+  if (form) depthwise_masks(KW, S, first[2], width - first[2], inside);
+  const real *x = c->x + first[0] * height * width + top * width + first[2], *weight = c->weight;
+  real *y = c->y + at;
+  for (int64_t plane = 0, part = c->part; plane < c->count; plane++, weight += c->taps, y += c->plane) {
+    vec sum[MOST_ROWS];
+    UNROLL for (int j = 0; j < ROWS; j++) sum[j] = v_zero();
+    for (int64_t td = slices[0]; td < slices[1]; td++) {
+      const real *line = x + td * slice_step * height * width, *taps = weight + td * KH * KW;
+      vec held[HELD];
+      if (KH * KW <= HELD)
+        UNROLL for (int t = 0; t < KH * KW; t++) held[t] = v_opaque(v_set1(taps[t]));
+      UNROLL for (int i = 0; i < (ROWS - 1) * S + KH; i++, line = p_opaque(line + width)) {
+        if ((uint64_t)(top + i) >= (uint64_t)height) continue;
+        UNROLL for (int t = 0; t < KW; t++) {
+          const vec v = depthwise_load(S, form, line, t, inside);
+          UNROLL for (int j = 0; j < ROWS; j++)
+            if (i >= j * S && i < j * S + KH) {
+              const int tap = (i - j * S) * KW + t;
+              sum[j] = v_fma(KH * KW <= HELD ? held[tap] : v_set1(taps[tap]), v, sum[j]);
+            }
+        }
+      }
+    }
+    UNROLL for (int j = 0; j < ROWS; j++)
+      if (j < rows) {
+        vec result = depthwise_result(c, plane, sum[j]);
+        if (form)
+          v_store_masked(y + j * pitch, result, stored);
+        else
+          v_store(y + j * pitch, result);
+      }
+    if (++part == c->multiplier) part = 0, x += c->image;
+  }
+}
+
+/* Outputs [from, to) of a phase, in tiles.  The last tile of rows or columns begins early enough to be full where there
+ * is room, and computes some outputs twice. */
+INLINE void depthwise_fixed(const int KH, const int KW, const int S, const int ROWS, const vox_phase *ph,
+                            const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
+  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
+  const int64_t reach = (LANES - 1) * S + (S == 1 ? KW : (KW + 1) / 2 * 2);
+  for (int64_t d = from[0]; d < to[0]; d++) {
+    int64_t slices[2], first[3] = {d * az->step + az->offset0};
+    vox_inside(az->size, vox_max(1, az->offset_step), first[0], az->taps, &slices[0], &slices[1]);
+    for (int64_t h = from[1]; h < to[1]; h += ROWS) {
+      const int64_t top = vox_max(from[1], vox_min(h, to[1] - ROWS));
+      first[1] = top * S + ay->offset0;
+      for (int64_t w = from[2]; w < to[2]; w += LANES) {
+        const int64_t left = vox_max(from[2], vox_min(w, to[2] - LANES)), at = (d * ay->count + top) * ax->count + left;
+        const int64_t rows = to[1] - top, count = to[2] - left;
+        first[2] = left * S + ax->offset0;
+        if (S == 2 && count <= LANES / 2)
+          depthwise_tile(KH, KW, S, ROWS, NARROW, ph, c, first, slices, az->offset_step, at, ax->count, rows, count);
+        else if (count >= LANES && first[2] >= 0 && first[2] + reach <= ax->size)
+          depthwise_tile(KH, KW, S, ROWS, WHOLE, ph, c, first, slices, az->offset_step, at, ax->count, rows, count);
+        else
+          depthwise_tile(KH, KW, S, ROWS, MASKED, ph, c, first, slices, az->offset_step, at, ax->count, rows, count);
+      }
+    }
+  }
+}
+
+/* Lanes of `count` outputs from q on whose tap stands inside the row; their number where it begins is *at. */
+INLINE void lanes_inside(const vox_axis *a, int64_t q, int64_t tap, int64_t count, int64_t *at, int64_t *first,
+                         int64_t *last) {
+  *at = q * a->step + vox_axis_offset(a, tap);
+  if (a->step == 1) {
+    *first = vox_min(count, vox_max(0, -*at));
+    *last = vox_max(*first, vox_min(count, a->size - *at));
+  } else {
+    vox_inside(a->size, a->step, *at, count, first, last);
+  }
+}
+
+/* Lanes [first, last) of what lies `step` apart from p on; the others are zero. */
+INLINE vec load_steps(const real *p, int64_t step, int64_t first, int64_t last, vmask mask) {
+  if (step == 1) return v_load_masked(p, mask);
+  if (first == last) return v_zero();
+  if (step == 2 && first == 0) return v_load_stride2(p, last);
+  vec a = v_zero();
+  for (int64_t i = first; i < last; i++) a[i] = p[i * step];
+  return a;
+}
+
+/* ROWS x LANES outputs of any kernel, stride and dilation; `phases` is 2 for the neighbouring residues of a gradient at
+ * stride 2, whose outputs take turns.  A tap outside is not multiplied at all, so padding meets no weight that is not
+ * finite. */
+INLINE void depthwise_any_tile(const int phases, const vox_phase *ph, const depthwise_planes *c, int64_t plane, int64_t d,
+                               int64_t h, int64_t q, int64_t rows, int64_t count) {
+  enum { ROWS = 4 };
+  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1];
+  const real *x = c->x + (c->part + plane) / c->multiplier * c->image, *taps = c->weight + plane * c->taps;
+  vec sum[2][ROWS];
+  UNROLL for (int r = 0; r < phases; r++)
+    UNROLL for (int j = 0; j < ROWS; j++) sum[r][j] = v_zero();
+  for (int64_t td = 0; td < az->taps; td++) {
+    const int64_t z = d * az->step + vox_axis_offset(az, td);
+    if (z < 0 || z >= az->size) continue;
+    for (int64_t th = 0; th < ay->taps; th++) {
+      const real *line[ROWS];
+      UNROLL for (int j = 0; j < ROWS; j++) {
+        int64_t row = (h + j) * ay->step + vox_axis_offset(ay, th);
+        line[j] = j < rows && row >= 0 && row < ay->size ? x + (z * ay->size + row) * ph->axis[2].size : NULL;
+      }
+      const real *weight = taps + ((az->index0 + td * az->index_step) * c->kernel[1] + ay->index0 +
+                                        th * ay->index_step) * c->kernel[2];
+      UNROLL for (int r = 0; r < phases; r++) {
+        const vox_axis *ax = &ph[r].axis[2];
+        for (int64_t tw = 0; tw < ax->taps; tw++) {
+          int64_t at, first, last;
+          lanes_inside(ax, q, tw, vox_min(count, ax->count - q), &at, &first, &last);
+          const vmask mask = v_range(first, last);
+          const vec w = v_set1(weight[ax->index0 + tw * ax->index_step]);
+          UNROLL for (int j = 0; j < ROWS; j++)
+            if (line[j]) {
+              vec v = load_steps(line[j] + at, ax->step, first, last, mask);
+              sum[r][j] = v_select(mask, v_fma(w, v, sum[r][j]), sum[r][j]);
+            }
+        }
+      }
+    }
+  }
+  const int64_t width = c->size[2];
+  real *y = c->y + plane * c->plane + ((az->first + d * az->spread) * c->size[1] + ay->first + h * ay->spread) * width;
+  UNROLL for (int j = 0; j < ROWS; j++)
+    if (j < rows) {
+      const vox_axis *ax = &ph->axis[2];
+      real *line = y + j * ay->spread * width + ax->first + q * ax->spread;
+      const vec a = depthwise_result(c, plane, sum[0][j]);
+      if (phases == 2) {
+        const vec b = depthwise_result(c, plane, sum[1][j]);
+        const int64_t total = count + vox_min(count, ph[1].axis[2].count - q);
+        v_store_n(line, v_zip_low(a, b), vox_min(LANES, total));
+        if (total > LANES) v_store_n(line + LANES, v_zip_high(a, b), total - LANES);
+      } else if (ax->spread == 1) {
+        v_store_n(line, a, count);
+      } else {
+        for (int64_t i = 0; i < count; i++) line[i * ax->spread] = a[i];
+      }
+    }
+}
+
+/* ROWS x LANES positions of two neighbouring column phases of a gradient at stride 2, of all planes, by masked loads:
+ * their results take turns in 2 * LANES elements of a row.  `whole`: all rows that are read lie inside. */
+INLINE void depthwise_pair_tile(const int ROWS, const int whole, const vox_phase *ph, const depthwise_planes *c,
+                                const vmask inside[2][DEPTHWISE_PAIR], int64_t d, int64_t h, int64_t q, int64_t rows) {
+  enum { MOST_ROWS = 4 };
+  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1];
+  const int64_t width = c->size[2], height = ay->size, pitch = ph->axis[2].size;
+  const int64_t total = vox_min(LANES, ph[0].axis[2].count - q) + vox_min(LANES, ph[1].axis[2].count - q);
+  const vmask low = v_range(0, total), high = v_range(0, total - LANES);
+  const int64_t at = ((az->first + d * az->spread) * c->size[1] + ay->first + h * ay->spread) * width + 2 * q;
+  const int64_t first = h + ay->offset0;
+  for (int64_t plane = 0; plane < c->count; plane++) {
+    vec sum[2][MOST_ROWS];
+    UNROLL for (int r = 0; r < 2; r++)
+      UNROLL for (int j = 0; j < ROWS; j++) sum[r][j] = v_zero();
+    for (int64_t td = 0; td < az->taps; td++) {
+      const int64_t z = d + vox_axis_offset(az, td);
+      if (z < 0 || z >= az->size) continue;
+      for (int64_t th = 0; th < ay->taps; th++) {
+        const real *line = c->x + plane * c->image + (z * height + first + th) * pitch + q;
+        const real *weight = c->weight + plane * c->taps + ((az->index0 + td * az->index_step) * c->kernel[1] +
+                             ay->index0 + th * ay->index_step) * c->kernel[2];
+        UNROLL for (int r = 0; r < 2; r++) {
+          const vox_axis *ax = &ph[r].axis[2];
+          for (int64_t tw = 0; tw < ax->taps; tw++) {
+            const vec w = v_set1(weight[ax->index0 + tw * ax->index_step]);
+            const real *from = line + ax->offset0 + tw;
+            UNROLL for (int j = 0; j < ROWS; j++)
+              if (whole || (uint64_t)(first + th + j) < (uint64_t)height)
+                sum[r][j] = v_fma(w, v_load_masked(from + j * pitch, inside[r][tw]), sum[r][j]);
+          }
+        }
+      }
+    }
+    real *y = c->y + plane * c->plane + at;
+    UNROLL for (int j = 0; j < ROWS; j++)
+      if (j < rows) {
+        const vec a = depthwise_result(c, plane, sum[0][j]), b = depthwise_result(c, plane, sum[1][j]);
+        real *to = y + j * ay->spread * width;
+        v_store_masked(to, v_zip_low(a, b), low);
+        v_store_masked(to + LANES, v_zip_high(a, b), high);
+      }
+  }
+}
+
+NOINLINE void depthwise_pair(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
+  enum { ROWS = 4 };
+  const vox_axis *ay = &ph->axis[1];
+  for (int64_t q = from[2]; q < to[2]; q += LANES) {
+    vmask inside[2][DEPTHWISE_PAIR];
+    for (int r = 0; r < 2; r++)
+      for (int64_t t = 0; t < ph[r].axis[2].taps; t++) {
+        const int64_t at = q + ph[r].axis[2].offset0 + t;
+        inside[r][t] = v_range(-at, ph[r].axis[2].size - at);
+      }
+    for (int64_t d = from[0]; d < to[0]; d++)
+      for (int64_t h = from[1]; h < to[1]; h += ROWS) {
+        const int64_t first = h + ay->offset0, rows = vox_min(ROWS, to[1] - h);
+        if (first >= 0 && first + ay->taps - 1 + ROWS <= ay->size)
+          depthwise_pair_tile(ROWS, 1, ph, c, inside, d, h, q, rows);
+        else
+          depthwise_pair_tile(ROWS, 0, ph, c, inside, d, h, q, rows);
+      }
+  }
+}
+
+/* Whether two column phases can go together so: undilated, of few taps. */
+static int depthwise_pairs(const vox_phase *ph) {
+  for (int r = 0; r < 2; r++) {
+    const vox_axis *a = ph[r].axis;
+    if (a[1].offset_step > 1 || a[2].offset_step > 1 || a[2].taps > DEPTHWISE_PAIR) return 0;
+  }
+  return 1;
+}
+
+NOINLINE void depthwise_any(const vox_phase *ph, int64_t phases, const depthwise_planes *c, const int64_t from[3],
+                          const int64_t to[3]) {
+  for (int64_t plane = 0; plane < c->count; plane++)
+    for (int64_t d = from[0]; d < to[0]; d++)
+      for (int64_t h = from[1]; h < to[1]; h += 4)
+        for (int64_t q = from[2]; q < to[2]; q += LANES) {
+          const int64_t rows = vox_min(4, to[1] - h), count = vox_min(LANES, to[2] - q);
+          if (phases == 2)
+            depthwise_any_tile(2, ph, c, plane, d, h, q, rows, count);
+          else
+            depthwise_any_tile(1, ph, c, plane, d, h, q, rows, count);
+        }
+}
+
+/* The size of a square kernel all of whose taps are neighbours, at a stride of 1 or 2: 3, 5 or 7, else 0. */
+static int64_t depthwise_square(const vox_phase *ph, const int64_t kernel[3]) {
+  const vox_axis *a = ph->axis;
+  for (int i = 0; i < 3; i++)
+    if (a[i].taps != kernel[i] || a[i].spread != 1 || (i > 0 && a[i].offset_step != 1)) return 0;
+  const int64_t k = kernel[2];
+  return kernel[1] == k && a[1].step == a[2].step && a[2].step <= 2 && (k == 3 || k == 5 || k == 7) ? k : 0;
+}
+
+/* The gradient's taps count backwards; its weights are packed in turn, so they can be counted the other way. */
+static void depthwise_phase(const vox_conv *p, const int64_t residue[3], vox_phase *ph) {
+  vox_conv_phase(p, residue, ph);
+  if (p->operation != VOX_CONV_INPUT_GRAD) return;
+  for (int i = 0; i < 3; i++) {
+    vox_axis *a = &ph->axis[i];
+    if (a->taps == 0) continue;
+    a->index0 = p->kernel[i] - 1 - (a->index0 + (a->taps - 1) * a->index_step);
+    a->offset0 = vox_axis_offset(a, a->taps - 1);
+    a->offset_step = a->taps == 1 ? 1 : -a->offset_step;
+  }
+}
+
+/* Rows of a tile: its sums and the weights of a kernel fit the registers. */
+#if TILE_M == 8
+enum { DEPTHWISE_ROWS = 7, DEPTHWISE_ROWS_5 = 4 };
+#else
+enum { DEPTHWISE_ROWS = 4, DEPTHWISE_ROWS_5 = 4 };
+#endif
+
+/* Each kernel is a function of its own, which spares the compiler one of ten thousand instructions. */
+typedef void depthwise_band(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]);
+NOINLINE void depthwise_3(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
+  depthwise_fixed(3, 3, 1, DEPTHWISE_ROWS, ph, c, from, to);
+}
+NOINLINE void depthwise_3_2(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
+  depthwise_fixed(3, 3, 2, DEPTHWISE_ROWS, ph, c, from, to);
+}
+NOINLINE void depthwise_5(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
+  depthwise_fixed(5, 5, 1, DEPTHWISE_ROWS_5, ph, c, from, to);
+}
+NOINLINE void depthwise_5_2(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
+  depthwise_fixed(5, 5, 2, DEPTHWISE_ROWS_5, ph, c, from, to);
+}
+NOINLINE void depthwise_7(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
+  depthwise_fixed(7, 7, 1, DEPTHWISE_ROWS_5, ph, c, from, to);
+}
+
+/* Planes that a tile visits one after the other before the next tile visits them: they stay in L1. */
+enum { DEPTHWISE_BATCH = 16 * 1024 / sizeof(real) };
+
+static void depthwise_item(const vox_depthwise_job *job, int64_t item) {
+  const vox_conv *p = job->p;
+  const int64_t *size = p->operation == VOX_CONV ? p->output : p->spatial;
+  const int64_t *source = p->operation == VOX_CONV ? p->spatial : p->output;
+  const int64_t together = job->phases[2] == 2 ? 2 : 1, share = vox_ceil_div(p->k, job->planes);
+  int64_t band[3], residue[3];
+  for (int i = 2; i >= 0; i--) {
+    band[i] = item % job->bands[i];
+    item /= job->bands[i];
+  }
+  const int64_t n = item / share, first = item % share * job->planes, last = vox_min(p->k, first + job->planes);
+  depthwise_planes c = {.image = source[0] * source[1] * source[2],
+                        .plane = size[0] * size[1] * size[2], .taps = p->kernel[0] * p->kernel[1] * p->kernel[2],
+                        .multiplier = job->multiplier, .kernel = p->kernel, .size = size,
+                        .activation = p->activation, .slope = (real)p->slope};
+  const int64_t batch = vox_max(1, DEPTHWISE_BATCH / (c.image + c.plane));
+  for (residue[0] = 0; residue[0] < job->phases[0]; residue[0]++)
+    for (residue[1] = 0; residue[1] < job->phases[1]; residue[1]++)
+      for (residue[2] = 0; residue[2] < job->phases[2]; residue[2] += together) {
+        vox_phase ph[2];
+        int64_t from[3], to[3];
+        depthwise_phase(p, residue, &ph[0]);
+        if (together == 2) depthwise_phase(p, (const int64_t[]){residue[0], residue[1], residue[2] + 1}, &ph[1]);
+        for (int i = 0; i < 3; i++) {
+          from[i] = band[i] * job->band[i];
+          to[i] = vox_min(ph->axis[i].count, from[i] + job->band[i]);
+        }
+        static depthwise_band *const kernels[][2] = {
+            {depthwise_3, depthwise_3_2}, {depthwise_5, depthwise_5_2}, {depthwise_7, NULL}};
+        const int64_t square = depthwise_square(ph, p->kernel);
+        depthwise_band *kernel = NULL;
+        if (!job->exact && together == 2)
+          kernel = depthwise_pairs(ph) ? depthwise_pair : NULL;
+        else if (!job->exact && square)
+          kernel = kernels[square / 2 - 1][ph->axis[2].step - 1];
+        for (int64_t k = first; k < last; k += batch) {
+          c.count = vox_min(batch, last - k);
+          c.part = k % job->multiplier;
+          c.x = (const real *)job->x + (n * p->c + k / job->multiplier) * c.image;
+          c.y = (real *)job->y + (n * p->k + k) * c.plane;
+          c.weight = (const real *)job->weight + k * c.taps;
+          c.bias = job->bias ? (const real *)job->bias + k : NULL;
+          if (kernel)
+            kernel(ph, &c, from, to);
+          else
+            depthwise_any(ph, together, &c, from, to);
+        }
+      }
+}
