@@ -26,14 +26,36 @@ chosen = pytest.mark.parametrize("case", [c for c in CONV if c.name in CHOSEN], 
 
 
 @pytest.fixture(autouse=True)
-def usual_threads(backend):
-    """Leave the number of threads as it was."""
+def usual_threads(backend, monkeypatch):
+    """Let small work have threads too, and leave their number as it was."""
     if backend != "native":
         yield
         return
+    from voxconv.backends import native
+
+    monkeypatch.setattr(native, "FLOPS_A_THREAD", 1)
+    native._call.cache_clear()
     before = vc.get_num_threads()
     yield
     vc.set_num_threads(before)
+    native._call.cache_clear()
+
+
+def test_small_work_stays_on_one_thread(backend, monkeypatch):
+    if backend != "native":
+        pytest.skip("the other backends have one thread")
+    from voxconv.backends import native
+
+    monkeypatch.setattr(native, "FLOPS_A_THREAD", 1 << 20)
+    seen = []
+    monkeypatch.setattr(native, "_run", lambda function, struct, threads, *rest: seen.append(threads))
+    w = np.ones((8, 8, 3, 3), np.float32)
+    with_threads(backend, 3)
+    for side in (8, 64, 512):
+        vc.conv2d(np.ones((1, 8, side, side), np.float32), w, backend=backend)
+    assert seen == [1, 3, 3]
+
+
 
 
 def with_threads(backend, n):

@@ -315,15 +315,18 @@ class ConvPlan:
         unit, tiny = np.finfo(problem.dtype).eps / 2, float(np.finfo(problem.dtype).smallest_subnormal)
         terms = problem.flops // max(2 * math.prod(problem.output_shape), 1) + 1
         factor = terms * unit / (1 - terms * unit)
-        if self.algorithm == "winograd":
-            ready = np.broadcast_to(ready.max(axis=tuple(range(2, ready.ndim)), keepdims=True, initial=0), ready.shape)
-            factor = WINOGRAD_UNITS * unit
-        exact = replace(problem, dtype=np.dtype(np.float64), activation=None)
-        choice = choose(exact, "conv", self.backend, precision="strict", function=self._function)
         bound = np.empty(problem.output_shape)
-        if bound.size:
+        if self.algorithm == "winograd":
+            factor, groups = WINOGRAD_UNITS * unit, problem.groups
+            top = ready.max(axis=tuple(range(2, ready.ndim)), initial=0).reshape(problem.n, groups, -1)
+            filters = weight.reshape(groups, problem.k // groups, problem.c // groups, -1).sum(axis=3)
+            sums = np.einsum("ngc,gkc->ngk", top, filters).reshape(problem.n, problem.k)
+            bound[...] = (sums if bias is None else sums + bias)[(..., *(None,) * problem.rank)]
+        elif bound.size:
+            exact = replace(problem, dtype=np.dtype(np.float64), activation=None)
+            choice = choose(exact, "conv", self.backend, precision="strict", function=self._function)
             packed = choice.backend.pack(exact, "conv", choice.algorithm, weight)
-            choice.backend.conv(exact, choice.algorithm, np.ascontiguousarray(ready), packed, bias, bound)
+            choice.backend.conv(exact, choice.algorithm, ready, packed, bias, bound)
         # the magnitudes were summed with roundings of their own, and an activation may stretch and round once more
         factor *= 1 + 4 * terms * np.finfo(np.float64).eps
         if problem.activation is not None:

@@ -30,6 +30,9 @@ BAND_LIMIT = 64 << 20
 WINOGRAD_GAIN = 1.2
 """Winograd is taken from this estimated gain over the direct sum on: it rounds more."""
 
+FLOPS_A_THREAD = 1 << 20
+"""Small work stays on the caller's thread: another takes microseconds to come, or 100 where it sleeps."""
+
 TYPES = {
     np.dtype(key): getattr(lib, f"VOX_{short}")
     for key, short in {
@@ -190,9 +193,10 @@ def _conv_struct(problem: ConvProblem, operation: str, algorithm: str) -> Any:
 class _Call:
     """A problem as C knows it, and the memory that it takes."""
 
-    __slots__ = ("_workspace", "packed_bytes", "struct")
+    __slots__ = ("_workspace", "most_threads", "packed_bytes", "struct")
 
     def __init__(self, problem: ConvProblem, operation: str, algorithm: str) -> None:
+        self.most_threads = max(1, problem.flops // FLOPS_A_THREAD)
         self.struct = _conv_struct(problem, operation, algorithm)
         self.packed_bytes = lib.vox_conv_packed_bytes(self.struct)
         self._workspace: dict[int, int] = {}
@@ -267,7 +271,7 @@ def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool
 def workspace_bytes(problem: ConvProblem, operation: str, algorithm: str, threads: int) -> int:
     """See `voxconv.backends.Backend.workspace_bytes`."""
     call = _call(problem, operation, algorithm)
-    return _check(call.workspace_bytes(threads)) + _check(call.packed_bytes)
+    return _check(call.workspace_bytes(min(threads, call.most_threads))) + _check(call.packed_bytes)
 
 
 def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) -> Any:
@@ -291,7 +295,7 @@ class _Packed:
 def _convolve(
     call: _Call, a: Array, b: Any, bias: Array | None, out: Array, most_threads: int | None = None
 ) -> None:
-    threads = lib.vox_get_num_threads()
+    threads = min(lib.vox_get_num_threads(), call.most_threads)
     if most_threads is not None:
         threads = min(threads, most_threads)
     size = _check(call.workspace_bytes(threads))
