@@ -71,12 +71,13 @@ typedef struct vox_weight_layout {
   vox_phase phase;         /* the same, or Winograd's tiles of it */
   int64_t cin, cout;
   int64_t positions;       /* Winograd: points at which a tile is multiplied, otherwise 1 */
+  int64_t images;          /* Winograd: samples of a chunk */
   int64_t lanes;           /* output channels of a panel */
   int64_t panels, panel_parts;
   int64_t block, blocks;   /* input channels of an item, and how many such blocks */
   int64_t band[3], bands[3]; /* pixels of a chunk */
   int64_t chunks, chunks_per_stage, stages;
-  int64_t rows;            /* (c, tap) rows of a block, rounded up to the tile */
+  int64_t tile_rows, rows; /* (c, tap) rows of a tile, and of a block, rounded up to the tile */
   int64_t plane, scratch, offsets, packed; /* elements a thread needs */
   int64_t sums;            /* elements of the shared accumulators */
   int64_t items;           /* of a stage */
@@ -114,7 +115,7 @@ typedef void vox_max_kernel(const vox_window *p, const vox_box *box, const void 
 /* One instruction set's kernels for one element type: the only symbol of its unit. */
 typedef struct vox_unit {
   int64_t lanes, tile_m, tile_v, narrow_v; /* of the pixel-vector tile; narrow_v for fewer than tile_m channels */
-  int64_t tile_rows, tile_k;               /* of the weight gradient's tile: rows, vectors */
+  int64_t tile_rows[2], tile_k;            /* of the weight gradient's tiles: rows, vectors */
   int (*conv_pack)(const vox_conv *p, const vox_layout *l, const vox_phase *phase, int64_t group, int64_t k0,
                    int64_t m, const void *weight, void *packed);
   void (*conv_item)(const vox_conv_job *job, const vox_phase *phase, const vox_item *item, void *scratch);

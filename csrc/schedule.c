@@ -176,17 +176,26 @@ static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, in
 /* Tiles of dy whose products are summed before they meet the accumulators: more hide those, fewer leave V in L2. */
 enum { CHUNK_TILES = 64 };
 
+/* Images whose tiles share a chunk. */
+static int64_t images_together(const vox_conv *p) {
+  const int64_t tiles = vox_ceil_div(p->output[1], 4) * vox_ceil_div(p->output[2], 4);
+  return vox_max(1, vox_min(p->n, tiles < CHUNK_TILES ? CHUNK_TILES / tiles : 1));
+}
+
 /* The weight gradient has one form, 4 x 4 outputs, and pays where an image has enough tiles to hide the accumulators,
  * 4 times as many as the weights. */
-static int winograd_weight_tile(const vox_conv *p, int64_t tile[3], double *gain) {
+static int winograd_weight_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], double *gain) {
   tile[0] = 1;
   tile[1] = tile[2] = 4;
   for (int i = 1; i < 3; i++)
     if (p->kernel[i] != 3 || p->stride[i] != 1 || p->dilation[i] != 1) return VOX_INVALID;
   const double tiles = (double)(vox_ceil_div(p->output[1], 4) * vox_ceil_div(p->output[2], 4));
-  const double visits = tiles < CHUNK_TILES ? 1 : tiles / CHUNK_TILES;
-  const double sums = 36.0 * (double)(p->k / p->groups) * (double)(p->c / p->groups) * (double)p->kernel[0] * 4;
-  *gain = 9.0 * (double)p->output[1] * (double)p->output[2] / (36 * (1.3 * tiles + visits * (sums > 1e6 ? 16 : 8)));
+  const double depth = (double)(p->c / p->groups) * (double)p->kernel[0], outputs = (double)(p->k / p->groups);
+  const double together = (double)images_together(p);
+  const double visits = tiles < CHUNK_TILES ? 1 / together : tiles / CHUNK_TILES;
+  const double transforms = tiles * (200 / depth + 15 * (double)u->lanes / outputs);
+  *gain = 9.0 * (double)p->output[1] * (double)p->output[2] /
+          (36 * (1.3 * tiles + visits * (36 * depth * outputs * 4 > 1e6 ? 16 : 8)) + transforms);
   return VOX_OK;
 }
 
@@ -197,7 +206,7 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
   const double depth = (double)((gradient ? p->k : p->c) / p->groups * p->kernel[0]);
   const double outputs = (double)((gradient ? p->c : p->k) / p->groups);
-  if (p->operation == VOX_CONV_WEIGHT_GRAD) return winograd_weight_tile(p, tile, gain);
+  if (p->operation == VOX_CONV_WEIGHT_GRAD) return winograd_weight_tile(p, u, tile, gain);
   if (p->kernel[2] != 3 || (p->kernel[1] != 3 && p->kernel[1] != 1))
     return VOX_INVALID;
   for (int i = 0; i < 3; i++)
@@ -390,12 +399,19 @@ static int cut_finish(const vox_conv *p, vox_weight_layout *l, int64_t rows, int
   return VOX_OK;
 }
 
+/* The rows of a block in tiles that are as full as they get. */
+static void round_rows(const vox_unit *u, int64_t rows, vox_weight_layout *l) {
+  const int64_t first = vox_round_up(rows, u->tile_rows[0]), second = vox_round_up(rows, u->tile_rows[1]);
+  l->tile_rows = u->tile_rows[second < first];
+  l->rows = vox_min(first, second);
+}
+
 static int winograd_weight_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_weight_layout *l) {
   enum { V_BYTES = 640 * 1024 };
   const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0};
   int64_t tile[3], taps[3], slots[3], terms, v;
   double gain;
-  if (winograd_weight_tile(p, tile, &gain)) return VOX_INVALID;
+  if (winograd_weight_tile(p, u, tile, &gain)) return VOX_INVALID;
   vox_winograd_phase(p, tile, none, &l->phase);
   const vox_axis *a = l->phase.axis;
   const int64_t depth = a[0].taps;
@@ -408,17 +424,19 @@ static int winograd_weight_layout(const vox_conv *p, const vox_unit *u, int64_t 
     taps[i] = a[i].taps;
     slots[i] = vox_axis_slots(&a[i]);
   }
-  if (product((const int64_t[]){p->n, l->bands[0], l->bands[1], l->bands[2]}, 4, &l->chunks)) return VOX_OVERFLOW;
-  const int64_t pitch = l->band[2] + vox_axis_halo(&a[2]), pixels = vox_round_up(l->band[1] * pitch, u->lanes);
-  const int64_t tiles = l->band[1] * l->band[2];
+  l->images = images_together(p);
+  if (product((const int64_t[]){vox_ceil_div(p->n, l->images), l->bands[0], l->bands[1], l->bands[2]}, 4, &l->chunks))
+    return VOX_OVERFLOW;
+  const int64_t pitch = l->band[2] + vox_axis_halo(&a[2]), per_image = l->band[1] * l->band[2];
+  const int64_t pixels = l->images * vox_round_up(l->band[1] * pitch, u->lanes), tiles = l->images * per_image;
   if (band_plane(taps, slots, l->band[1] + vox_axis_halo(&a[1]), pitch, size, &l->plane)) return VOX_OVERFLOW;
   l->plane = vox_round_up(l->plane + u->lanes, VOX_ALIGN / size);
   l->block = vox_max(1, vox_min(vox_max(1, l->cin), V_BYTES / size / (l->positions * pixels * depth)));
   l->blocks = vox_ceil_div(l->cin, l->block);
-  l->rows = vox_round_up(l->block * depth, u->tile_rows);
+  round_rows(u, l->block * depth, l);
   v = l->positions * (vox_round_up(l->block * depth * pixels, VOX_ALIGN / size) + VOX_ALIGN / size);
   l->scratch = l->plane + v;
-  l->packed = vox_round_up((16 + l->positions) * tiles * l->lanes, VOX_ALIGN / size);
+  l->packed = vox_round_up((16 * per_image + l->positions * tiles) * l->lanes, VOX_ALIGN / size);
   l->offsets = vox_round_up(l->positions * depth + tiles, VOX_ALIGN / 8);
   if (product((const int64_t[]){l->block * depth, 4 * tiles * 9, l->cout}, 3, &terms) ||
       share_panels(l, p->groups, threads, terms) ||
@@ -463,7 +481,7 @@ int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, 
   l->block = vox_max(1, vox_min(vox_max(1, l->cin), vox_max(64 / vox_max(1, t / 9), 1)));
   l->blocks = vox_ceil_div(l->cin, l->block);
   if (__builtin_mul_overflow(l->block, t, &l->rows)) return VOX_OVERFLOW;
-  l->rows = vox_round_up(l->rows, u->tile_rows);
+  round_rows(u, l->rows, l);
 
   int64_t terms;
   if (product((const int64_t[]){l->block, t, pixels, l->cout}, 4, &terms) || share_panels(l, p->groups, threads, terms))
@@ -472,7 +490,7 @@ int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, 
   const int64_t dy[] = {vox_ceil_div(vox_max(1, l->panels), l->panel_parts), pixels, l->lanes};
   const int64_t sums[] = {p->groups, l->blocks, l->panels, l->rows, l->lanes};
   if (product(dy, 3, &l->packed) || product(sums, 5, &l->sums)) return VOX_OVERFLOW;
-  l->scratch = p->algorithm == VOX_DIRECT ? 0 : u->tile_rows * pixels;
+  l->scratch = p->algorithm == VOX_DIRECT ? 0 : l->tile_rows * pixels;
   if (p->algorithm == VOX_DIRECT && __builtin_mul_overflow(plane, l->block, &l->scratch)) return VOX_OVERFLOW;
   l->scratch = vox_round_up(l->scratch, VOX_ALIGN / size);
   l->packed = vox_round_up(l->packed, VOX_ALIGN / size);
@@ -480,5 +498,5 @@ int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, 
   l->offsets = vox_round_up(pixels, VOX_ALIGN / 8);
 
   cut_stages(l, (double)p->k * (double)l->cin * (double)t * (double)pixels);
-  return cut_finish(p, l, l->cin * t, 1, p->k);
+  return cut_finish(p, l, l->cin * t, l->lanes, p->groups * l->panels);
 }

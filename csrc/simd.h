@@ -479,6 +479,18 @@ INLINE vec v_zip_high(vec a, vec b) {
 #endif
 }
 
+/* Rows a[0], a[1], ... of a square become its columns. */
+INLINE void v_transpose(vec *a) {
+  vec b[LANES];
+  UNROLL for (int size = 1; size < LANES; size *= 2) {
+    UNROLL for (int i = 0; i < LANES / 2; i++) {
+      b[2 * i] = v_zip_low(a[i], a[i + LANES / 2]);
+      b[2 * i + 1] = v_zip_high(a[i], a[i + LANES / 2]);
+    }
+    UNROLL for (int i = 0; i < LANES; i++) a[i] = b[i];
+  }
+}
+
 INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
 
 #endif

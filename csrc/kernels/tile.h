@@ -1,7 +1,7 @@
 /* The two register tiles that all convolutions run on.  Sizes are compile-time constants after inlining, so the
  * accumulators are registers; `*_tiles` pick the instance. */
 
-enum { MOST_M = 8, MOST_V = 6 };
+enum { MOST_M = 9, MOST_V = 6 };
 
 /* Where the lanes of a vector of pixels go in an output channel: those of `mask`, in their order from `at` on where they
  * are `packed`, else each to its own offset. */
@@ -82,9 +82,11 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
 #if defined(VOX_ISA_avx512) || defined(__aarch64__)
 #define TILE_M 8
 #define TILE_ROWS 8
+#define TILE_ODD_ROWS 9
 #else
 #define TILE_M 4
 #define TILE_ROWS 6
+#define TILE_ODD_ROWS 5
 #endif
 #define TILE_V 3
 #define NARROW_V 6
@@ -154,10 +156,15 @@ INLINE void row_tile(const int M, const int V, int64_t n, const real *x, const i
     }
 }
 
-static void row_tiles(int64_t v, int64_t n, const real *x, const int64_t *row, const int64_t *off, const real *d,
-                      real *c) {
-  if (v == 1)
+/* Rows come in multiples of the taps, and channels in powers of two: one of two tiles leaves less of itself empty. */
+static void row_tiles(int64_t m, int64_t v, int64_t n, const real *x, const int64_t *row, const int64_t *off,
+                      const real *d, real *c) {
+  if (m == TILE_ROWS && v == 1)
     row_tile(TILE_ROWS, 1, n, x, row, off, d, c);
-  else
+  else if (m == TILE_ROWS)
     row_tile(TILE_ROWS, TILE_K, n, x, row, off, d, c);
+  else if (v == 1)
+    row_tile(TILE_ODD_ROWS, 1, n, x, row, off, d, c);
+  else
+    row_tile(TILE_ODD_ROWS, TILE_K, n, x, row, off, d, c);
 }

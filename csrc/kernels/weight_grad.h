@@ -7,15 +7,27 @@
  * whatever the threads. */
 
 /* `channels` channels of dy, rows x cols pixels from `dy` on in images of `width` columns, as [row][column][lanes] with
- * `pitch` columns.  What is not there is left alone. */
+ * `pitch` columns.  Lanes without a channel are zero; pixels that are not there are left alone. */
 static void dy_pack(const real *dy, int64_t plane, int64_t width, int64_t channels, int64_t rows, int64_t cols,
                     int64_t lanes, int64_t pitch, real *to) {
-  for (int64_t k = 0; k < channels; k++)
-    for (int64_t h = 0; h < rows; h++) {
-      const real *from = dy + k * plane + h * width;
-      real *lane = to + h * pitch * lanes + k;
-      for (int64_t w = 0; w < cols; w++) lane[w * lanes] = from[w];
-    }
+  if (cols == width && cols == pitch) cols *= rows, rows = 1;
+  for (int64_t h = 0; h < rows; h++)
+    for (int64_t k = 0; k < lanes; k += LANES)
+      for (int64_t w = 0; w < cols; w += LANES) {
+        const int64_t n = vox_min(LANES, cols - w), present = vox_max(0, vox_min(LANES, channels - k));
+        const real *from = dy + k * plane + h * width + w;
+        real *at = to + (h * pitch + w) * lanes + k;
+        vec square[LANES];
+        if (n == LANES && present == LANES) {
+          UNROLL for (int i = 0; i < LANES; i++) square[i] = v_load(from + i * plane);
+          v_transpose(square);
+          UNROLL for (int i = 0; i < LANES; i++) v_store(at + i * lanes, square[i]);
+        } else {
+          for (int64_t i = 0; i < LANES; i++) square[i] = i < present ? v_load_n(from + i * plane, n) : v_zero();
+          v_transpose(square);
+          for (int64_t i = 0; i < n; i++) v_store(at + i * lanes, square[i]);
+        }
+      }
 }
 
 static void weight_item(const vox_weight_job *job, int64_t item, void *workspace) {
@@ -30,7 +42,7 @@ static void weight_item(const vox_weight_job *job, int64_t item, void *workspace
   const int64_t per_part = vox_ceil_div(l->panels, l->panel_parts);
   const int64_t first = part * per_part, last = vox_min(l->panels, first + per_part);
   const int64_t image = a[0].size * a[1].size * a[2].size, plane = a[0].count * a[1].count * a[2].count;
-  const int64_t tile = TILE_ROWS * l->lanes;
+  const int64_t tile = l->tile_rows * l->lanes;
   real *scratch = workspace, *packed = scratch + l->scratch;
   int64_t *off = (int64_t *)(packed + l->packed), *row = off + l->offsets;
   real *sums = (real *)job->sums + ((group * l->blocks + block) * l->panels) * l->rows * l->lanes;
@@ -53,26 +65,25 @@ static void weight_item(const vox_weight_job *job, int64_t item, void *workspace
       for (int64_t i = 0; i < pixels; i++) off[i] = i / cols * b.pitch + i % cols;
     } else {
       for (int64_t i = 0; i < pixels; i++) off[i] = i;
-      for (int64_t i = 0; i < rows; i++) row[i] = i % TILE_ROWS * pixels;
+      for (int64_t i = 0; i < rows; i++) row[i] = i % l->tile_rows * pixels;
     }
     /* rows that fill up the last tile repeat its first; their sums are never read */
-    for (int64_t i = rows; i < l->rows; i++) row[i] = row[i - i % TILE_ROWS];
+    for (int64_t i = rows; i < l->rows; i++) row[i] = row[i - i % l->tile_rows];
     for (int64_t k = first; k < last; k++) {
       int64_t present = vox_min(l->lanes, l->cout - k * l->lanes);
       real *to = packed + (k - first) * pixels * l->lanes;
-      if (present < l->lanes) memset(to, 0, (size_t)(pixels * l->lanes) * sizeof(real));
       dy_pack(dy + k * l->lanes * plane + (d * a[1].count + h0) * a[2].count + w0, plane, a[2].count, present, lines, cols,
               l->lanes, cols, to);
     }
-    for (int64_t r = 0; r < rows; r += TILE_ROWS) {
+    for (int64_t r = 0; r < rows; r += l->tile_rows) {
       if (!direct) {
         /* the panel's pixels run over whole lines, which is what a chunk is unless it is cut along w */
         int64_t q0 = (d * a[1].count + h0) * a[2].count + w0;
-        panel_pack(ph, q0, pixels, x, r, vox_min(TILE_ROWS, rows - r), pixels, scratch);
+        panel_pack(ph, q0, pixels, x, r, vox_min(l->tile_rows, rows - r), pixels, scratch);
       }
       for (int64_t k = first; k < last; k++)
-        row_tiles(l->lanes / LANES, pixels, scratch, row + r, off, packed + (k - first) * pixels * l->lanes,
-                  sums + k * l->rows * l->lanes + r / TILE_ROWS * tile);
+        row_tiles(l->tile_rows, l->lanes / LANES, pixels, scratch, row + r, off, packed + (k - first) * pixels * l->lanes,
+                  sums + k * l->rows * l->lanes + r / l->tile_rows * tile);
     }
   }
 }
@@ -141,39 +152,45 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
   const int64_t end = vox_min(l->chunks, chunk + l->chunks_per_stage);
   for (; chunk < end; chunk++) {
     int64_t w0 = chunk % l->bands[2] * l->band[2], h0 = chunk / l->bands[2] % l->bands[1] * l->band[1];
-    int64_t d = chunk / l->bands[2] / l->bands[1] % a[0].count, n = chunk / l->bands[2] / l->bands[1] / a[0].count;
+    int64_t d = chunk / l->bands[2] / l->bands[1] % a[0].count;
+    const int64_t n = chunk / l->bands[2] / l->bands[1] / a[0].count * l->images, images = vox_min(l->images, p->n - n);
     const int64_t lines = vox_min(l->band[1], a[1].count - h0), cols = vox_min(l->band[2], a[2].count - w0);
-    const int64_t tiles = lines * cols, pitch = cols * TILE;
-    const real *x = (const real *)job->x + ((n * p->groups + group) * l->cin + c0) * image;
+    const int64_t per_image = lines * cols, tiles = images * per_image, pitch = cols * TILE;
     const band b = band_of(ph, lines, cols);
-    const int64_t pixels = vox_round_up((lines - 1) * b.pitch + cols, LANES), v_stride = odd_lines(rows * pixels);
+    const int64_t apart = vox_round_up((lines - 1) * b.pitch + cols, LANES), pixels = images * apart;
+    const int64_t v_stride = odd_lines(rows * pixels);
     band_offsets(ph, &b, 1, taps);
-    for (int64_t c = 0; c < channels; c++) {
-      band_copy(ph, &b, d, h0, w0, x + c * image, 1, scratch);
-      memset(scratch + b.filled, 0, LANES * sizeof(real)); /* the last tiles reach beyond it */
-      for (int64_t td = 0; td < depth; td++)
-        winograd_input(TILE, TILE, scratch, taps + td * positions, pixels, v + (c * depth + td) * pixels, v_stride);
+    for (int64_t i = 0; i < images; i++) {
+      const real *x = (const real *)job->x + (((n + i) * p->groups + group) * l->cin + c0) * image;
+      for (int64_t c = 0; c < channels; c++) {
+        band_copy(ph, &b, d, h0, w0, x + c * image, 1, scratch);
+        memset(scratch + b.filled, 0, LANES * sizeof(real)); /* the last tiles reach beyond it */
+        for (int64_t td = 0; td < depth; td++)
+          winograd_input(TILE, TILE, scratch, taps + td * positions, apart, v + (c * depth + td) * pixels + i * apart, v_stride);
+      }
+      for (int64_t t = 0; t < per_image; t++) off[i * per_image + t] = i * apart + t / cols * b.pitch + t % cols;
     }
-    for (int64_t t = 0; t < tiles; t++) off[t] = t / cols * b.pitch + t % cols;
     /* rows that fill up the last register tile repeat its first; their sums are never read */
-    for (int64_t i = 0; i < l->rows; i++) row[i] = (i < rows ? i : i - i % TILE_ROWS) * pixels;
+    for (int64_t i = 0; i < l->rows; i++) row[i] = (i < rows ? i : i - i % l->tile_rows) * pixels;
 
     const int64_t high = vox_min(lines * TILE, a[1].outputs - h0 * TILE), wide = vox_min(pitch, a[2].outputs - w0 * TILE);
     real *u = packed + lines * TILE * pitch * l->lanes;
     for (int64_t k = first; k < last; k++) {
       int64_t present = vox_min(l->lanes, l->cout - k * l->lanes);
-      const real *dy = (const real *)job->dy + ((n * p->groups + group) * l->cout + k * l->lanes) * plane +
-                       (d * a[1].outputs + h0 * TILE) * a[2].outputs + w0 * TILE;
-      if (present < l->lanes || high < lines * TILE || wide < pitch)
+      if (high < lines * TILE || wide < pitch)
         memset(packed, 0, (size_t)(lines * TILE * pitch * l->lanes) * sizeof(real));
-      dy_pack(dy, plane, a[2].outputs, present, high, wide, l->lanes, pitch, packed);
-      for (int64_t t = 0; t < tiles; t++)
-        for (int64_t lane = 0; lane < l->lanes; lane += LANES)
-          winograd_dy(packed + (t / cols * TILE * pitch + t % cols * TILE) * l->lanes + lane, pitch * l->lanes, l->lanes,
-                      u + t * l->lanes + lane, tiles * l->lanes);
+      for (int64_t i = 0; i < images; i++) {
+        const real *dy = (const real *)job->dy + (((n + i) * p->groups + group) * l->cout + k * l->lanes) * plane +
+                         (d * a[1].outputs + h0 * TILE) * a[2].outputs + w0 * TILE;
+        dy_pack(dy, plane, a[2].outputs, present, high, wide, l->lanes, pitch, packed);
+        for (int64_t t = 0; t < per_image; t++)
+          for (int64_t lane = 0; lane < l->lanes; lane += LANES)
+            winograd_dy(packed + (t / cols * TILE * pitch + t % cols * TILE) * l->lanes + lane, pitch * l->lanes, l->lanes,
+                        u + (i * per_image + t) * l->lanes + lane, tiles * l->lanes);
+      }
       for (int64_t i = 0; i < positions; i++)
-        for (int64_t r = 0; r < rows; r += TILE_ROWS)
-          row_tiles(l->lanes / LANES, tiles, v + i * v_stride, row + r, off, u + i * tiles * l->lanes,
+        for (int64_t r = 0; r < rows; r += l->tile_rows)
+          row_tiles(l->tile_rows, l->lanes / LANES, tiles, v + i * v_stride, row + r, off, u + i * tiles * l->lanes,
                     sums + k * panel + (i * l->rows + r) * l->lanes);
     }
   }
@@ -212,34 +229,49 @@ static void winograd_weight_finish(const vox_weight_job *job, int64_t item) {
   }
 }
 
-/* A piece of one output channel's accumulators, [panel][row][lanes], to dw[k][row].  Padding's zeros turn an Inf or a
- * NaN of dy into a NaN in every row of its channel, so only rows that are not finite can want mending. */
+/* The accumulators of one panel of output channels, [row][lanes], and a piece of its rows, to dw[k][row].  Padding's
+ * zeros turn an Inf or a NaN of dy into a NaN in every row of its channel, so only rows that are not finite can want
+ * mending. */
 static void weight_finish(const vox_weight_job *job, int64_t item) {
   const vox_conv *p = job->p;
   const vox_weight_layout *l = job->l;
   const vox_axis *a = l->phase.axis;
-  const int64_t channel = item / l->finish_pieces, group = channel / l->cout, k = channel % l->cout, taps = l->phase.taps;
-  const int64_t first = item % l->finish_pieces * l->rows_per_finish;
-  const int64_t last = vox_min(l->cin * taps, first + l->rows_per_finish);
+  const int64_t taps = l->phase.taps, all_rows = l->cin * taps;
+  const int64_t panel = item / l->finish_pieces, group = panel / l->panels, k0 = panel % l->panels * l->lanes;
+  const int64_t first = item % l->finish_pieces * l->rows_per_finish, last = vox_min(all_rows, first + l->rows_per_finish);
   const int64_t plane = a[0].count * a[1].count * a[2].count;
-  real *dw = (real *)job->dw + channel * l->cin * taps;
-  if (p->n == 0) {
-    memset(dw + first, 0, (size_t)(last - first) * sizeof(real));
+  real *dw = (real *)job->dw + (group * l->cout + k0) * all_rows;
+  const int64_t present = vox_min(l->lanes, l->cout - k0);
+  if (p->n == 0) { /* no item has begun the sums */
+    for (int64_t k = 0; k < present; k++) memset(dw + k * all_rows + first, 0, (size_t)(last - first) * sizeof(real));
     return;
   }
-  int mend = 0, unknown = 0;
+  int padded = 0;
   for (int i = 0; i < 3; i++)
-    unknown |= a[i].offset0 < 0 || (a[i].count - 1) * a[i].step + vox_axis_offset(&a[i], a[i].taps - 1) >= a[i].size;
-  for (int64_t r = first; r < last; r++) {
-    int64_t block = r / (l->block * taps), row = r % (l->block * taps);
-    real sum = ((const real *)job->sums)[(((group * l->blocks + block) * l->panels + k / l->lanes) * l->rows + row) *
-                                             l->lanes + k % l->lanes];
-    if ((unknown || mend) && sum - sum != 0) {
-      if (unknown) mend = !dy_is_finite(job, group, k, plane);
-      unknown = 0;
-      if (mend) sum = weight_mend(job, group, k, r / taps, r % taps);
+    padded |= a[i].offset0 < 0 || (a[i].count - 1) * a[i].step + vox_axis_offset(&a[i], a[i].taps - 1) >= a[i].size;
+  for (int64_t k = 0; k < present; k += LANES) {
+    enum { UNKNOWN, FINITE, MEND };
+    char state[LANES] = {UNKNOWN};
+    for (int64_t r = first, n; r < last; r += n) {
+      const int64_t block = r / (l->block * taps), row = r % (l->block * taps);
+      const real *sums = (const real *)job->sums +
+                         (((group * l->blocks + block) * l->panels + panel % l->panels) * l->rows + row) * l->lanes + k;
+      vec square[LANES];
+      n = vox_min(vox_min(LANES, last - r), l->block * taps - row);
+      for (int64_t i = 0; i < LANES; i++) square[i] = i < n ? v_load(sums + i * l->lanes) : v_zero();
+      v_transpose(square);
+      for (int64_t i = 0; i < vox_min(LANES, present - k); i++) {
+        real *to = dw + (k + i) * all_rows + r;
+        if (n == LANES)
+          v_store(to, square[i]);
+        else
+          v_store_n(to, square[i], n);
+        if (!padded || !v_any(v_unordered(square[i] - square[i], v_zero()))) continue;
+        if (state[i] == UNKNOWN) state[i] = dy_is_finite(job, group, k0 + k + i, plane) ? FINITE : MEND;
+        for (int64_t j = 0; state[i] == MEND && j < n; j++)
+          if (to[j] - to[j] != 0) to[j] = weight_mend(job, group, k0 + k + i, (r + j) / taps, (r + j) % taps);
+      }
     }
-    dw[r] = sum;
   }
 }
 
