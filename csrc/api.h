@@ -75,6 +75,11 @@ int vox_conv_winograd_tile(const vox_conv *p, int64_t tile[3], double *gain);
 int vox_conv_bias_grad(int32_t type, int64_t threads, int64_t n, int64_t k, int64_t size, const void *grad_output,
                        void *out, int64_t *cursor);
 
+/* out (n, k, size) = grad_output where output is not <= 0, else 0: the way back through a ReLU whose result was output.
+ * sums (k), which may be NULL, gets the sums of out over n and size: the gradient of a bias before it. */
+int vox_relu_grad(int32_t type, int64_t threads, int64_t n, int64_t k, int64_t size, const void *output,
+                  const void *grad_output, void *out, void *sums, int64_t *cursor);
+
 /* indices may be NULL.  Any vox_type. */
 int vox_max_pool(const vox_window *p, int64_t threads, const void *x, void *y, int64_t *indices, int64_t *cursor);
 

@@ -12,10 +12,17 @@ static void scatter(int64_t count, int64_t size, int accumulate, const void *val
   const elem *values = values_;
   elem *out = out_;
   memset(out, 0, (size_t)size * sizeof(elem));
-  for (int64_t i = 0; i < count; i++) {
-    uint64_t at = (uint64_t)indices[i];
-    if (at >= (uint64_t)size) continue; /* changed by another thread since it was checked */
-    out[at] = accumulate ? (elem)(out[at] + values[i]) : values[i];
+  /* an index beyond was changed by another thread since it was checked */
+  if (accumulate) {
+    for (int64_t i = 0; i < count; i++) {
+      const uint64_t at = (uint64_t)indices[i];
+      if (at < (uint64_t)size) out[at] = (elem)(out[at] + values[i]);
+    }
+  } else {
+    for (int64_t i = 0; i < count; i++) {
+      const uint64_t at = (uint64_t)indices[i];
+      if (at < (uint64_t)size) out[at] = values[i];
+    }
   }
 }
 

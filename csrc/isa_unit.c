@@ -39,6 +39,7 @@ const vox_unit VOX_UNIT = {
     .depthwise_weight_item = depthwise_weight_item,
     .has_nonfinite = has_nonfinite,
     .bias_grad = bias_grad,
+    .relu_grad = relu_grad,
     .max_pool = max_pool,
     .avg_pool = avg_pool,
     .avg_pool_grad = avg_pool_grad,

@@ -130,6 +130,8 @@ typedef struct vox_unit {
   void (*depthwise_weight_item)(const vox_weight_job *job, int64_t channel, void *scratch);
   int (*has_nonfinite)(const void *p, int64_t n);
   void (*bias_grad)(int64_t n, int64_t k, int64_t size, int64_t channel, const void *dy, void *out);
+  void (*relu_grad)(int64_t n, int64_t k, int64_t size, int64_t channel, const void *y, const void *dy, void *out,
+                    void *sums);
   vox_max_kernel *max_pool;
   vox_box_kernel *avg_pool, *avg_pool_grad, *unfold, *fold;
   int64_t (*probe_fma)(int64_t iterations, double *sink);

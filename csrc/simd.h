@@ -364,6 +364,17 @@ INLINE vec v_from_lane(int64_t first, vec a, vec b) {
 #endif
 }
 
+/* y <= 0 ? 0 : a; where y is not a number, a. */
+INLINE vec v_if_positive(vec y, vec a) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (vec)_mm512_maskz_mov_pd(_mm512_cmp_pd_mask((__m512d)y, _mm512_setzero_pd(), _CMP_NLE_UQ), (__m512d)a);
+#elif defined(VOX_ISA_avx512)
+  return (vec)_mm512_maskz_mov_ps(_mm512_cmp_ps_mask((__m512)y, _mm512_setzero_ps(), _CMP_NLE_UQ), (__m512)a);
+#else
+  return (vec)(~(y <= v_zero()) & (ivec)a);
+#endif
+}
+
 /* Lanes 0, 2, 4, ... of the 2 * LANES - 1 elements whose first LANES are a and whose last LANES are b: what a stride
  * of 2 wants, from two loads that do not reach past the last element wanted. */
 INLINE vec v_stride2(vec a, vec b) {

@@ -284,19 +284,29 @@ int vox_conv_whole(const vox_conv *p, const void *a, const void *b, const void *
 typedef struct {
   const vox_unit *unit;
   int64_t n, k, size;
-  const void *dy;
-  void *out;
-} bias_call;
+  const void *y, *dy;
+  void *out, *sums;
+} channel_call;
 
-static void bias_body(void *context, int64_t channel, int64_t slot) {
-  const bias_call *c = context;
+static void channel_body(void *context, int64_t channel, int64_t slot) {
+  const channel_call *c = context;
   (void)slot;
-  c->unit->bias_grad(c->n, c->k, c->size, channel, c->dy, c->out);
+  if (c->y)
+    c->unit->relu_grad(c->n, c->k, c->size, channel, c->y, c->dy, c->out, c->sums);
+  else
+    c->unit->bias_grad(c->n, c->k, c->size, channel, c->dy, c->sums);
 }
 
 int vox_conv_bias_grad(int32_t type, int64_t threads, int64_t n, int64_t k, int64_t size, const void *grad_output,
                        void *out, int64_t *cursor) {
-  bias_call call = {vox_unit_used(type), n, k, size, grad_output, out};
+  channel_call call = {vox_unit_used(type), n, k, size, NULL, grad_output, NULL, out};
   if (!call.unit || n < 0 || k < 0 || size < 0) return VOX_INVALID;
-  return vox_parallel(k, threads, vox_slice_end(), bias_body, &call, cursor);
+  return vox_parallel(k, threads, vox_slice_end(), channel_body, &call, cursor);
+}
+
+int vox_relu_grad(int32_t type, int64_t threads, int64_t n, int64_t k, int64_t size, const void *output,
+                  const void *grad_output, void *out, void *sums, int64_t *cursor) {
+  channel_call call = {vox_unit_used(type), n, k, size, output, grad_output, out, sums};
+  if (!call.unit || n < 0 || k < 0 || size < 0 || !output) return VOX_INVALID;
+  return vox_parallel(k, threads, vox_slice_end(), channel_body, &call, cursor);
 }

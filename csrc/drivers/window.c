@@ -110,24 +110,27 @@ int vox_fold(const vox_window *p, int64_t threads, const void *columns, void *x,
 
 typedef struct {
   const vox_elem_unit *unit;
-  int64_t count, size;
+  int64_t planes, together, count, size;
   int accumulate;
   const char *values;
   const int64_t *indices;
   char *out;
 } scatter_call;
 
-static void scatter_body(void *context, int64_t plane, int64_t slot) {
+static void scatter_body(void *context, int64_t item, int64_t slot) {
   const scatter_call *c = context;
   (void)slot;
-  c->unit->scatter(c->count, c->size, c->accumulate, c->values + plane * c->count * c->unit->size,
-                   c->indices + plane * c->count, c->out + plane * c->size * c->unit->size);
+  const int64_t end = vox_min(c->planes, (item + 1) * c->together);
+  for (int64_t plane = item * c->together; plane < end; plane++)
+    c->unit->scatter(c->count, c->size, c->accumulate, c->values + plane * c->count * c->unit->size,
+                     c->indices + plane * c->count, c->out + plane * c->size * c->unit->size);
 }
 
 int vox_scatter(int32_t type, int64_t threads, int64_t planes, int64_t count, int64_t size, int32_t accumulate,
                 const void *values, const int64_t *indices, void *out, int64_t *cursor) {
   if (type < VOX_F32 || type > VOX_U64 || planes < 0 || count < 0 || size < 0) return VOX_INVALID;
   if (accumulate && type > VOX_F64) return VOX_INVALID;
-  scatter_call c = {vox_elem_unit_of(type), count, size, accumulate, values, indices, out};
-  return vox_parallel(planes, threads, vox_slice_end(), scatter_body, &c, cursor);
+  const int64_t together = vox_max(1, SHORT / vox_max(1, vox_max(count, size)));
+  scatter_call c = {vox_elem_unit_of(type), planes, together, count, size, accumulate, values, indices, out};
+  return vox_parallel(vox_ceil_div(planes, together), threads, vox_slice_end(), scatter_body, &c, cursor);
 }

@@ -275,20 +275,41 @@ static void weight_finish(const vox_weight_job *job, int64_t item) {
   }
 }
 
-/* Sum of dy (n, k, size) over n and size for one channel. */
-static void bias_grad(int64_t n, int64_t k, int64_t size, int64_t channel, const void *dy, void *out) {
+/* One channel of dy (n, k, size), or of dy where y is not <= 0, else 0, if there is a y; that goes to `masked`.  Returns
+ * its sum over n and size. */
+INLINE real channel_pass(int64_t n, int64_t k, int64_t size, int64_t channel, const real *y, const real *dy, real *masked) {
   real total = 0;
   for (int64_t s = 0; s < n; s++) {
-    const real *g = (const real *)dy + (s * k + channel) * size;
+    const int64_t at = (s * k + channel) * size;
     vec sum[4] = {{0}};
     int64_t i = 0;
     for (; i + 4 * LANES <= size; i += 4 * LANES)
-      UNROLL for (int v = 0; v < 4; v++) sum[v] += v_load(g + i + v * LANES);
-    for (; i < size; i += LANES) sum[0] += v_load_n(g + i, vox_min(LANES, size - i));
+      UNROLL for (int v = 0; v < 4; v++) {
+        const int64_t p = at + i + v * LANES;
+        vec g = v_load(dy + p);
+        if (y) v_store(masked + p, g = v_if_positive(v_load(y + p), g));
+        sum[v] += g;
+      }
+    for (; i < size; i += LANES) {
+      const int64_t left = vox_min(LANES, size - i), p = at + i;
+      vec g = v_load_n(dy + p, left);
+      if (y) v_store_n(masked + p, g = v_if_positive(v_load_n(y + p, left), g), left);
+      sum[0] += g;
+    }
     sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     real lanes = 0;
     for (int v = 0; v < LANES; v++) lanes += sum[0][v];
     total += lanes;
   }
-  ((real *)out)[channel] = total;
+  return total;
+}
+
+static void bias_grad(int64_t n, int64_t k, int64_t size, int64_t channel, const void *dy, void *out) {
+  ((real *)out)[channel] = channel_pass(n, k, size, channel, 0, dy, 0);
+}
+
+static void relu_grad(int64_t n, int64_t k, int64_t size, int64_t channel, const void *y, const void *dy, void *out,
+                      void *sums) {
+  real sum = channel_pass(n, k, size, channel, y, dy, out);
+  if (sums) ((real *)sums)[channel] = sum;
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from voxconv import problem as rules
@@ -44,6 +45,8 @@ __all__ = [
     "max_pool1d_input",
     "max_pool2d_input",
     "max_pool3d_input",
+    "relu",
+    "relu_bias",
 ]
 
 Array = npt.NDArray[Any]
@@ -310,6 +313,70 @@ def conv_transpose3d_weight(
         3, input, weight_size, grad_output, stride, padding, output_padding, groups, dilation, out, backend,
         algorithm, precision,
     )  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------
+# Through a ReLU
+
+
+def _relu(
+    output: object, grad_output: object, out: Array | None, sums: bool, backend: str
+) -> tuple[Array, Array | None]:
+    y, gy = rules.relu_grad("relu", output, grad_output)
+    chosen = choose_backend("relu", backend)
+    channels = np.zeros(gy.shape[1], gy.dtype) if sums else None
+    gradient = fill(
+        "relu", out, gy.shape, True, gy.dtype, (y, gy), lambda result: chosen.relu_grad(y, gy, result, channels)
+    )
+    return gradient, channels
+
+
+@documented(ERRORS)
+def relu(
+    output: npt.ArrayLike, grad_output: npt.ArrayLike, *, out: Array | None = None, backend: str = "auto"
+) -> Array:
+    """Give the gradient of a ReLU to its input: grad_output where output is not <= 0, else 0.
+
+    Parameters
+    ----------
+    output : array_like
+        (N, K, *size), floating: what the ReLU returned, or its input.
+    grad_output : array_like
+        Gradient to the function's output, of that shape and dtype.
+    out, backend
+        As for `conv2d_bias`.
+
+    Returns
+    -------
+    ndarray
+        (N, K, *size)
+    """
+    return _relu(output, grad_output, out, False, backend)[0]
+
+
+@documented(ERRORS)
+def relu_bias(
+    output: npt.ArrayLike, grad_output: npt.ArrayLike, *, out: Array | None = None, backend: str = "auto"
+) -> tuple[Array, Array]:
+    """Give `relu` and, from the same pass, its sums over samples and positions: the gradient to a bias before it.
+
+    Parameters
+    ----------
+    output, grad_output
+        As for `relu`.
+    out, backend
+        As for `conv2d_bias`.
+
+    Returns
+    -------
+    gradient : ndarray
+        (N, K, *size)
+    sums : ndarray
+        (K,)
+    """
+    gradient, sums = _relu(output, grad_output, out, True, backend)
+    assert sums is not None
+    return gradient, sums
 
 
 # --------------------------------------------------------------------------------------------------

@@ -874,6 +874,18 @@ def fold(
     return problem, batched, prepared(columns.reshape(shape), problem.dtype)
 
 
+def relu_grad(function: str, output: object, grad_output: object) -> tuple[Array, Array]:
+    """A ReLU's result and the gradient to it, (N, K, *size) alike, ready for a backend."""
+    y = as_array(function, "output", output, "f")
+    gy = as_array(function, "grad_output", grad_output, "f")
+    dtype = _floating(function, output=y, grad_output=gy)
+    if y.ndim < 2:
+        raise ValueError(rejection(function, "output.shape", y.shape, "must have samples and channels, (N, K, *size)"))
+    if gy.shape != y.shape:
+        raise ValueError(rejection(function, "grad_output.shape", gy.shape, f"must have output's shape {y.shape}"))
+    return prepared(y, dtype), prepared(gy, dtype)
+
+
 def _indices(function: str, indices: object, shape: tuple[int, ...], plane: int) -> Array:
     """int64 positions in a plane, of this shape, each checked."""
     array = as_array(function, "indices", indices, "iu")
@@ -881,11 +893,12 @@ def _indices(function: str, indices: object, shape: tuple[int, ...], plane: int)
         raise TypeError(rejection(function, "indices.dtype", str(array.dtype), "must be int64"))
     if array.shape != shape:
         raise ValueError(rejection(function, "indices.shape", array.shape, f"must have shape {shape}"))
-    if array.size and (array.min() < 0 or array.max() >= plane):
+    array = prepared(array, np.dtype(np.int64))
+    if array.size and array.view(np.uint64).max() >= plane:  # a negative one is beyond too
         position = tuple(int(i) for i in np.argwhere((array < 0) | (array >= plane))[0])
         rule = f"must lie in 0..{plane - 1}; the first that does not is at {position}"
         raise ValueError(rejection(function, "indices", int(array[position]), rule))
-    return prepared(array, np.dtype(np.int64))
+    return array
 
 
 def scatter(

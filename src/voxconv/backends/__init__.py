@@ -83,6 +83,10 @@ class Backend(Protocol):
         """Sum of grad_output (n, k, *output) over all but its channels, out (k,)."""
         ...
 
+    def relu_grad(self, output: Array, grad_output: Array, out: Array, sums: Array | None) -> None:
+        """grad_output where output is not <= 0, else 0, all (n, k, *); where asked, its sums (k,) over the rest."""
+        ...
+
     def max_pool(self, problem: WindowProblem, x: Array, out: Array, indices: Array | None) -> None:
         """Maximum of each window and, where asked, its position in the plane (int64)."""
         ...

@@ -337,6 +337,15 @@ def conv_bias_grad(grad_output: Array, out: Array) -> None:
     )  # fmt: skip
 
 
+def relu_grad(output: Array, grad_output: Array, out: Array, sums: Array | None) -> None:
+    """See `voxconv.backends.Backend.relu_grad`."""
+    n, k = grad_output.shape[:2]
+    _run(
+        lib.vox_relu_grad, TYPES[out.dtype], lib.vox_get_num_threads(), n, k, math.prod(grad_output.shape[2:]),
+        _pointer(output), _pointer(grad_output), _pointer(out), _pointer(sums),
+    )  # fmt: skip
+
+
 @lru_cache(maxsize=512)
 def _window_struct(problem: WindowProblem) -> Any:
     p = ffi.new("vox_window *")

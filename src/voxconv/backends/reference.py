@@ -154,6 +154,14 @@ def conv_bias_grad(grad_output: Array, out: Array) -> None:
     out[...] = grad_output.sum(axis=(0, *range(2, grad_output.ndim)), dtype=np.float64)
 
 
+@quiet
+def relu_grad(output: Array, grad_output: Array, out: Array, sums: Array | None) -> None:
+    """Gradient where y is not <= 0, else 0."""
+    out[...] = np.where(output <= 0, 0, grad_output)
+    if sums is not None:
+        conv_bias_grad(out, sums)
+
+
 # --------------------------------------------------------------------------------------------------
 # Pooling
 

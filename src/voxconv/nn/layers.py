@@ -109,23 +109,36 @@ class _Conv(Module):
         walk = (self.stride, self.padding, self.dilation, self.groups)
         return function(*arguments, *walk, backend=self.backend, precision=self.precision)
 
-    def forward(self, x: Array) -> Array:
-        """Convolve x (N, C, *spatial), or (C, *spatial)."""
+    def forward(self, x: Array, activation: str | None = None) -> Array:
+        """Convolve x (N, C, *spatial), or (C, *spatial); a ReLU behind it costs no pass of its own."""
         convolve: Callable[..., Array] = getattr(functional, f"conv{self.rank}d")
         bias = None if self.bias is None else self.bias.data
         y = convolve(
             x, self.weight.data, bias, self.stride, self.padding, self.dilation, self.groups, backend=self.backend,
-            precision=self.precision,
+            precision=self.precision, activation=activation,
         )  # fmt: skip
         self._save(x)
         return y
 
-    def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
-        """Three gradients: to the weight, the bias and the input."""
+    def rectify(self, y: Array, grad_output: Array) -> Array:
+        """Pass the gradient to a ReLU's result y behind this layer, or to a pool's behind both, through the ReLU.
+
+        What comes out has the bias's gradient for its sums, which are taken in the same pass.
+        """
+        shape = (-1, self.out_channels, math.prod(y.shape[-self.rank :]))
+        arrays = y.reshape(shape), grad_output.reshape(shape)
+        if self.bias is None:
+            return grad.relu(*arrays, backend=self.backend).reshape(y.shape)
+        gradient, sums = grad.relu_bias(*arrays, backend=self.backend)
+        self.bias.accumulate(sums)
+        return gradient.reshape(y.shape)
+
+    def backward(self, grad_output: Array, input_grad: bool = True, bias_grad: bool = True) -> Array | None:
+        """Three gradients: to the weight, the bias, unless it has its own already, and the input."""
         (x,) = self._restore()
         weight = self.weight.data
         self.weight.accumulate(self._gradient("weight", x, weight.shape, grad_output))
-        if self.bias is not None:
+        if self.bias is not None and bias_grad:
             bias_gradient: Callable[..., Array] = getattr(grad, f"conv{self.rank}d_bias")
             self.bias.accumulate(bias_gradient(grad_output, backend=self.backend))
         return self._gradient("input", x.shape, weight, grad_output) if input_grad else None
@@ -281,7 +294,10 @@ class ReLU(Module):
     def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
         """Pass the gradient where the output was positive."""
         (y,) = self._restore()
-        return np.where(y <= 0, grad_output.dtype.type(0), grad_output) if input_grad else None
+        if not input_grad:
+            return None
+        shape = (1, y.shape[0] if y.ndim else 1, -1)  # the pass goes by the second axis
+        return grad.relu(y.reshape(shape), grad_output.reshape(shape)).reshape(y.shape) if y.size else grad_output
 
     def __repr__(self) -> str:
         return "ReLU()"
@@ -404,10 +420,27 @@ class Sequential(Module):
     def __iter__(self) -> Iterator[Module]:
         return iter(self.layers)
 
+    def _together(self, position: int) -> int:
+        """Layers from here on that run as one: 3 for a convolution, ReLU and max-pool, 2 for the first two, else 1."""
+        kinds = self.layers[position : position + 3]
+        if len(kinds) < 2 or not isinstance(kinds[0], _Conv) or type(kinds[1]) is not ReLU:
+            return 1
+        return 3 if len(kinds) == 3 and isinstance(kinds[2], _MaxPool) and not kinds[2].return_indices else 2
+
     def forward(self, x: Array) -> Array:
-        """Run the layers in turn."""
-        for layer in self.layers:
-            x = layer(x)
+        """Run the layers in turn; a ReLU behind a convolution runs as part of it."""
+        position = 0
+        while position < len(self.layers):
+            layer, count = self.layers[position], self._together(position)
+            if count == 1:
+                x = layer(x)
+            else:
+                assert isinstance(layer, _Conv)
+                x = layer.forward(np.asarray(x), "relu")
+                if count == 3:
+                    x = self.layers[position + 2](x)
+                self.layers[position + 1]._save(x)
+            position += count
         return x
 
     def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
@@ -415,10 +448,26 @@ class Sequential(Module):
         learned = [position for position, layer in enumerate(self.layers) if next(layer.parameters(), None) is not None]
         # Nothing before the first parameter is of use, unless the caller wants the input's gradient.
         last = 0 if input_grad else min(learned, default=len(self.layers))
+        starts = [0]
+        while starts[-1] < len(self.layers):
+            starts.append(starts[-1] + self._together(starts[-1]))
         gradient: Array | None = grad_output
-        for position in reversed(range(last, len(self.layers))):
+        for position, end in zip(reversed(starts[:-1]), reversed(starts[1:]), strict=True):
+            if end <= last:
+                break
             assert gradient is not None
-            gradient = self.layers[position].backward(gradient, input_grad or position > last)
+            layer, wanted = self.layers[position], input_grad or position > last
+            if end == position + 1:
+                gradient = layer.backward(gradient, wanted)
+                continue
+            # A maximum's gradient is the only one that comes through a pool, so the ReLU's share is found behind it.
+            assert isinstance(layer, _Conv)
+            (y,) = self.layers[position + 1]._restore()
+            gradient = layer.rectify(y, gradient)
+            if end == position + 3:
+                gradient = self.layers[position + 2].backward(gradient)
+                assert gradient is not None
+            gradient = layer.backward(gradient, wanted, bias_grad=False)
         return gradient if input_grad else None
 
     def __repr__(self) -> str:

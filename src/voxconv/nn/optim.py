@@ -96,7 +96,11 @@ class SGD(_Optimizer):
     def _update(self, index: int, data: Array, gradient: Array) -> None:
         if self.momentum:
             last = self._velocity.get(index)
-            velocity = gradient.copy() if last is None else self.momentum * last + gradient
+            if last is None:
+                velocity = gradient.copy()
+            else:
+                velocity = np.multiply(last, self.momentum, out=last)
+                velocity += gradient
             self._velocity[index] = velocity
             gradient = gradient + self.momentum * velocity if self.nesterov else velocity
         data -= self.lr * gradient
