@@ -6,7 +6,7 @@
 
 /* Code that was compiled against this file and kept on disk asks vox_abi() whether it still fits.  Count up VOX_ABI with
  * every change of a struct, an enumeration or a function below. */
-enum vox_version { VOX_ABI = 2 };
+enum vox_version { VOX_ABI = 3 };
 int64_t vox_abi(void);
 
 enum vox_status { VOX_OK = 0, VOX_AGAIN = 1, VOX_INVALID = -1, VOX_OVERFLOW = -2, VOX_NO_MEMORY = -3 };

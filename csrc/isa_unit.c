@@ -8,6 +8,7 @@
 #include "kernels/tile.h"
 #include "kernels/gather.h"
 #include "kernels/conv.h"
+#include "kernels/upsample.h"
 #include "kernels/winograd.h"
 #include "kernels/weight_grad.h"
 #include "kernels/depthwise.h"
@@ -29,6 +30,8 @@ const vox_unit VOX_UNIT = {
     .tile_k = TILE_K,
     .conv_pack = conv_pack,
     .conv_item = conv_item,
+    .upsample_pack = upsample_pack,
+    .upsample_item = upsample_item,
     .winograd_pack = winograd_pack,
     .winograd_item = winograd_item,
     .weight_item = weight_item,

@@ -42,6 +42,7 @@ typedef struct vox_layout {
   int64_t tile[3];         /* Winograd: outputs of a tile along each axis */
   int64_t positions;       /* Winograd: points at which a tile is multiplied */
   int64_t images;          /* Winograd: samples, and residues of dilated axes, of an item */
+  int upsamples;           /* windows of the input gradient lie side by side: bands are of its positions, flat */
   int64_t k_block;         /* Winograd: output channels between two inverse transforms */
   int64_t items;
 } vox_layout;
@@ -119,6 +120,8 @@ typedef struct vox_unit {
   int (*conv_pack)(const vox_conv *p, const vox_layout *l, const vox_phase *phase, int64_t group, int64_t k0,
                    int64_t m, const void *weight, void *packed);
   void (*conv_item)(const vox_conv_job *job, const vox_phase *phase, const vox_item *item, void *scratch);
+  void (*upsample_pack)(const vox_conv *p, const vox_layout *l, const void *weight, void *packed);
+  void (*upsample_item)(const vox_conv_job *job, const vox_item *item, void *scratch);
   int (*winograd_pack)(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
                        void *packed);
   void (*winograd_item)(const vox_conv_job *job, const vox_item *item, void *scratch);

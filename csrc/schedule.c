@@ -300,6 +300,40 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   return VOX_OK;
 }
 
+/* Whether the windows of the input gradient lie side by side and cover all, two columns each. */
+static int windows_abut(const vox_conv *p) {
+  int abut = p->operation == VOX_CONV_INPUT_GRAD && p->algorithm != VOX_WINOGRAD && p->kernel[2] == 2;
+  for (int i = 0; i < 3; i++)
+    abut &= p->kernel[i] == p->stride[i] && p->pad[i] == 0 && p->dilation[i] == 1 &&
+            p->spatial[i] / p->stride[i] == p->output[i] && p->spatial[i] % p->stride[i] == 0;
+  return abut;
+}
+
+static int upsample_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
+  enum { TERMS = 1 << 20 }; /* of an item, at least */
+  const int64_t size = p->type == VOX_F64 ? 8 : 4, width = u->tile_v * u->lanes, step = u->tile_m / 2;
+  const int64_t plane = p->output[0] * p->output[1] * p->output[2];
+  int64_t each, terms;
+  l->upsamples = 1;
+  for (int i = 0; i < 3; i++) l->phases[i] = l->bands[i] = l->band[i] = 1;
+  if (product((const int64_t[]){p->kernel[0], p->kernel[1], 2, vox_max(1, l->cin), vox_max(1, l->cout), width}, 6, &each) ||
+      product((const int64_t[]){l->cin, width}, 2, &l->scratch))
+    return VOX_OVERFLOW;
+  l->band[2] = width * vox_max(1, vox_min(TERMS / each, vox_ceil_div(plane, width)));
+  l->bands[2] = vox_ceil_div(plane, l->band[2]);
+  if (product((const int64_t[]){p->n, p->groups, l->bands[2]}, 3, &l->items) ||
+      __builtin_mul_overflow(each, l->band[2] / width, &terms))
+    return VOX_OVERFLOW;
+  const int64_t wide = vox_max(terms / ITEM_TERMS, l->items < 2 * threads ? vox_ceil_div(threads, vox_max(1, l->items)) : 1);
+  const int64_t panels = vox_max(1, vox_ceil_div(l->cout, step));
+  l->parts = vox_ceil_div(panels, vox_ceil_div(panels, vox_max(1, vox_min(panels, wide))));
+  if (__builtin_mul_overflow(l->items, l->parts, &l->items)) return VOX_OVERFLOW;
+  l->scratch = vox_round_up(l->scratch, VOX_ALIGN / size);
+  l->sums = (u->tile_m + 2) * width;
+  l->offsets = vox_round_up(l->cin, VOX_ALIGN / 8);
+  return VOX_OK;
+}
+
 int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
   const int64_t size = p->type == VOX_F64 ? 8 : 4;
   const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
@@ -309,6 +343,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   l->cin = (gradient ? p->k : p->c) / p->groups;
   l->cout = (gradient ? p->c : p->k) / p->groups;
   if (p->algorithm == VOX_WINOGRAD) return winograd_layout(p, u, threads, l);
+  if (windows_abut(p)) return upsample_layout(p, u, threads, l);
   for (int i = 0; i < 3; i++) l->phases[i] = gradient ? vox_min(p->stride[i], p->spatial[i]) : 1;
   if (product(taps, 3, &t)) return VOX_OVERFLOW;
   l->vectors = l->cout >= u->tile_m ? u->tile_v : u->narrow_v;

@@ -109,6 +109,9 @@ CONV = [
     _conv("3x3-same-stride-2", 1, 4, 8, (12, 13), (3, 3), padding="same", stride=2),
     _conv("2x2-same", 1, 4, 8, (9, 9), (2, 2), padding="same"),
     _conv("2x2-stride-2", 1, 8, 16, (12, 12), (2, 2), stride=2),
+    _conv("2x2-stride-2-ragged", 2, 9, 5, (6, 70), (2, 2), stride=2),
+    _conv("2x2-stride-2-groups", 1, 6, 4, (4, 34), (2, 2), stride=2, groups=2),
+    _conv("2x2-stride-2-remainder", 1, 3, 4, (5, 7), (2, 2), stride=2),
     _conv("first-layer-7x7", 1, 3, 16, (29, 31), (7, 7), stride=2, padding=3),
     _conv("5x5", 1, 6, 10, (13, 18), (5, 5), padding=2),
     _conv("1x7", 1, 8, 8, (9, 17), (1, 7), padding=(0, 3)),
@@ -150,6 +153,7 @@ CONV = [
     _conv("3d-depthwise-stride-2", 2, 3, 3, (7, 8, 19), (3, 3, 3), groups=3, stride=2, padding=1),
     _conv("3d-depthwise-dilated", 1, 4, 4, (6, 7, 18), (2, 3, 3), groups=4, dilation=(3, 1, 1), padding=(2, 1, 1)),
     _conv("3d-2x2x2-stride-2", 1, 4, 8, (6, 6, 8), (2, 2, 2), stride=2),
+    _conv("3d-2x2x2-stride-2-ragged", 1, 17, 3, (4, 6, 10), (2, 2, 2), stride=2),
     # nothing in some axis
     _conv("no-samples", 0, 3, 4, (5, 6), (3, 3), padding=1),
     _conv("no-input-channels", 2, 0, 4, (5, 6), (3, 3), padding=1),

@@ -73,6 +73,33 @@ def test_bias(case, backend, seed):
     oracle.assert_within(out, exact.sum(axis=axes), oracle.bound(size.sum(axis=axes), terms, "float32"))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 4, 129), (3, 2, 64), (2, 5, 0), (3, 0, 4), (2, 3)])
+@pytest.mark.parametrize("seed", [17])
+def test_through_relu(shape, dtype, backend, seed):
+    rng = np.random.default_rng(seed)
+    y, gy = np.maximum(oracle.integers(rng, shape, dtype), 0), oracle.integers(rng, shape, dtype)
+    if y.size:
+        y.flat[0], y.flat[-1] = np.nan, -0.0
+    expected = np.where(y <= 0, 0, gy)
+    out = np.full(shape, np.nan, dtype)
+    gradient, sums = vc.grad.relu_bias(y, gy, out=out, backend=backend)
+    assert gradient is out
+    oracle.assert_equal(gradient, expected)
+    oracle.assert_equal(sums, expected.sum(axis=(0, *range(2, y.ndim))))
+    oracle.assert_same_bits(vc.grad.relu(y, gy, backend=backend), gradient)
+
+
+def test_through_relu_refuses(backend):
+    y = np.ones((2, 3, 4), np.float32)
+    with pytest.raises(ValueError, match="samples and channels"):
+        vc.grad.relu(y[0, 0], y[0, 0], backend=backend)
+    with pytest.raises(ValueError, match="output's shape"):
+        vc.grad.relu(y, y[:1], backend=backend)
+    with pytest.raises(TypeError, match="dtype"):
+        vc.grad.relu(y, y.astype(np.float64), backend=backend)
+
+
 @named
 @pytest.mark.parametrize("seed", [14])
 def test_unbatched(case, backend, seed):

@@ -78,6 +78,29 @@ def test_training_leaves_out_the_first_input_gradient():
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("pool", [None, (2, 2), (3, 2)])
+def test_layers_that_run_as_one_give_what_they_give_alone(pool, bias):
+    rng = np.random.default_rng(5)
+    layers = [nn.Conv2d(2, 5, 3, padding=1, bias=bias, rng=rng), nn.ReLU()]
+    layers += [] if pool is None else [nn.MaxPool2d(*pool)]
+    x = rng.standard_normal((3, 2, 11, 12)).astype(np.float32)
+    model = nn.Sequential(*layers)
+    y = model(x)
+    grad_output = rng.integers(-4, 5, y.shape).astype(np.float32)
+    together = [model.backward(grad_output), *(parameter.grad for parameter in model.parameters())]
+    model.zero_grad()
+    alone = x
+    for layer in layers:
+        alone = layer(alone)
+    np.testing.assert_array_equal(y, alone)
+    gradient = grad_output
+    for layer in reversed(layers):
+        gradient = layer.backward(gradient)
+    for a, b in zip(together, [gradient, *(parameter.grad for parameter in model.parameters())], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
 def test_backward_without_forward_is_a_sentence():
     layer = nn.ReLU()
     x = np.ones(3)

@@ -134,6 +134,11 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
   }
   status = vox_conv_layout(&p, u, 1, &l);
   if (status) return status;
+  if (l.upsamples) { /* no padding, so nothing that an Inf might meet */
+    u->upsample_pack(&p, &l, weight, (char *)packed + HEADER);
+    *(int32_t *)packed = 0;
+    return VOX_OK;
+  }
   if (p.algorithm == VOX_WINOGRAD) {
     const int64_t depth = p.kernel[0] * l.cin;
     for (int64_t g = 0; g < p.groups; g++)
@@ -191,7 +196,10 @@ static void conv_body(void *context, int64_t index, int64_t slot) {
   }
   it.n = index % call->job.p->n;
   phase_of(call->job.p, l, index / call->job.p->n, &it, &phase);
-  call->unit->conv_item(&call->job, &phase, &it, scratch);
+  if (l->upsamples)
+    call->unit->upsample_item(&call->job, &it, scratch);
+  else
+    call->unit->conv_item(&call->job, &phase, &it, scratch);
 }
 
 typedef struct {

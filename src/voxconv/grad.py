@@ -331,49 +331,41 @@ def _relu(
     return gradient, channels
 
 
-@documented(ERRORS)
+THROUGH_RELU = """\
+Parameters
+----------
+output : array_like
+    (N, K, *size), floating: what the ReLU returned, or its input.
+grad_output : array_like
+    Gradient to the function's output, of that shape and dtype.
+out, backend
+    As for `conv2d_bias`.
+
+Returns
+-------
+gradient : ndarray
+    (N, K, *size)
+"""
+
+SUMS = """\
+sums : ndarray
+    (K,), over samples and positions
+"""
+
+
+@documented(THROUGH_RELU, ERRORS)
 def relu(
     output: npt.ArrayLike, grad_output: npt.ArrayLike, *, out: Array | None = None, backend: str = "auto"
 ) -> Array:
-    """Give the gradient of a ReLU to its input: grad_output where output is not <= 0, else 0.
-
-    Parameters
-    ----------
-    output : array_like
-        (N, K, *size), floating: what the ReLU returned, or its input.
-    grad_output : array_like
-        Gradient to the function's output, of that shape and dtype.
-    out, backend
-        As for `conv2d_bias`.
-
-    Returns
-    -------
-    ndarray
-        (N, K, *size)
-    """
+    """Give the gradient of a ReLU to its input: grad_output where output is not <= 0, else 0."""
     return _relu(output, grad_output, out, False, backend)[0]
 
 
-@documented(ERRORS)
+@documented(THROUGH_RELU + SUMS, ERRORS)
 def relu_bias(
     output: npt.ArrayLike, grad_output: npt.ArrayLike, *, out: Array | None = None, backend: str = "auto"
 ) -> tuple[Array, Array]:
-    """Give `relu` and, from the same pass, its sums over samples and positions: the gradient to a bias before it.
-
-    Parameters
-    ----------
-    output, grad_output
-        As for `relu`.
-    out, backend
-        As for `conv2d_bias`.
-
-    Returns
-    -------
-    gradient : ndarray
-        (N, K, *size)
-    sums : ndarray
-        (K,)
-    """
+    """Give `relu` and, from the same pass, its sums: the gradient to a bias before it."""
     gradient, sums = _relu(output, grad_output, out, True, backend)
     assert sums is not None
     return gradient, sums

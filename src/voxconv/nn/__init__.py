@@ -22,7 +22,6 @@ from voxconv.nn.layers import (
     MaxPool2d,
     MaxPool3d,
     ReLU,
-    Sequential,
 )
 from voxconv.nn.losses import (
     binary_cross_entropy_with_logits,
@@ -57,6 +56,7 @@ from voxconv.nn.pooling import (
 )
 from voxconv.nn.predict import predict
 from voxconv.nn.schedule import CosineAnnealingLR, ExponentialLR, LinearLR, StepLR
+from voxconv.nn.sequential import Sequential
 from voxconv.nn.transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +25,6 @@ __all__ = [
     "MaxPool2d",
     "MaxPool3d",
     "ReLU",
-    "Sequential",
 ]
 
 Seed = np.random.Generator | int | None
@@ -390,86 +389,3 @@ class Linear(Module):
 
     def __repr__(self) -> str:
         return f"Linear({self.in_features}, {self.out_features}, bias={self.bias is not None})"
-
-
-class Sequential(Module):
-    """Layers one after the other, named "0", "1", ... as torch names them.
-
-    Parameters
-    ----------
-    *layers : Module
-        The layers, first to last.
-    """
-
-    def __init__(self, *layers: Module) -> None:
-        for position, layer in enumerate(layers):
-            if not isinstance(layer, Module):
-                raise TypeError(rejection("Sequential", f"layers[{position}]", layer, "must be a Module"))
-        self.layers = layers
-
-    def named_children(self) -> Iterator[tuple[str, Module]]:
-        """Number the layers."""
-        return ((str(position), layer) for position, layer in enumerate(self.layers))
-
-    def __len__(self) -> int:
-        return len(self.layers)
-
-    def __getitem__(self, position: int) -> Module:
-        return self.layers[position]
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter(self.layers)
-
-    def _together(self, position: int) -> int:
-        """Layers from here on that run as one: 3 for a convolution, ReLU and max-pool, 2 for the first two, else 1."""
-        kinds = self.layers[position : position + 3]
-        if len(kinds) < 2 or not isinstance(kinds[0], _Conv) or type(kinds[1]) is not ReLU:
-            return 1
-        return 3 if len(kinds) == 3 and isinstance(kinds[2], _MaxPool) and not kinds[2].return_indices else 2
-
-    def forward(self, x: Array) -> Array:
-        """Run the layers in turn; a ReLU behind a convolution runs as part of it."""
-        position = 0
-        while position < len(self.layers):
-            layer, count = self.layers[position], self._together(position)
-            if count == 1:
-                x = layer(x)
-            else:
-                assert isinstance(layer, _Conv)
-                x = layer.forward(np.asarray(x), "relu")
-                if count == 3:
-                    x = self.layers[position + 2](x)
-                self.layers[position + 1]._save(x)
-            position += count
-        return x
-
-    def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
-        """Run the layers' backward passes from last to first."""
-        learned = [position for position, layer in enumerate(self.layers) if next(layer.parameters(), None) is not None]
-        # Nothing before the first parameter is of use, unless the caller wants the input's gradient.
-        last = 0 if input_grad else min(learned, default=len(self.layers))
-        starts = [0]
-        while starts[-1] < len(self.layers):
-            starts.append(starts[-1] + self._together(starts[-1]))
-        gradient: Array | None = grad_output
-        for position, end in zip(reversed(starts[:-1]), reversed(starts[1:]), strict=True):
-            if end <= last:
-                break
-            assert gradient is not None
-            layer, wanted = self.layers[position], input_grad or position > last
-            if end == position + 1:
-                gradient = layer.backward(gradient, wanted)
-                continue
-            # A maximum's gradient is the only one that comes through a pool, so the ReLU's share is found behind it.
-            assert isinstance(layer, _Conv)
-            (y,) = self.layers[position + 1]._restore()
-            gradient = layer.rectify(y, gradient)
-            if end == position + 3:
-                gradient = self.layers[position + 2].backward(gradient)
-                assert gradient is not None
-            gradient = layer.backward(gradient, wanted, bias_grad=False)
-        return gradient if input_grad else None
-
-    def __repr__(self) -> str:
-        lines = "".join(f"\n  ({name}): {child!r}" for name, child in self.named_children())
-        return f"Sequential({lines}\n)"

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from voxconv.errors import rejection
 from voxconv.nn import layers, norm, transposed
-from voxconv.nn.layers import ReLU, Seed, Sequential, _size
+from voxconv.nn.layers import ReLU, Seed, _size
 from voxconv.nn.module import Array, Module
+from voxconv.nn.sequential import Sequential
 
 __all__ = ["ResidualBlock2d", "ResidualBlock3d", "UNet2d", "UNet3d"]
 

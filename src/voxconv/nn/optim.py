@@ -97,7 +97,7 @@ class SGD(_Optimizer):
         if self.momentum:
             last = self._velocity.get(index)
             if last is None:
-                velocity = gradient.copy()
+                velocity = gradient.astype(data.dtype)
             else:
                 velocity = np.multiply(last, self.momentum, out=last)
                 velocity += gradient

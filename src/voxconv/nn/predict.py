@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from voxconv.errors import rejection
-from voxconv.nn.layers import LeakyReLU, ReLU, Sequential, _Conv, _MaxPool
+from voxconv.nn.layers import LeakyReLU, ReLU, _Conv, _MaxPool
 from voxconv.nn.models import _ResidualBlock, _UNet
 from voxconv.nn.module import Array, Module
 from voxconv.nn.norm import Dropout, _BatchNorm
 from voxconv.nn.pooling import _AvgPool
+from voxconv.nn.sequential import Sequential
 from voxconv.nn.transposed import _ConvTranspose
 
 __all__ = ["Reach", "predict", "reach"]
