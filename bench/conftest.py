@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from voxconv import machine
-from voxconv.bench.layers import DIRECTIONS, suite, suites
+from voxconv.bench.layers import DIRECTIONS
+from voxconv.bench.suites import suite, suites
 
 
 def pytest_addoption(parser):

@@ -17,11 +17,12 @@ from voxconv import machine, plan, runtime
 from voxconv import problem as rules
 from voxconv.bench import compare, doctor, report, task
 from voxconv.bench.command import progress_bar
-from voxconv.bench.layers import DEMO, DIRECTIONS, Layer, suite, suites
+from voxconv.bench.layers import DIRECTIONS, Layer
 from voxconv.bench.ours import Ours
 from voxconv.bench.peers import PEERS
 from voxconv.bench.plot import plot
 from voxconv.bench.run import peer_names, run
+from voxconv.bench.suites import DEMO, suite, suites
 from voxconv.bench.task import make_task, wrong
 from voxconv.bench.worker import Workshop, contender
 

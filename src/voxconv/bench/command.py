@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from voxconv.bench import compare, report
-from voxconv.bench.layers import DIRECTIONS, suites
+from voxconv.bench.layers import DIRECTIONS
 from voxconv.bench.peers import DEFAULT, PEERS
 from voxconv.bench.run import run
+from voxconv.bench.suites import default, suites
 from voxconv.errors import MissingExtra
 
 __all__ = ["add_arguments", "bench", "progress_bar"]
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return [name for name in text.split(",") if name]
 
     add = parser.add_argument
-    add("suite", nargs="?", default="table32", help=", ".join(suites()))
+    add("suite", nargs="?", help=f"{', '.join(suites())}; default table32, with --direction step networks")
     add("--direction", type=names, default=["forward"], help=f"comma-separated: {', '.join(DIRECTIONS)}; or all")
     add("--backend", type=names, default=["native"], metavar="LIST", help="such as native,native-im2col,numba")
     add("--peers", type=names, metavar="LIST", help=f"of {', '.join(PEERS)}, or none; default {', '.join(DEFAULT)}")
@@ -63,8 +64,9 @@ def bench(options: argparse.Namespace, stream: TextIO = sys.stderr) -> tuple[dic
     directions = list(DIRECTIONS) if options.direction == ["all"] else options.direction
     peers = [] if options.peers == ["none"] else options.peers
     found = run(
-        options.suite, directions, options.backend, peers, dtype=options.dtype, threads=options.threads,
-        warm=not options.cold, seconds=options.seconds, layers=options.layers, progress=progress_bar(stream),
+        options.suite or default(directions), directions, options.backend, peers, dtype=options.dtype,
+        threads=options.threads, warm=not options.cold, seconds=options.seconds, layers=options.layers,
+        progress=progress_bar(stream),
     )  # fmt: skip
     if options.save is not None:
         options.save.write_text(json.dumps(found))

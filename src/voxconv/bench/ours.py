@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from voxconv import __version__, plan, runtime
-from voxconv.bench.task import Runner, Task, Unsupported, call, maxima
+from voxconv.bench.networks import Network, ours
+from voxconv.bench.task import Runner, Task, Unsupported, call, maxima, steps
 
 __all__ = ["Ours"]
 
@@ -38,6 +39,10 @@ class Ours:
             runtime.set_num_threads(task.threads)
         elif task.threads > 1:
             raise Unsupported("this backend uses one thread")
+        if isinstance(task.layer, Network):
+            if self.algorithm != "auto":
+                raise Unsupported("a network's layers choose for themselves")
+            return steps(ours(task.layer, task.x, task.layer.model(task.dtype, self.backend)))
         out: dict[str, Any] = {"out": np.empty(task.shape, task.dtype)} if task.warm else {}
         indexed = task.operation == "indices"
         if indexed and task.warm:

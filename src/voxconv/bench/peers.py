@@ -20,7 +20,8 @@ import numpy as np
 
 from voxconv.bench import peers_graph
 from voxconv.bench.layers import DIRECTIONS
-from voxconv.bench.task import Runner, Task, Unsupported, maxima
+from voxconv.bench.networks import Network, torch_step
+from voxconv.bench.task import Runner, Task, Unsupported, maxima, steps
 
 __all__ = ["DEFAULT", "PEERS", "Peer", "peer"]
 
@@ -84,6 +85,8 @@ def _torch(task: Task, channels_last: bool = False) -> Runner:
         given = torch.from_numpy(array)
         return given.contiguous(memory_format=layout) if layout is not None and given.ndim > 2 else given
 
+    if isinstance(layer, Network):
+        return steps(torch_step(torch, layer, task.x, layout))
     x, w, b, gy = (tensor(array) for array in (task.x, task.w, task.b, task.gy))
     walk = list(layer.stride), list(layer.padding), list(layer.dilation)
     if layer.kind != "conv":

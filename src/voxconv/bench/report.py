@@ -146,7 +146,7 @@ def as_markdown(reports: Sequence[dict[str, Any]], picture: str | None = None) -
     for i, report in enumerate(reports):
         head, body = _cells(report)
         table = [head, ["---", *["--:"] * (len(head) - 1)], *body]
-        directions = {"forward": "forward", "input": "gradient to the input", "weight": "gradient to the weight"}
+        directions = {"input": "gradient to the input", "weight": "gradient to the weight", "step": "training step"}
         title = " and ".join(directions.get(name, name) for name in report["directions"])
         lines += ["", f"## {report['suite']}, {title}, {threads_of(report)}", "", f"{_title(report)}.", ""]
         if picture is not None and i == 0:

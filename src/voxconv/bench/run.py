@@ -10,9 +10,10 @@ from typing import Any
 
 from voxconv import machine, runtime
 from voxconv.backends import NAMES
-from voxconv.bench.layers import DIRECTIONS, suite
+from voxconv.bench.layers import DIRECTIONS
 from voxconv.bench.peers import DEFAULT, Peer, peer
 from voxconv.bench.rounds import measure_layer
+from voxconv.bench.suites import suite
 from voxconv.bench.worker import Worker, contender
 from voxconv.plan import available, choose_backend
 
@@ -53,7 +54,7 @@ def run(
     Parameters
     ----------
     suite_name : str
-        One of `layers.suites`.
+        One of `suites.suites`.
     directions : sequence of str
         Of `layers.DIRECTIONS`; a layer that has no such direction is left out.
     backends : sequence of str

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from voxconv import functional, grad
 from voxconv.bench.layers import Layer
+from voxconv.bench.networks import Network, ours
 
-__all__ = ["Contender", "Runner", "Task", "Unsupported", "call", "make_task", "maxima", "wrong"]
+__all__ = ["Contender", "Runner", "Task", "Unsupported", "call", "make_task", "maxima", "steps", "wrong"]
 
 Array = npt.NDArray[Any]
 Runner = tuple[Callable[[], Any], Callable[[Any], Array]]
@@ -23,6 +24,12 @@ Runner = tuple[Callable[[], Any], Callable[[Any], Array]]
 TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 """Largest error in standard deviations of the answer: above Winograd's, below bfloat16's."""
 
+
+STEPS = 3
+"""Training steps whose losses are compared; the first alone knows nothing of gradients."""
+
+LEAST_LOSS = 0.05
+"""A loss is compared with its own size, and with this at least."""
 
 ANSWER_FLOPS = 4 * 10**9
 """Above this, the answer holds some channels only: the first, the last, and what lies evenly between."""
@@ -36,9 +43,9 @@ class Unsupported(ValueError):
 class Task:
     """What every contender is given.
 
-    ``operation`` is "forward" (reads x, w, b), "input" (w, gy; of a pool x or indices, gy), "weight" (x, gy) or
-    "indices" (x; gives the maxima and where they stand).  With ``warm`` a contender may write into memory that it
-    keeps; without, each result lies in memory of its own.
+    ``operation`` is "forward" (reads x, w, b), "input" (w, gy; of a pool x or indices, gy), "weight" (x, gy),
+    "indices" (x; gives the maxima and where they stand) or "step" (x; its results are the losses of `STEPS` of them).
+    With ``warm`` a contender may write into memory that it keeps; without, each result lies in memory of its own.
     """
 
     layer: Layer
@@ -58,7 +65,7 @@ class Task:
     def shape(self) -> tuple[int, ...]:
         """The result's."""
         layer = self.layer
-        others = {"input": layer.input_shape, "weight": layer.weight_shape}
+        others = {"input": layer.input_shape, "weight": layer.weight_shape, "step": (STEPS,)}
         return others.get(self.operation, layer.output_shape)
 
     @property
@@ -86,6 +93,8 @@ def make_task(layer: Layer, direction: str, dtype: str, threads: int, warm: bool
     if direction not in layer.directions:
         raise ValueError(f"layer {layer.name} is a {layer.kind}, which has only the directions {layer.directions}")
     rng = np.random.default_rng(layer.elements)
+    if isinstance(layer, Network):
+        return _network_task(layer, rng.standard_normal(layer.input_shape), dtype, threads, warm)
     x = rng.standard_normal(layer.input_shape, np.float32).astype(dtype)
     w = rng.standard_normal(layer.weight_shape, np.float32).astype(dtype) / math.prod(layer.weight_shape[1:]) ** 0.5
     b = rng.standard_normal(layer.k, np.float32).astype(dtype)
@@ -95,6 +104,19 @@ def make_task(layer: Layer, direction: str, dtype: str, threads: int, warm: bool
     if layer.kind == "max_pool" and direction == "input":
         task = replace(task, indices=call(replace(task, operation="indices"), backend="reference")[1])
     return _answered(task)
+
+
+def _network_task(network: Network, x: Array, dtype: str, threads: int, warm: bool) -> Task:
+    """Compute the losses in float64, with the algorithms that have a proven bound."""
+    run, read = steps(ours(network, x, network.model("float64", precision="strict")))
+    answer = read(run()).astype(dtype)
+    none, whole = np.empty(0, dtype), np.arange(STEPS)
+    return Task(network, "step", dtype, threads, warm, x.astype(dtype), none, none, none, none, answer, whole)
+
+
+def steps(step: Callable[[], float]) -> Runner:
+    """A step, and what makes its losses from the first one's."""
+    return step, lambda loss: np.array([loss, *(step() for _ in range(STEPS - 1))])
 
 
 def _answered(task: Task) -> Task:
@@ -150,6 +172,9 @@ def wrong(result: Array, task: Task) -> str | None:
     """Say what is wrong with a result, or None."""
     if result.shape != task.shape:
         return f"its result has the shape {result.shape} instead of {task.shape}"
+    if isinstance(task.layer, Network):
+        error = float(np.max(np.abs(result - task.answer) / np.maximum(task.answer, LEAST_LOSS)))
+        return None if error <= TOLERANCE[task.dtype] else f"its losses {result} are off by {error:.2g}"
     answer, result = task.answer, result.take(task.channels, task.axis)
     if result.dtype != answer.dtype:
         return f"its result is {result.dtype} instead of {answer.dtype}"
