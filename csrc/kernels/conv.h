@@ -8,23 +8,37 @@
  * swaps the roles of k and c.  Returns whether an Inf or a NaN is among them. */
 static int conv_pack(const vox_conv *p, const vox_layout *l, const vox_phase *ph, int64_t group, int64_t k0, int64_t m,
                      const void *weight, void *packed) {
+  enum { AHEAD = 8, LINE = 64 / sizeof(real) };
   const int64_t *kernel = p->kernel;
-  const int64_t taps = kernel[0] * kernel[1] * kernel[2];
+  const int64_t taps = kernel[0] * kernel[1] * kernel[2], step = ph->taps * m, together = vox_max(4, 16 / taps);
   const int forward = p->operation == VOX_CONV;
   const int64_t out_stride = forward ? l->cin * taps : taps, in_stride = forward ? taps : l->cout * taps;
   const real *w = (const real *)weight + group * l->cin * l->cout * taps + k0 * out_stride;
   const vox_axis *a = ph->axis;
-  real *to = packed;
-  for (int64_t c = 0; c < l->cin; c++)
+  for (int64_t c0 = 0; c0 < l->cin; c0 += together) {
+    const int64_t channels = vox_min(together, l->cin - c0);
+    real *block = (real *)packed + c0 * step;
+    /* a gradient's channels lie far apart, each a few lines of memory: no processor guesses where the next one is */
+    if (!forward)
+      for (int64_t c = c0 + AHEAD; c < vox_min(l->cin, c0 + AHEAD + together); c++)
+        for (int64_t i = 0; i < m * taps; i += LINE) prefetch(w + c * in_stride + i);
     for (int64_t td = 0; td < a[0].taps; td++)
       for (int64_t th = 0; th < a[1].taps; th++)
-        for (int64_t tw = 0; tw < a[2].taps; tw++) {
-          int64_t id = a[0].index0 + td * a[0].index_step, ih = a[1].index0 + th * a[1].index_step;
-          int64_t iw = a[2].index0 + tw * a[2].index_step;
-          const real *from = w + c * in_stride + (id * kernel[1] + ih) * kernel[2] + iw;
-          for (int64_t i = 0; i < m; i++) *to++ = from[i * out_stride];
+        for (int64_t tw = 0; tw < a[2].taps; tw++, block += m) {
+          const int64_t id = a[0].index0 + td * a[0].index_step, ih = a[1].index0 + th * a[1].index_step;
+          const int64_t iw = a[2].index0 + tw * a[2].index_step;
+          const real *from = w + c0 * in_stride + (id * kernel[1] + ih) * kernel[2] + iw;
+          real *to = block;
+          for (int64_t c = 0; c < channels; c++, from += in_stride, to += step)
+            if (m == TILE_M && out_stride == 1)
+              memcpy(to, from, TILE_M * sizeof(real));
+            else if (m == TILE_M)
+              UNROLL for (int i = 0; i < TILE_M; i++) to[i] = from[i * out_stride];
+            else
+              for (int64_t i = 0; i < m; i++) to[i] = from[i * out_stride];
         }
-  return has_nonfinite(packed, l->cin * ph->taps * m);
+  }
+  return has_nonfinite(packed, l->cin * step);
 }
 
 /* Offset in an output channel of column 0 of a phase's line: lines count rows, then depths. */

@@ -176,16 +176,25 @@ static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, 
   const weight_view w = view_weight(p, l, group, weight);
   const int mh = (int)l->tile[1], mw = (int)l->tile[2], nh = points_of(mh), nw = points_of(mw);
   const int64_t kh = p->kernel[1], kw = p->kernel[2], plane = kh * kw, count = l->cin * m;
+  const int64_t lowest = w.tap < 0 ? (plane - 1) * w.tap : 0;
   const int64_t stride = p->kernel[0] * count;
   real taps[9][LANES] = {{0}};
   int huge = 0;
   for (int64_t td = 0; td < p->kernel[0]; td++) {
     real *u = (real *)packed + td * count;
     for (int64_t e = 0; e < count; e += LANES) {
-      int64_t lanes = vox_min(LANES, count - e);
-      for (int64_t i = 0; i < lanes; i++) {
-        const real *from = w.first + (k0 + (e + i) % m) * w.out + (e + i) / m * w.in + td * plane * w.tap;
-        for (int64_t t = 0; t < plane; t++) taps[t][i] = from[t * w.tap];
+      const int64_t lanes = vox_min(LANES, count - e);
+      const real *from[LANES];
+      for (int64_t i = 0, c = e / m, k = e % m; i < lanes; i++, k++) {
+        if (k == m) k = 0, c++;
+        from[i] = w.first + (k0 + k) * w.out + c * w.in + td * plane * w.tap + lowest;
+      }
+      for (int64_t t = 0; t < plane; t += LANES) {
+        const int64_t here = vox_min(LANES, plane - t);
+        vec square[LANES];
+        for (int64_t i = 0; i < LANES; i++) square[i] = i < lanes ? v_load_n(from[i] + t, here) : v_zero();
+        v_transpose(square);
+        for (int64_t j = 0; j < here; j++) v_store(taps[w.tap < 0 ? plane - 1 - t - j : t + j], square[j]);
       }
       huge |= has_huge(taps[0], plane * LANES);
       vec rows[MOST_POINTS][3], line[MOST_POINTS], g[3];
