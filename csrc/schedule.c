@@ -156,21 +156,26 @@ void vox_winograd_phase(const vox_conv *p, const int64_t tile[3], const int64_t 
   phase->before = 0;
 }
 
+/* What a vector of weights costs beside its products, in vector multiply-adds. */
+#define STREAM 0.5
+
 static int64_t points(int64_t tile) { return tile == 1 ? 1 : tile + 2; }
 
-/* Vectors of tiles of one image and depth, their pitch's halo included. */
+/* Vectors of tiles of one depth of a sample: its residues, and its depths, share the lanes. */
 static double tile_vectors(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw) {
   const int64_t *out = p->operation == VOX_CONV ? p->output : p->spatial;
-  int64_t h = vox_ceil_div(out[1], p->dilation[1]), w = vox_ceil_div(out[2], p->dilation[2]);
-  int64_t columns = vox_ceil_div(w, mw) + 1;
-  return (double)(p->dilation[1] * p->dilation[2]) *
-         (double)vox_ceil_div(vox_ceil_div(h, mh) * columns - 1, u->lanes);
+  const double h = (double)vox_ceil_div(vox_ceil_div(out[1], p->dilation[1]), mh) * (double)p->dilation[1];
+  const double w = (double)vox_ceil_div(vox_ceil_div(out[2], p->dilation[2]), mw) * (double)p->dilation[2];
+  const double all = h * w * (double)out[0] / (double)u->lanes;
+  return (all < 1e9 ? (double)(int64_t)(all + 1 - 1e-9) : all) / (double)out[0];
 }
 
-/* Estimated time in units of one vector multiply-add: products, transforms, and the stream of the weights. */
+/* Estimated time in units of one vector multiply-add: products, transforms, and the stream of the weights, which hides
+ * behind the products in part. */
 static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw, double depth, double outputs) {
   const double n = (double)(points(mh) * points(mw));
-  return n * (tile_vectors(p, u, mh, mw) * (depth * outputs + 3 * (depth + 2 * outputs)) + 1.5 * depth * outputs);
+  return n * (tile_vectors(p, u, mh, mw) * (depth * outputs + 3 * (depth + 2 * outputs)) +
+              STREAM * depth * outputs);
 }
 
 /* Tiles of dy whose products are summed before they meet the accumulators: more hide those, fewer leave V in L2. */
@@ -225,7 +230,7 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   }
   const int64_t *out = gradient ? p->spatial : p->output;
   const double lines = (double)out[1] * (double)(out[2] + 2 * p->dilation[2]);
-  *gain = (double)(p->kernel[1] * 3) * (lines / (double)u->lanes + 1.5) * depth * outputs / (least > 1 ? least : 1);
+  *gain = (double)(p->kernel[1] * 3) * (lines / (double)u->lanes + STREAM) * depth * outputs / (least > 1 ? least : 1);
   return VOX_OK;
 }
 
@@ -290,7 +295,7 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   const int64_t per_part = vox_ceil_div(panels, vox_min(panels, wide)) * u->tile_m;
   l->parts = vox_max(1, vox_ceil_div(l->cout, per_part));
   if (__builtin_mul_overflow(visits, l->parts, &l->items)) return VOX_OVERFLOW;
-  l->k_block = l->columns <= 2 * V_BYTES / size / l->positions ? u->tile_m : per_part;
+  l->k_block = l->columns <= 1 * V_BYTES / size / l->positions ? u->tile_m : per_part;
   if (product((const int64_t[]){l->positions, l->vectors, u->lanes, l->k_block}, 4, &l->sums)) return VOX_OVERFLOW;
   /* offsets of taps, runs of tiles with the first of each vector, and the images */
   if (__builtin_mul_overflow(depth_taps, l->cin, &l->taps)) return VOX_OVERFLOW;

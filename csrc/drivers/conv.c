@@ -144,7 +144,7 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
     for (int64_t g = 0; g < p.groups; g++)
       for (int64_t k = 0, m; k < l.cout; k += m) {
         m = panel_of(u, l.cout - k);
-        int64_t at = (g * l.cout + k) * depth * l.positions;
+        int64_t at = (g * l.cout * l.positions + k) * depth;
         nonfinite |= u->winograd_pack(&p, &l, g, k, m, weight, (char *)packed + HEADER + at * size);
       }
     memcpy((char *)packed + HEADER + winograd_bytes(&p, l.tile), weight, (size_t)weight_bytes(&p));

@@ -52,8 +52,12 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
   if (accumulate)
     UNROLL for (int i = 0; i < M; i++)
       UNROLL for (int v = 0; v < V; v++) sum[i][v] = v_load(c + i * ldc + v * LANES);
+  if (end)
+    UNROLL for (int i = 0; i < M; i++)
+      UNROLL for (int v = 0; v < V; v++) __builtin_prefetch(end->y + i * end->plane + end->places[v].at, 1, 3);
   for (int64_t t = 0; t < n; t++, a += M) {
     const real *x = b + off[t];
+    prefetch_ahead(a);
     vec pixel[MOST_V];
     UNROLL for (int v = 0; v < V; v++) pixel[v] = v_load(x + v * LANES);
     UNROLL for (int i = 0; i < M; i++) {

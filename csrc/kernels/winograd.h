@@ -169,15 +169,14 @@ static weight_view view_weight(const vox_conv *p, const vox_layout *l, int64_t g
   return (weight_view){w + taps - 1, taps, l->cout * taps, -1};
 }
 
-/* One panel of m output channels: [position][depth tap, channel][m].  A vector holds neighbouring elements of the last
- * two axes. */
+/* One panel of m output channels, [depth tap, channel][m], of each position; positions are a group's panels apart, so that
+ * one position's weights are one stream.  A vector holds neighbouring elements of the panel's two axes. */
 static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
                          void *packed) {
   const weight_view w = view_weight(p, l, group, weight);
   const int mh = (int)l->tile[1], mw = (int)l->tile[2], nh = points_of(mh), nw = points_of(mw);
   const int64_t kh = p->kernel[1], kw = p->kernel[2], plane = kh * kw, count = l->cin * m;
-  const int64_t lowest = w.tap < 0 ? (plane - 1) * w.tap : 0;
-  const int64_t stride = p->kernel[0] * count;
+  const int64_t lowest = w.tap < 0 ? (plane - 1) * w.tap : 0, stride = p->kernel[0] * l->cin * l->cout;
   real taps[9][LANES] = {{0}};
   int huge = 0;
   for (int64_t td = 0; td < p->kernel[0]; td++) {
@@ -502,7 +501,7 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
       for (int64_t k = kb, m; k < k_end; k += m) {
         m = panel_width(l->cout - k);
         for (int64_t p0 = 0; p0 < outputs; p0 += TILE_V * LANES)
-          pixel_tiles(m, vox_min(TILE_V, (outputs - p0) / LANES), 0, depth, u + (k * positions + i * m) * depth,
+          pixel_tiles(m, vox_min(TILE_V, (outputs - p0) / LANES), 0, depth, u + (i * l->cout + k) * depth,
                       v + i * v_stride + p0, off, products + i * stride + (k - kb) * outputs + p0, outputs, NULL);
       }
     for (int64_t k = kb; k < k_end; k++) {
