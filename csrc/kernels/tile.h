@@ -28,13 +28,8 @@ INLINE vec activate(vec y, int activation, vec slope) {
   return y;
 }
 
-INLINE void place_store(real *y, const place *to, const int64_t *lanes, vec a) {
-  if (to->mask == ALL_LANES && to->packed)
-    v_store(y + to->at, a);
-  else if (to->packed)
-    v_store_lanes(y + to->at, a, to->mask);
-  else
-    for (uint32_t mask = to->mask; mask; mask &= mask - 1) y[lanes[__builtin_ctz(mask)]] = a[__builtin_ctz(mask)];
+INLINE void v_scatter(real *y, const int64_t *lanes, vec a, uint32_t mask) {
+  for (; mask; mask &= mask - 1) y[lanes[__builtin_ctz(mask)]] = a[__builtin_ctz(mask)];
 }
 
 /* Pixel-vector tile:  c[i][v] (+)= sum over t < n of  a[t][i] * b[off[t] + v]
@@ -70,15 +65,25 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
       UNROLL for (int v = 0; v < V; v++) v_store(c + i * ldc + v * LANES, sum[i][v]);
     return;
   }
-  const int activation = end->activation;
-  const vec slope = v_set1(end->slope);
-  UNROLL for (int i = 0; i < M; i++) {
-    real *y = end->y + i * end->plane;
-    if (end->bias) {
+  if (end->bias)
+    UNROLL for (int i = 0; i < M; i++) {
       vec bias = v_set1(end->bias[i]);
       UNROLL for (int v = 0; v < V; v++) sum[i][v] += bias;
     }
-    UNROLL for (int v = 0; v < V; v++) place_store(y, end->places + v, end->lanes + v * LANES, activate(sum[i][v], activation, slope));
+  if (end->activation) {
+    const vec slope = v_set1(end->slope);
+    UNROLL for (int i = 0; i < M; i++)
+      UNROLL for (int v = 0; v < V; v++) sum[i][v] = activate(sum[i][v], end->activation, slope);
+  }
+  UNROLL for (int v = 0; v < V; v++) {
+    const place to = end->places[v];
+    real *y = end->y + to.at;
+    if (to.packed && to.mask == ALL_LANES)
+      UNROLL for (int i = 0; i < M; i++) v_store(y + i * end->plane, sum[i][v]);
+    else if (to.packed)
+      UNROLL for (int i = 0; i < M; i++) v_store_lanes(y + i * end->plane, sum[i][v], to.mask);
+    else
+      UNROLL for (int i = 0; i < M; i++) v_scatter(end->y + i * end->plane, end->lanes + v * LANES, sum[i][v], to.mask);
   }
 }
 
