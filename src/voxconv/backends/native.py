@@ -212,8 +212,8 @@ class _Call:
 _call = lru_cache(maxsize=512)(_Call)
 
 
-def _is_pointwise(problem: ConvProblem) -> bool:
-    return all(k == 1 for k in problem.kernel)
+def _is_strided_pointwise(problem: ConvProblem) -> bool:
+    return all(k == 1 for k in problem.kernel) and any(s > 1 for s in problem.stride)
 
 
 def _winograd(problem: ConvProblem, operation: str) -> tuple[tuple[int, ...], float] | None:
@@ -263,8 +263,8 @@ def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool
             return "its zero-bordered band would be mostly border: the dilated kernel is far larger than the input"
     if asked:
         return None
-    if algorithm == "direct" and _is_pointwise(problem) and operation != "conv_weight_grad":
-        return "a 1x1 kernel has no neighbours to share: im2col packs each pixel once, contiguously"
+    if algorithm == "direct" and _is_strided_pointwise(problem) and operation == "conv":
+        return "a strided 1x1 kernel leaves out most pixels: im2col packs those that count"
     return None
 
 
