@@ -25,7 +25,7 @@ class Settings:
 
     crops: int = 800
     seen: int = 320
-    epochs: tuple[int, int] = (10, 14)
+    epochs: tuple[int, int] = (8, 9)
     scenes: int = 16
     lesions: int = 5
 
