@@ -47,8 +47,9 @@ model = nn.Sequential(
 )
 optimizer = nn.Adam(model.parameters(), lr=2e-3, weight_decay=1e-3)
 
+EPOCHS = 12
 patches, labels = draw(usable & (columns + SIDE // 2 <= SPLIT), 1536)
-for epoch in range(12):
+for epoch in range(EPOCHS):
     losses = []
     for batch in np.split(rng.permutation(len(labels)), 48):
         loss, gradient = nn.cross_entropy(model(patches[batch]), labels[batch])

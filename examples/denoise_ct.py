@@ -4,6 +4,8 @@ The slice is a real CT from pydicom's test data.  The noise is synthetic: photon
 reconstructed by filtered back-projection.  Needs: pip install 'voxconv[imaging]'
 """
 
+from itertools import pairwise
+
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import denoise_tv_chambolle
@@ -21,7 +23,7 @@ left, right = np.s_[..., :64], np.s_[..., 64:]  # train on the left half, test o
 # Five convolutions of 3 x 3 see 11 x 11 pixels around each one: enough to tell a speckle from an edge.
 widths = (1, 24, 24, 24, 24, 1)
 layers = []
-for before, after in zip(widths[:-1], widths[1:], strict=True):
+for before, after in pairwise(widths):
     layers += [nn.Conv2d(before, after, 3, padding=1, rng=rng), nn.ReLU()]
 model = nn.Sequential(*layers[:-1])
 

@@ -14,7 +14,8 @@ anatomy = planar("detect", None)
 print(f"{anatomy.scan.title}; lesions of {anatomy.difficulty.radius} pixels, contrast {anatomy.difficulty.contrast}")
 
 # A U-Net learns from crops which pixels belong to a lesion ...
-model = maps.learn(anatomy, seed=0, settings=detect.Settings(), label="detect", show=None)
+EPOCHS = 8
+model = maps.learn(anatomy, seed=0, settings=detect.Settings(epochs=(EPOCHS, 0)), label="detect", show=None)
 
 # ... and is asked about the test half as a whole, since convolutions do not care how large an image is.
 scene = anatomy.scene("test", lesions=5, rng=np.random.default_rng(0))

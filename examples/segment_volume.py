@@ -35,7 +35,10 @@ def batches(rng):
         corners = [(rng.integers(0, 9), rng.integers(0, 65), rng.integers(0, 33)) for _ in range(4)]
         boxes = [(slice(z, z + 16), slice(y, y + 32), slice(x, x + 32)) for z, y, x in corners]
         flip = (slice(None), slice(None, None, rng.choice([-1, 1])), slice(None, None, rng.choice([-1, 1])))
-        yield np.stack([seen[box][flip] for box in boxes])[:, None], np.stack([mask[box][flip] for box in boxes])[:, None]
+        yield (
+            np.stack([seen[box][flip] for box in boxes])[:, None],
+            np.stack([mask[box][flip] for box in boxes])[:, None],
+        )
 
 
 def loss(logits, mask):
@@ -57,7 +60,8 @@ tiled = nn.predict(model, seen[None, None], patch=(24, 48, 40))
 assert np.array_equal(whole, tiled)
 
 found = whole[0, 0] > 0
-print(f"Dice on the left half, which was never trained on: {2 * (found & (mask > 0)).sum() / (found.sum() + mask.sum()):.2f}")
+dice = 2 * (found & (mask > 0)).sum() / (found.sum() + mask.sum())
+print(f"Dice on the left half, which was never trained on: {dice:.2f}")
 z, y, x = map(int, np.unravel_index(whole[0, 0].argmax(), found.shape))
 place = volume.to_mm((z, y, x + 64))
 print(f"strongest answer at voxel {z, y, x + 64}: {place.round(1)} mm to the left, the back and the head")
