@@ -15,29 +15,13 @@ from voxconv.backends._numba_tiles import finish_sums
 def _taps_loop(v: Vectors, vectors: int, n: Any, w: Any, off: Any, load: Callable[[Any, int, Any], Any]) -> list[Any]:
     """Sums over t < n of w[t] * load(off[t] in bytes, vector, t)."""
     builder = v.builder
-    before = builder.block
-    loop, after = builder.append_basic_block("taps"), builder.append_basic_block("done")
-    builder.cbranch(builder.icmp_signed(">", n, int64(0)), loop, after)
-    builder.position_at_end(loop)
-    t = builder.phi(INT64)
-    sums = [builder.phi(v.type) for _ in range(vectors)]
-    here = builder.mul(v.loadint64(builder.add(off, builder.mul(t, int64(8)))), int64(v.size))
-    weight = v.splat(v.load_scalar(v.address(w, t)))
-    results = [v.fma(weight, load(here, j, t), sums[j]) for j in range(vectors)]
-    following = builder.add(t, int64(1))
-    t.add_incoming(int64(0), before)
-    t.add_incoming(following, builder.block)
-    for phi, result in zip(sums, results, strict=True):
-        phi.add_incoming(v.constant(0.0), before)
-        phi.add_incoming(result, builder.block)
-    builder.cbranch(builder.icmp_signed("<", following, n), loop, after)
-    inside = builder.block
-    builder.position_at_end(after)
-    finals = [builder.phi(v.type) for _ in range(vectors)]
-    for final, result in zip(finals, results, strict=True):
-        final.add_incoming(v.constant(0.0), before)
-        final.add_incoming(result, inside)
-    return finals
+
+    def tap(t: Any, sums: list[Any]) -> list[Any]:
+        here = builder.mul(v.loadint64(builder.add(off, builder.mul(t, int64(8)))), int64(v.size))
+        weight = v.splat(v.load_scalar(v.address(w, t)))
+        return [v.fma(weight, load(here, j, t), total) for j, total in enumerate(sums)]
+
+    return _loop(v, n, [v.constant(0.0)] * vectors, tap)
 
 
 def _rows(v: Vectors, rows: int, base: Any, pitch: Any) -> list[Any]:
@@ -54,9 +38,8 @@ def _taps_inside(
     """
     lines = _rows(v, rows, x, ldx)
     sums = _taps_loop(v, rows, n, w, off, lambda here, r, t: v.load(v.builder.add(lines[r], here)))
-    finish = finish_sums(v, bias, slope)
-    for total, place in zip(sums, _rows(v, rows, y, ldy), strict=True):
-        v.store(finish(total), place)
+    for total, place in zip(finish_sums(v, sums, bias, slope), _rows(v, rows, y, ldy), strict=True):
+        v.store(total, place)
 
 
 def _taps_edge(
@@ -76,9 +59,116 @@ def _taps_edge(
         return v.load_masked(builder.add(lines[r], here), masks[t])
 
     sums = _taps_loop(v, rows, n, w, off, load)
-    finish, stored = finish_sums(v, bias, slope), v.within(lanes, int64(0), count)
-    for total, place in zip(sums, _rows(v, rows, y, ldy), strict=True):
-        v.store_masked(finish(total), place, stored)
+    stored = v.within(lanes, int64(0), count)
+    for total, place in zip(finish_sums(v, sums, bias, slope), _rows(v, rows, y, ldy), strict=True):
+        v.store_masked(total, place, stored)
+
+
+WHOLE, MASKED, NARROW = range(3)
+"""How `planes_tile` reads a line: whole, by masks, or by masks where no more than half of the lanes are wanted."""
+
+
+def _planes_tile(
+    v: Vectors, kernel: int, step: int, rows: int, form: int, y: Any, x: Any, w: Any, bias: Any, count: Any, plane: Any,
+    image: Any, terms: Any, slices: Any, slice_step: Any, top: Any, height: Any, left: Any, width: Any, pitch: Any,
+    tall: Any, wide: Any, slope: Any,
+) -> None:  # fmt: skip
+    """Some rows of one vector of outputs of a kernel x kernel sum, of ``count`` planes one after the other.
+
+    y[j * pitch + l] = bias + sum over z < slices, a, b < kernel of
+    w[z, a, b] * x[z * slice_step + (j * step + a) * width + l * step + b] for j < tall and l < wide, where of all
+    ``rows`` x lanes less may be wanted.  The plane's row ``top`` and column ``left`` are where x points; what is outside
+    of its height and width is not read.  A line is loaded once for all sums that want it, weights stay in registers.
+    """
+    builder = v.builder
+    lanes = list(range(v.lanes))
+    loads = kernel if step == 1 else kernel + kernel % 2
+    places = [t if step == 1 else t // 2 * 2 + t % 2 * v.lanes for t in range(loads)]
+    masks = None
+    if form != WHOLE:
+        starts = [builder.add(left, int64(place)) for place in places]
+        masks = [v.within(lanes, builder.neg(start), builder.sub(width, start)) for start in starts]
+    stored = v.within(lanes, int64(0), wide)
+    there = [
+        builder.icmp_unsigned("<", builder.add(top, int64(i)), height) for i in range((rows - 1) * step + kernel)
+    ]
+
+    def taps(line: Any) -> list[Any]:
+        """A line's elements for each tap of all lanes; at step 2 even and odd ones come from the same two loads."""
+        found = []
+        for t, place in enumerate(places):
+            if form == NARROW and t % 2:
+                found.append(found[-1])
+                continue
+            address = v.address(line, place)
+            found.append(v.load_masked(address, masks[t]) if masks else v.load(address))
+        if step == 1:
+            return found
+        pick = [ir.Constant(ir.VectorType(INT32, v.lanes), list(range(odd, 2 * v.lanes, 2))) for odd in range(2)]
+        return [builder.shuffle_vector(found[t // 2 * 2], found[t // 2 * 2 + 1], pick[t % 2]) for t in range(kernel)]
+
+    def one_slice(z: Any, source: Any, weights: Any, sums: list[Any]) -> list[Any]:
+        weight = [v.splat(v.load_scalar(v.address(weights, t))) for t in range(kernel * kernel)]
+        for i, inside in enumerate(there):
+            before, results = builder.block, list(sums)
+            with builder.if_then(inside):
+                line = taps(v.address(source, builder.mul(width, int64(i))))
+                for t in range(kernel):
+                    for j in range(rows):
+                        if 0 <= i - j * step < kernel:
+                            results[j] = v.fma(weight[(i - j * step) * kernel + t], line[t], results[j])
+                within = builder.block
+            sums = [_either(v, old, before, new, within) if new is not old else old
+                    for old, new in zip(sums, results, strict=True)]  # fmt: skip
+        return sums
+
+    with cgutils.for_range(builder, count) as loop:
+        move = builder.mul(loop.index, int64(v.size))
+        source = builder.add(x, builder.mul(move, image))
+        weights = builder.add(w, builder.mul(move, terms))
+        zero = [v.constant(0.0)] * rows
+        sums = _loop(v, slices, zero, lambda z, held: one_slice(
+            z, v.address(source, builder.mul(z, slice_step)), v.address(weights, builder.mul(z, int64(kernel * kernel))),
+            held,
+        ))  # fmt: skip
+        results = finish_sums(v, sums, v.load_scalar(builder.add(bias, move)), slope)
+        to = builder.add(y, builder.mul(move, plane))
+        for j, (result, place) in enumerate(zip(results, _rows(v, rows, to, pitch), strict=True)):
+            with builder.if_then(builder.icmp_signed("<", int64(j), tall)):
+                if form == WHOLE:
+                    v.store(result, place)
+                else:
+                    v.store_masked(result, place, stored)
+
+
+def _either(v: Vectors, a: Any, from_a: Any, b: Any, from_b: Any) -> Any:
+    """The value of the way that was taken."""
+    result = v.builder.phi(v.type)
+    result.add_incoming(a, from_a)
+    result.add_incoming(b, from_b)
+    return result
+
+
+def _loop(v: Vectors, count: Any, start: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+    """Vectors after ``count`` rounds of ``body``, which takes a round's number and the vectors before it."""
+    builder = v.builder
+    before = builder.block
+    loop, after = builder.append_basic_block("round"), builder.append_basic_block("done")
+    builder.cbranch(builder.icmp_signed(">", count, int64(0)), loop, after)
+    builder.position_at_end(loop)
+    index = builder.phi(INT64)
+    held = [builder.phi(v.type) for _ in start]
+    results = body(index, held)
+    following = builder.add(index, int64(1))
+    index.add_incoming(int64(0), before)
+    index.add_incoming(following, builder.block)
+    for phi, first, result in zip(held, start, results, strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(result, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+    inside = builder.block
+    builder.position_at_end(after)
+    return [_either(v, first, before, result, inside) for first, result in zip(start, results, strict=True)]
 
 
 def _windows(
@@ -192,6 +282,19 @@ def taps_edge(context, dtype, rows, y, ldy, x, ldx, n, w, off, shift, at, count,
     """See `_taps_edge`."""
     arguments = y, ldy, x, ldx, n, w, off, shift, at, count, size, bias, slope
     return emitted(1)(_taps_edge)(context, dtype, rows, *arguments)
+
+
+@typed
+def planes_tile(
+    context, dtype, kernel, step, rows, form, y, x, w, bias, count, plane, image, terms, slices, slice_step, top,
+    height, left, width, pitch, tall, wide, slope,
+):  # fmt: skip
+    """See `_planes_tile`."""
+    arguments = (
+        y, x, w, bias, count, plane, image, terms, slices, slice_step, top, height, left, width, pitch, tall, wide,
+        slope,
+    )  # fmt: skip
+    return emitted(4)(_planes_tile)(context, dtype, kernel, step, rows, form, *arguments)
 
 
 @typed

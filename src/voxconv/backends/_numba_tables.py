@@ -14,7 +14,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,12 @@ CHUNK_PIXELS = 256
 
 WEIGHT_PANEL_BYTES = 384 << 10
 """Aim for the copy of the input that such a chunk reads; gy is turned round once for each block of its channels."""
+
+SQUARES = 3, 5, 7
+"""Sizes of depthwise kernels that are compiled for."""
+
+BATCH_BYTES = 16 << 10
+"""Planes of a depthwise sum that a tile visits one after the other before the next tile does: they stay in L1."""
 
 BOX_PIXELS = 1024
 """Most outputs of a box along one axis."""
@@ -387,12 +394,22 @@ def _sweep(problem: ConvProblem, backward: bool, algorithm: str, axes: tuple[Axi
     )  # fmt: skip
 
 
+def square_of(axes: tuple[Axis, ...]) -> int:
+    """The size of a square kernel of neighbouring taps that has a depthwise kernel of its own, else 0."""
+    d, h, w = (sorted(offset for _, offset in axis.taps) for axis in axes)
+    size = len(w)
+    close = size in SQUARES and all(len(moves) == size == moves[-1] - moves[0] + 1 for moves in (h, w) if moves)
+    even = axes[1].step == axes[2].step <= 2 and all(axis.spread == 1 for axis in axes)
+    return size if close and h and even and len({b - a for a, b in pairwise(d)}) <= 1 else 0
+
+
 def _depthwise_sweep(
     problem: ConvProblem, backward: bool, axes: tuple[Axis, Axis, Axis], threads: int
 ) -> Sweep:
+    d, h, w = (axis._replace(taps=tuple(sorted(axis.taps, key=itemgetter(1)))) for axis in axes)
+    axes = d, h, w
     wrow, woff = weight_places(problem, axes, backward)
-    taps = [tuple(axis.taps) for axis in axes]
-    moves = [[offset for _, offset in axis] for axis in taps]
+    moves = [[offset for _, offset in axis.taps] for axis in axes]
     tables = tuple(np.ascontiguousarray(move.ravel()) for move in np.meshgrid(*map(table, moves), indexing="ij"))
     images, terms = problem.n * problem.groups, len(woff)
     lines, columns = axes[0].outputs * axes[1].outputs, axes[2].outputs
@@ -403,16 +420,20 @@ def _depthwise_sweep(
     parts = _ceil(lines, per_part)
     each = _ceil(terms * (3 * 8 + problem.dtype.itemsize), 64) * 64
     activation = problem.activation
+    planes = lines * columns + math.prod(axis.size for axis in axes)
+    square = square_of(axes)
     record = record_of(
         DEPTHWISE, off=[t.ctypes.data for t in tables], each=each,
         images=images, groups=problem.groups, terms=terms, run=run, parts=parts, per_part=per_part,
-        low=list(map(min, moves)), high=list(map(max, moves)),
+        batch=max(1, BATCH_BYTES // (planes * problem.dtype.itemsize)), taps_d=len(moves[0]),
+        move_d=moves[0][1] - moves[0][0] if len(moves[0]) > 1 else 1, low=list(map(min, moves)),
+        high=list(map(max, moves)),
         slope=1.0 if activation is None else activation.slope or 0.0,
-        **{name: [getattr(a, name) for a in axes] for name in ("size", "outputs")},
+        **{name: [getattr(a, name) for a in axes] for name in ("size", "outputs", "step")},
     )  # fmt: skip
     return Sweep(
         record, tables, axes, (), (lines, columns), False, problem.groups, 1, 1, 0, wrow, woff,
-        _ceil(images, run) * parts, each, "depthwise",
+        _ceil(images, run) * parts, each, f"depthwise-{square}-{axes[2].step}" if square else "depthwise",
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -11,18 +10,33 @@ from numba.core import cgutils
 from voxconv.backends._numba_ir import INT32, INT64, Vectors, emitted, int64, typed
 
 
-def finish_sums(v: Vectors, bias: Any, slope: Any) -> Callable[[Any], Any]:
-    """What adds the bias to a vector of sums, and multiplies by the slope where the result is negative."""
+def finish_sums(v: Vectors, sums: list[Any], bias: Any, slope: Any) -> list[Any]:
+    """Vectors of sums with the bias added, and times the slope where that is negative; a slope of 1 costs nothing.
+
+    A slope of 0 gives 0 even for -inf.
+    """
     builder = v.builder
-    zero, every_bias, every_slope = v.constant(0.0), v.splat(bias), v.splat(slope)
-    flat = builder.fcmp_ordered("==", slope, ir.Constant(v.scalar, 0.0))
-
-    def finish(sums: Any) -> Any:
-        total = builder.fadd(sums, every_bias)
-        less = builder.select(flat, zero, builder.fmul(total, every_slope))
-        return builder.select(builder.fcmp_ordered("<", total, zero), less, total)
-
-    return finish
+    every_bias = v.splat(bias)
+    totals = [builder.fadd(total, every_bias) for total in sums]
+    linear = builder.fcmp_ordered("==", slope, ir.Constant(v.scalar, 1.0))
+    with builder.if_else(linear) as (plain, active):
+        with plain:
+            plainly = builder.block
+        with active:
+            zero, every_slope = v.constant(0.0), v.splat(slope)
+            flat = builder.fcmp_ordered("==", slope, ir.Constant(v.scalar, 0.0))
+            bent = []
+            for total in totals:
+                less = builder.select(flat, zero, builder.fmul(total, every_slope))
+                bent.append(builder.select(builder.fcmp_ordered("<", total, zero), less, total))
+            actively = builder.block
+    finished = []
+    for total, other in zip(totals, bent, strict=True):
+        result = builder.phi(v.type)
+        result.add_incoming(total, plainly)
+        result.add_incoming(other, actively)
+        finished.append(result)
+    return finished
 
 
 def _tile(v: Vectors, rows: int, vectors: int, more: Any, n: Any, a: Any, b: Any, off: Any, c: Any, ldc: Any) -> None:
@@ -145,10 +159,9 @@ def _copy_row(v: Vectors, step: int, to: Any, source: Any, low: Any, high: Any, 
 def _store_row(v: Vectors, to: Any, source: Any, count: Any, bias: Any, slope: Any) -> None:
     """to[j] = source[j] + bias, times slope where that is negative; a slope of 0 gives 0 even for -inf."""
     builder = v.builder
-    finish = finish_sums(v, bias, slope)
 
     def activated(j: Any) -> Any:
-        return finish(v.load(v.address(source, j)))
+        return finish_sums(v, [v.load(v.address(source, j))], bias, slope)[0]
 
     whole = builder.and_(count, int64(-v.lanes))
     with cgutils.for_range_slice(builder, int64(0), whole, int64(v.lanes)) as (j, _):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import threading
 from functools import cache
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,11 +28,14 @@ from voxconv.backends._numba_depthwise import DEPTHWISE
 from voxconv.backends._numba_ir import ROWS
 from voxconv.backends._numba_pool import POOL, SCATTER
 from voxconv.backends._numba_tables import (
+    SQUARES,
     Sweep,
     Sweeps,
+    axes_of,
     deep,
     offsets,
     record_of,
+    square_of,
     sweeps_of,
     table,
     triple,
@@ -72,6 +76,11 @@ KERNELS = {
     "max_pool": (_numba_pool.max_pool, POOL),
     "scatter": (_numba_pool.scatter, SCATTER),
     "depthwise": (_numba_depthwise.depthwise, DEPTHWISE),
+    **{
+        f"depthwise-{size}-{step}": (_numba_depthwise.square(size, step), DEPTHWISE)
+        for size in SQUARES
+        for step in (1, 2)
+    },
 }
 """What makes each kernel, and the record that it reads."""
 
@@ -177,9 +186,12 @@ def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool
 def _depthwise_refusal(problem: ConvProblem, operation: str) -> str | None:
     if problem.groups != problem.c or problem.groups != problem.k:
         return f"depthwise wants one channel a group: {problem.c} -> {problem.k} channels in {problem.groups} groups"
-    if any(step > 1 for step in problem.stride) or operation == "conv_weight_grad":
-        return "the depthwise kernel is for stride 1, forward and backward to the input"
-    return None
+    if operation == "conv_weight_grad":
+        return "the depthwise kernels are for the forward pass and the gradient to the input"
+    if all(step == 1 for step in problem.stride):
+        return None
+    squares = operation == "conv" and all(map(square_of, product(*axes_of(problem, operation))))
+    return None if squares else "depthwise at a stride is for forward passes of square kernels of size 3, 5 or 7, by 2"
 
 
 def gain(problem: ConvProblem, operation: str, algorithm: str) -> float:
