@@ -13,7 +13,7 @@ from typing import Any
 from numba import njit, types
 
 from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS, job_type, pointer, record
-from voxconv.backends._numba_tiles import copy_row, dot_row, row_tile, store_row, tile
+from voxconv.backends._numba_tiles import copy_row, dot_row, row_tile, tile
 
 _helper: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 # A helper has machine code of its own beside that of the kernel it is linked into: what holds tiles is inlined.
@@ -21,7 +21,7 @@ _inlined: Any = njit(error_model="numpy", inline="always")
 
 SWEEP = job_type(
     """
-    x y scratch w bias xoff tailoff starts* each panel tail samples groups run channels outs terms block per_part
+    x y scratch w bias xoff tailoff starts* each panel tail places samples groups run channels outs terms block per_part
     parts chunk in_place size* outputs* step* first* spread* full* box* boxes* slots* ring span_h span_w plane
     channel width padded slope
     """
@@ -32,7 +32,8 @@ x (samples, groups, channels, *size), y (samples, groups, outs, *full), bias (gr
 Output q of ``outputs`` stands at first + q * spread of y and reads x at q * step + start + shift; per axis there are
 ``slots`` of starts, and the shifts are in the offset list ``xoff`` (ring, terms).  An item is ``run`` consecutive
 (sample, group) images, one box of outputs of them and ``per_part`` of their output channels.  Its scratch, ``each``
-bytes, holds the panel, from ``panel`` on the sums and from ``tail`` on what a tile may not read in place.
+bytes, holds the panel, from ``panel`` on the sums, from ``tail`` on what a tile may not read in place and from
+``places`` on where a tile's pixels go.
 """
 
 WEIGHT = job_type(
@@ -149,55 +150,77 @@ def fill(
 
 
 @_helper
-def store(
-    dtype: Any, job: Any, itemsize: int, image: int, k: int, rows: int, sums: int, pitch: int, columns: int, d: int,
-    h: int, w: int, p: int, end: int,
+def list_places(
+    itemsize: int, lanes: int, vectors: int, places: int, p: int, end: int, pitch: int, columns: int, line: int
+) -> int:
+    """Where the vectors of pixels [p, end) go, in rows of ``pitch`` of which ``columns`` count, ``line`` apart in y.
+
+    ``places`` gets, for each vector, where its entries begin, and past the last where they end.  An entry is a move in
+    bytes, and the first and past-the-last lane that moves by it.  Returns how many leading vectors move as a whole.
+    """
+    entry = pointer(types.int64, places)
+    at, full, row = vectors + 1, 0, p // pitch
+    j = p - row * pitch
+    for vector in range(vectors):
+        entry[vector] = at
+        lane, past = 0, min(lanes, end - p - vector * lanes)
+        while lane < past:
+            if j < columns:
+                count = min(columns - j, past - lane)
+                entry[at], entry[at + 1], entry[at + 2] = (row * line + j - lane) * itemsize, lane, lane + count
+                at += 3
+                if count == lanes and full == vector:
+                    full += 1
+            else:
+                count = min(pitch - j, past - lane)
+            lane += count
+            j += count
+            if j == pitch:
+                row, j = row + 1, 0
+    entry[vectors] = at
+    return full
+
+
+@_helper
+def spread_sums(
+    dtype: Any, job: Any, itemsize: int, y: int, bias: int, rows: int, sums: int, pitch: int, columns: int, p: int,
+    end: int,
 ) -> None:  # fmt: skip
-    """Pixels [p, end) of ``rows`` channels of sums from ``k`` on, in lines of ``pitch`` of which ``columns`` count."""
-    bias, slope = pointer(dtype, job.bias), dtype(job.slope)
-    channel = image % job.groups * job.outs + k
-    plane = job.full_d * job.full_h * job.full_w
-    depth = job.first_d + d * job.spread_d
-    begin = p
-    while p < end:
-        row = p // pitch
-        j = p - row * pitch
-        if j < columns:
-            count = min(columns - j, end - p)
-            line = depth * job.full_h + job.first_h + (h + row) * job.spread_h
-            at = (image * job.outs + k) * plane + line * job.full_w + job.first_w + (w + j) * job.spread_w
-            for i in range(rows):
-                source = sums + (i * job.width + p - begin) * itemsize
-                if job.spread_w == 1:
-                    store_row(dtype, job.y + (at + i * plane) * itemsize, source, count, bias[channel + i], slope)
-                else:
-                    y, values = pointer(dtype, job.y), pointer(dtype, source)
-                    for e in range(count):
-                        value = values[e] + bias[channel + i]
-                        less = slope * value if slope != 0 else slope
-                        y[at + i * plane + e * job.spread_w] = less if value < 0 else value
-        p = (row + 1) * pitch
+    """Finish pixels [p, end) of ``rows`` channels of sums, in rows of ``pitch`` of which ``columns`` count, apart in y."""
+    biases, slope = pointer(dtype, bias), dtype(job.slope)
+    for i in range(rows):
+        to = pointer(dtype, y + i * job.full_d * job.full_h * job.full_w * itemsize)
+        values = pointer(dtype, sums + i * job.width * itemsize)
+        for q in range(p, end):
+            if q % pitch < columns:
+                value = values[q - p] + biases[i]
+                less = slope * value if slope != 0 else slope
+                at = q // pitch * job.spread_h * job.full_w + q % pitch * job.spread_w
+                to[at] = less if value < 0 else value
 
 
 @_inlined
-def tiles(dtype: Any, rows: int, vectors: int, more: int, n: int, a: int, b: int, off: int, c: int, ldc: int) -> None:
+def tiles(
+    dtype: Any, rows: int, vectors: int, more: int, n: int, a: int, b: int, off: int, c: int, ldc: int, present: int,
+    full: int, y: int, plane: int, bias: int, places: int, slope: Any,
+) -> None:  # fmt: skip
     """Run the tile of this size, or a larger one: sums and pixels have room for the largest."""
     if rows == ROWS:
         if vectors == 1:
-            tile(dtype, ROWS, 1, more, n, a, b, off, c, ldc)
+            tile(dtype, ROWS, 1, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope)
         elif vectors == 2:
-            tile(dtype, ROWS, 2, more, n, a, b, off, c, ldc)
+            tile(dtype, ROWS, 2, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope)
         else:
-            tile(dtype, ROWS, VECTORS, more, n, a, b, off, c, ldc)
+            tile(dtype, ROWS, VECTORS, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope)
     elif rows == 4:
         if vectors <= VECTORS:
-            tile(dtype, 4, VECTORS, more, n, a, b, off, c, ldc)
+            tile(dtype, 4, VECTORS, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope)
         else:
-            tile(dtype, 4, LONE_VECTORS, more, n, a, b, off, c, ldc)
+            tile(dtype, 4, LONE_VECTORS, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope)
     elif vectors <= VECTORS:
-        tile(dtype, 1, VECTORS, more, n, a, b, off, c, ldc)
+        tile(dtype, 1, VECTORS, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope)
     else:
-        tile(dtype, 1, LONE_VECTORS, more, n, a, b, off, c, ldc)
+        tile(dtype, 1, LONE_VECTORS, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope)
 
 
 def sweep(dtype: Any) -> Callable[..., None]:
@@ -221,16 +244,22 @@ def sweep(dtype: Any) -> Callable[..., None]:
         vectors = -(-pixels // lanes)
         count = -(-vectors // most)
         scratch = job.scratch + slot * job.each
-        sums, tail = scratch + job.panel, scratch + job.tail
+        sums, tail, places = scratch + job.panel, scratch + job.tail, scratch + job.places
+        plane, slope = job.full_d * job.full_h * job.full_w, dtype(job.slope)
         size = job.size_d * job.size_h * job.size_w
         k_first = part * job.per_part
         k_last = min(job.outs, k_first + job.per_part)
         one_block = job.block >= job.terms
         for image in range(item * job.run, min((item + 1) * job.run, job.samples * job.groups)):
             x = job.x + image * job.channels * size * itemsize
+            bias = job.bias + image % job.groups * job.outs * itemsize
             weights = job.w + image % job.groups * job.padded * job.terms * itemsize
             for d in range(depth, min(depth + job.box_d, job.outputs_d)):
                 off = job.xoff + d % job.ring * job.terms * 8
+                line = (job.first_d + d * job.spread_d) * job.full_h + job.first_h + h * job.spread_h
+                y = job.y + (
+                    image * job.outs * plane + line * job.full_w + job.first_w + w * job.spread_w
+                ) * itemsize  # fmt: skip
                 base = scratch
                 if job.in_place:
                     base = x + w * itemsize
@@ -253,20 +282,28 @@ def sweep(dtype: Any) -> Callable[..., None]:
                                     to = tail + c * most * VECTOR_BYTES
                                     copy_row(dtype, 1, to, row, 0, size - w - p, most * lanes)
                                 source, offsets = tail, job.tailoff
+                            end = min(p + wide * lanes, pixels)
+                            last, full = t0 + n == job.terms, 0
+                            if last and job.spread_w == 1:
+                                full = list_places(
+                                    itemsize, lanes, most, places, p, end, pitch, columns, job.spread_h * job.full_w
+                                )
                             k = k0
                             while k < min(k_last, k0 + job.chunk):
                                 height = panel_rows(job.outs - k)
+                                present = min(height, job.outs - k) if last else 0
                                 c = sums
                                 if not one_block:
                                     c += ((k - k0) * job.width + index * most * lanes) * itemsize
                                 tiles(
                                     dtype, height, wide, t0, n, weights + (k * job.terms + t0 * height) * itemsize,
-                                    source, offsets, c, job.width,
+                                    source, offsets, c, job.width, present if job.spread_w == 1 else 0, full,
+                                    y + k * plane * itemsize, plane, bias + k * itemsize, places, slope,
                                 )  # fmt: skip
-                                if t0 + n == job.terms:
-                                    store(
-                                        dtype, job, itemsize, image, k, min(height, job.outs - k), c, pitch, columns,
-                                        d, h, w, p, min(p + wide * lanes, pixels),
+                                if last and job.spread_w > 1:
+                                    spread_sums(
+                                        dtype, job, itemsize, y + k * plane * itemsize, bias + k * itemsize, present,
+                                        c, pitch, columns, p, end,
                                     )  # fmt: skip
                                 k += height
                             p += wide * lanes

@@ -376,11 +376,12 @@ def _sweep(problem: ConvProblem, backward: bool, algorithm: str, axes: tuple[Axi
 
     sums_at = _ceil(panel * size, 64) * 64
     tail_at = sums_at + _ceil(sums * size, 64) * 64
-    each = tail_at + _ceil(tail * size, 64) * 64
+    places = tail_at + _ceil(tail * size, 64) * 64
+    each = places + _ceil((most + 1 + 3 * widest) * 8, 64) * 64
     activation = problem.activation
     record = record_of(
         SWEEP, xoff=tables[0].ctypes.data, tailoff=tables[1].ctypes.data, starts=[t.ctypes.data for t in tables[2:]],
-        each=each, panel=sums_at, tail=tail_at, samples=problem.n, groups=problem.groups, run=run, channels=channels,
+        each=each, panel=sums_at, tail=tail_at, places=places, samples=problem.n, groups=problem.groups, run=run, channels=channels,
         outs=outs, terms=terms, block=block, per_part=per_part, parts=parts, chunk=chunk, in_place=in_place, full=full,
         box=(box_d, box_h, box_w), boxes=boxes, slots=[len(s.starts) for s in slots], ring=ring, span_h=slots[1].span,
         span_w=slots[2].span, plane=plane, channel=channel, width=width, padded=padded_outs(outs),

@@ -10,14 +10,9 @@ from numba.core import cgutils
 from voxconv.backends._numba_ir import INT32, INT64, Vectors, emitted, int64, typed
 
 
-def finish_sums(v: Vectors, sums: list[Any], bias: Any, slope: Any) -> list[Any]:
-    """Vectors of sums with the bias added, and times the slope where that is negative; a slope of 1 costs nothing.
-
-    A slope of 0 gives 0 even for -inf.
-    """
+def activated(v: Vectors, totals: list[Any], slope: Any) -> list[Any]:
+    """Vectors times the slope where they are negative; 1 costs nothing, and 0 gives 0 even for -inf."""
     builder = v.builder
-    every_bias = v.splat(bias)
-    totals = [builder.fadd(total, every_bias) for total in sums]
     linear = builder.fcmp_ordered("==", slope, ir.Constant(v.scalar, 1.0))
     with builder.if_else(linear) as (plain, active):
         with plain:
@@ -39,19 +34,29 @@ def finish_sums(v: Vectors, sums: list[Any], bias: Any, slope: Any) -> list[Any]
     return finished
 
 
-def _tile(v: Vectors, rows: int, vectors: int, more: Any, n: Any, a: Any, b: Any, off: Any, c: Any, ldc: Any) -> None:
+def finish_sums(v: Vectors, sums: list[Any], bias: Any, slope: Any) -> list[Any]:
+    """Vectors of sums with the bias added, activated."""
+    every = v.splat(bias)
+    return activated(v, [v.builder.fadd(total, every) for total in sums], slope)
+
+
+def _tile(
+    v: Vectors, rows: int, vectors: int, more: Any, n: Any, a: Any, b: Any, off: Any, c: Any, ldc: Any, present: Any,
+    full: Any, y: Any, plane: Any, bias: Any, places: Any, slope: Any,
+) -> None:  # fmt: skip
     """c[i * ldc + j] = sum over t < n of a[t * rows + i] * b[off[t] + j], for i < rows and j < vectors * lanes.
 
     ``more`` is 0, or 1 to go on from the sums that c holds.  Each sum is one chain in the order of t and stays
-    in a register; nothing need be aligned.
+    in a register; nothing need be aligned.  Where ``present`` is above 0, so many rows of finished sums go to y
+    instead, ``plane`` apart: the first ``full`` vectors as a whole, others where ``places`` says (see `list_places`).
     """
     builder = v.builder
-    places = [
+    sums_at = [
         v.address(v.address(c, builder.mul(ldc, int64(i))), j * v.lanes) for i in range(rows) for j in range(vectors)
     ]
     with builder.if_else(builder.icmp_signed("!=", more, int64(0))) as (taken, fresh):
         with taken:
-            held = [v.load(place) for place in places]
+            held = [v.load(place) for place in sums_at]
             going_on = builder.block
         with fresh:
             from_zero = builder.block
@@ -67,7 +72,7 @@ def _tile(v: Vectors, rows: int, vectors: int, more: Any, n: Any, a: Any, b: Any
 
     builder.position_at_end(loop)
     t = builder.phi(INT64)
-    sums = [builder.phi(v.type) for _ in places]
+    sums = [builder.phi(v.type) for _ in sums_at]
     source = v.address(b, v.loadint64(builder.add(off, builder.mul(t, int64(8)))))
     pixels = [v.load(v.address(source, j * v.lanes)) for j in range(vectors)]
     panel = v.address(a, builder.mul(t, int64(rows)))
@@ -84,8 +89,48 @@ def _tile(v: Vectors, rows: int, vectors: int, more: Any, n: Any, a: Any, b: Any
     builder.cbranch(builder.icmp_signed("<", following, n), loop, after)
 
     builder.position_at_end(after)
-    for place, result in zip(places, results, strict=True):
-        v.store(result, place)
+    with builder.if_else(builder.icmp_signed("==", present, int64(0))) as (waiting, finished):
+        with waiting:
+            for place, result in zip(sums_at, results, strict=True):
+                v.store(result, place)
+        with finished:
+            _put(v, rows, vectors, results, present, full, y, plane, bias, places, slope)
+
+
+def _put(
+    v: Vectors, rows: int, vectors: int, sums: list[Any], present: Any, full: Any, y: Any, plane: Any, bias: Any,
+    places: Any, slope: Any,
+) -> None:  # fmt: skip
+    """Finish a tile's sums and store them in y; see `_tile`."""
+    builder = v.builder
+    there = [builder.icmp_signed("<", int64(i), present) for i in range(rows)]
+    totals = []
+    for i in range(rows):
+        at = builder.select(there[i], int64(i), int64(0))
+        every = v.splat(v.load_scalar(v.address(bias, at)))
+        totals += [builder.fadd(total, every) for total in sums[i * vectors : (i + 1) * vectors]]
+    results = activated(v, totals, slope)
+    channels = [v.address(y, builder.mul(plane, int64(i))) for i in range(rows)]
+
+    def entry(number: Any, field: int = 0) -> Any:
+        return v.loadint64(builder.add(places, builder.mul(builder.add(number, int64(field)), int64(8))))
+
+    firsts = [entry(int64(j)) for j in range(vectors + 1)]
+    whole = builder.and_(builder.icmp_signed(">=", full, int64(vectors)), there[-1])
+    with builder.if_else(whole) as (quick, ragged):
+        with quick:
+            for j in range(vectors):
+                move = entry(firsts[j])
+                for i, channel in enumerate(channels):
+                    v.store(results[i * vectors + j], builder.add(channel, move))
+        with ragged:
+            for j in range(vectors):
+                with cgutils.for_range_slice(builder, firsts[j], firsts[j + 1], int64(3)) as (at, _):
+                    move, low, high = (entry(at, field) for field in range(3))
+                    mask = v.within(list(range(v.lanes)), low, high)
+                    for i, channel in enumerate(channels):
+                        with builder.if_then(there[i]):
+                            v.store_masked(results[i * vectors + j], builder.add(channel, move), mask)
 
 
 def _row_tile(v: Vectors, rows: int, vectors: int, n: Any, x: Any, row: Any, off: Any, d: Any, c: Any) -> None:
@@ -156,25 +201,13 @@ def _copy_row(v: Vectors, step: int, to: Any, source: Any, low: Any, high: Any, 
         v.store(row, v.address(to, j))
 
 
-def _store_row(v: Vectors, to: Any, source: Any, count: Any, bias: Any, slope: Any) -> None:
-    """to[j] = source[j] + bias, times slope where that is negative; a slope of 0 gives 0 even for -inf."""
-    builder = v.builder
-
-    def activated(j: Any) -> Any:
-        return finish_sums(v, [v.load(v.address(source, j))], bias, slope)[0]
-
-    whole = builder.and_(count, int64(-v.lanes))
-    with cgutils.for_range_slice(builder, int64(0), whole, int64(v.lanes)) as (j, _):
-        v.store(activated(j), v.address(to, j))
-    with builder.if_then(builder.icmp_signed("<", whole, count)):
-        mask = v.within(list(range(v.lanes)), int64(0), builder.sub(count, whole))
-        v.store_masked(activated(whole), v.address(to, whole), mask)
-
-
 @typed
-def tile(context, dtype, rows, vectors, more, n, a, b, off, c, ldc):
+def tile(
+    context, dtype, rows, vectors, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope
+):  # fmt: skip
     """See `_tile`."""
-    return emitted(2)(_tile)(context, dtype, rows, vectors, more, n, a, b, off, c, ldc)
+    arguments = more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope
+    return emitted(2)(_tile)(context, dtype, rows, vectors, *arguments)
 
 
 @typed
@@ -193,11 +226,3 @@ def dot_row(context, dtype, to, a, b, count):
 def copy_row(context, dtype, step, to, source, low, high, columns):
     """See `_copy_row`."""
     return emitted(1)(_copy_row)(context, dtype, step, to, source, low, high, columns)
-
-
-@typed
-def store_row(context, dtype, to, source, count, bias, slope):
-    """See `_store_row`."""
-    return emitted(0)(_store_row)(context, dtype, to, source, count, bias, slope)
-
-
