@@ -21,7 +21,7 @@ _inlined: Any = njit(error_model="numpy", inline="always")
 
 SWEEP = job_type(
     """
-    x y scratch w bias xoff tailoff starts* each panel tail places samples groups run channels outs terms block per_part
+    x y scratch w bias xoff tailoff starts* each panel tail places place samples groups run channels outs terms block per_part
     parts chunk in_place size* outputs* step* first* spread* full* box* boxes* slots* ring span_h span_w plane
     channel width padded slope
     """
@@ -33,7 +33,7 @@ Output q of ``outputs`` stands at first + q * spread of y and reads x at q * ste
 ``slots`` of starts, and the shifts are in the offset list ``xoff`` (ring, terms).  An item is ``run`` consecutive
 (sample, group) images, one box of outputs of them and ``per_part`` of their output channels.  Its scratch, ``each``
 bytes, holds the panel, from ``panel`` on the sums, from ``tail`` on what a tile may not read in place and from
-``places`` on where a tile's pixels go.
+``places`` on where tiles' pixels go, ``place`` bytes for each.
 """
 
 WEIGHT = job_type(
@@ -224,7 +224,7 @@ def tiles(
 
 
 def sweep(dtype: Any) -> Callable[..., None]:
-    """The sum of `SWEEP`: fill the panel, then blocks of terms > tiles of pixels > panels of output channels.
+    """The sum of `SWEEP`: fill the panel, then blocks of terms > panels of output channels > tiles of pixels.
 
     A box is computed as one flat run of pixels with the panel's pitch; its columns past the box are dropped.
     """
@@ -250,6 +250,14 @@ def sweep(dtype: Any) -> Callable[..., None]:
         k_first = part * job.per_part
         k_last = min(job.outs, k_first + job.per_part)
         one_block = job.block >= job.terms
+        whole = pointer(types.int64, places)
+        places += -(-count * 8 // 64) * 64
+        for index in range(count if job.spread_w == 1 else 0):
+            begin, end = vectors * index // count * lanes, min(vectors * (index + 1) // count * lanes, pixels)
+            whole[index] = list_places(
+                itemsize, lanes, most, places + index * job.place, begin, end, pitch, columns,
+                job.spread_h * job.full_w,
+            )  # fmt: skip
         for image in range(item * job.run, min((item + 1) * job.run, job.samples * job.groups)):
             x = job.x + image * job.channels * size * itemsize
             bias = job.bias + image % job.groups * job.outs * itemsize
@@ -272,41 +280,37 @@ def sweep(dtype: Any) -> Callable[..., None]:
                 for k0 in range(k_first, k_last, job.chunk):
                     for t0 in range(0, job.terms, job.block):
                         n = min(job.block, job.terms - t0)
-                        p = 0
-                        for index in range(count):
-                            wide = vectors * (index + 1) // count - vectors * index // count
-                            source, offsets = base + p * itemsize, off + t0 * 8
-                            if job.in_place and w + p + most * lanes > size:
-                                for c in range(n):
-                                    row = x + ((t0 + c) * size + w + p) * itemsize
-                                    to = tail + c * most * VECTOR_BYTES
-                                    copy_row(dtype, 1, to, row, 0, size - w - p, most * lanes)
-                                source, offsets = tail, job.tailoff
-                            end = min(p + wide * lanes, pixels)
-                            last, full = t0 + n == job.terms, 0
-                            if last and job.spread_w == 1:
-                                full = list_places(
-                                    itemsize, lanes, most, places, p, end, pitch, columns, job.spread_h * job.full_w
-                                )
-                            k = k0
-                            while k < min(k_last, k0 + job.chunk):
-                                height = panel_rows(job.outs - k)
-                                present = min(height, job.outs - k) if last else 0
-                                c = sums
+                        last = t0 + n == job.terms
+                        k = k0
+                        while k < min(k_last, k0 + job.chunk):
+                            height = panel_rows(job.outs - k)
+                            present = min(height, job.outs - k) if last else 0
+                            panel = weights + (k * job.terms + t0 * height) * itemsize
+                            to, start = y + k * plane * itemsize, bias + k * itemsize
+                            for index in range(count):
+                                before = vectors * index // count
+                                wide, p = vectors * (index + 1) // count - before, before * lanes
+                                source, offsets = base + p * itemsize, off + t0 * 8
+                                if job.in_place and w + p + most * lanes > size:  # only the last may
+                                    for c in range(0 if k > k0 else n):
+                                        row = x + ((t0 + c) * size + w + p) * itemsize
+                                        place = tail + c * most * VECTOR_BYTES
+                                        copy_row(dtype, 1, place, row, 0, size - w - p, most * lanes)
+                                    source, offsets = tail, job.tailoff
+                                waiting = sums
                                 if not one_block:
-                                    c += ((k - k0) * job.width + index * most * lanes) * itemsize
+                                    waiting += ((k - k0) * job.width + index * most * lanes) * itemsize
+                                list_at = places + index * job.place
                                 tiles(
-                                    dtype, height, wide, t0, n, weights + (k * job.terms + t0 * height) * itemsize,
-                                    source, offsets, c, job.width, present if job.spread_w == 1 else 0, full,
-                                    y + k * plane * itemsize, plane, bias + k * itemsize, places, slope,
+                                    dtype, height, wide, t0, n, panel, source, offsets, waiting, job.width,
+                                    present if job.spread_w == 1 else 0, whole[index], to, plane, start, list_at, slope,
                                 )  # fmt: skip
                                 if last and job.spread_w > 1:
                                     spread_sums(
-                                        dtype, job, itemsize, y + k * plane * itemsize, bias + k * itemsize, present,
-                                        c, pitch, columns, p, end,
+                                        dtype, job, itemsize, to, start, present, waiting, pitch, columns, p,
+                                        min(p + wide * lanes, pixels),
                                     )  # fmt: skip
-                                k += height
-                            p += wide * lanes
+                            k += height
 
     return kernel
 

@@ -296,7 +296,7 @@ def _weight_sweep(problem: ConvProblem, algorithm: str, axes: tuple[Axis, Axis, 
     each = places + _ceil(box_h * box_w * 8, 64) * 64
     record = record_of(
         WEIGHT, row=tables[0].ctypes.data, wrow=wrow.ctypes.data, woff=woff.ctypes.data,
-        starts=[t.ctypes.data for t in tables[3:]], each=each, pixels=pixels, places=places, samples=problem.n,
+        starts=[t.ctypes.data for t in tables[3:]], each=each, pixels=pixels, places=places, place=place, samples=problem.n,
         groups=problem.groups, run=run, channels=channels, outs=outs, taps=taps, block=block, blocks=blocks,
         height=height, vectors=vectors, panels=panels, per_part=per_part, parts=parts, box=(1, box_h, box_w),
         boxes=boxes, slots=[len(s.starts) for s in slots], ring=1, span_h=slots[1].span, span_w=slots[2].span,
@@ -377,11 +377,12 @@ def _sweep(problem: ConvProblem, backward: bool, algorithm: str, axes: tuple[Axi
     sums_at = _ceil(panel * size, 64) * 64
     tail_at = sums_at + _ceil(sums * size, 64) * 64
     places = tail_at + _ceil(tail * size, 64) * 64
-    each = places + _ceil((most + 1 + 3 * widest) * 8, 64) * 64
+    place, most_tiles = _ceil((most + 1 + 3 * widest) * 8, 64) * 64, _ceil((box_h - 1) * pitch + box_w, widest) + 1
+    each = places + _ceil(most_tiles * 8, 64) * 64 + most_tiles * place
     activation = problem.activation
     record = record_of(
         SWEEP, xoff=tables[0].ctypes.data, tailoff=tables[1].ctypes.data, starts=[t.ctypes.data for t in tables[2:]],
-        each=each, panel=sums_at, tail=tail_at, places=places, samples=problem.n, groups=problem.groups, run=run, channels=channels,
+        each=each, panel=sums_at, tail=tail_at, places=places, place=place, samples=problem.n, groups=problem.groups, run=run, channels=channels,
         outs=outs, terms=terms, block=block, per_part=per_part, parts=parts, chunk=chunk, in_place=in_place, full=full,
         box=(box_d, box_h, box_w), boxes=boxes, slots=[len(s.starts) for s in slots], ring=ring, span_h=slots[1].span,
         span_w=slots[2].span, plane=plane, channel=channel, width=width, padded=padded_outs(outs),

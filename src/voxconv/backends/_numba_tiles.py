@@ -185,20 +185,31 @@ def _copy_row(v: Vectors, step: int, to: Any, source: Any, low: Any, high: Any, 
     Whole vectors are stored, so up to lanes - 1 elements after the row are overwritten.
     """
     builder, lanes = v.builder, v.lanes
+    every = list(range(lanes))
+    evens = ir.Constant(ir.VectorType(INT32, lanes), list(range(0, 2 * lanes, 2)))
+    even = ir.Constant(ir.VectorType(ir.IntType(1), lanes), [1 - i % 2 for i in every])
     with cgutils.for_range_slice(builder, int64(0), columns, int64(lanes)) as (j, _):
         first, last = builder.sub(low, j), builder.sub(high, j)
         begin = v.address(source, builder.mul(j, int64(step)))
-        if step == 1:
-            row = v.load_masked(begin, v.within(list(range(lanes)), first, last))
-        else:
-            even = ir.Constant(ir.VectorType(ir.IntType(1), lanes), [1 - i % 2 for i in range(lanes)])
-            halves = []
-            for half in range(2):
-                mask = v.within([half * lanes // 2 + i // 2 for i in range(lanes)], first, last)
-                halves.append(v.load_masked(v.address(begin, half * lanes), builder.and_(mask, even)))
-            evens = ir.Constant(ir.VectorType(INT32, lanes), list(range(0, 2 * lanes, 2)))
-            row = builder.shuffle_vector(*halves, evens)
-        v.store(row, v.address(to, j))
+        # Two whole vectors reach one element past what they are read for.
+        enough = builder.icmp_signed(">=", last, int64(lanes + step - 1))
+        whole = builder.and_(builder.icmp_signed("<=", first, int64(0)), enough)
+        with builder.if_else(whole) as (quick, ragged):
+            with quick:
+                row = v.load(begin)
+                if step == 2:
+                    row = builder.shuffle_vector(row, v.load(v.address(begin, lanes)), evens)
+                v.store(row, v.address(to, j))
+            with ragged:
+                if step == 1:
+                    row = v.load_masked(begin, v.within(every, first, last))
+                else:
+                    halves = []
+                    for half in range(2):
+                        mask = v.within([half * lanes // 2 + i // 2 for i in every], first, last)
+                        halves.append(v.load_masked(v.address(begin, half * lanes), builder.and_(mask, even)))
+                    row = builder.shuffle_vector(*halves, evens)
+                v.store(row, v.address(to, j))
 
 
 @typed
