@@ -21,9 +21,9 @@ _inlined: Any = njit(error_model="numpy", inline="always")
 
 SWEEP = job_type(
     """
-    x y scratch w bias xoff tailoff starts* each panel tail places place samples groups run channels outs terms block per_part
-    parts chunk in_place size* outputs* step* first* spread* full* box* boxes* slots* ring span_h span_w plane
-    channel width padded slope
+    x y scratch w bias xoff tailoff starts* each panel tail places place samples groups run channels outs terms
+    block per_part parts chunk in_place size* outputs* step* first* spread* full* box* boxes* slots* ring span_h
+    span_w plane channel width padded slope
     """
 )
 """One sum over taps for a lattice of outputs: the forward pass, or one phase of the input gradient.
@@ -186,7 +186,7 @@ def spread_sums(
     dtype: Any, job: Any, itemsize: int, y: int, bias: int, rows: int, sums: int, pitch: int, columns: int, p: int,
     end: int,
 ) -> None:  # fmt: skip
-    """Finish pixels [p, end) of ``rows`` channels of sums, in rows of ``pitch`` of which ``columns`` count, apart in y."""
+    """Finish pixels [p, end) of ``rows`` channels of sums, whose columns lie apart in y; see `list_places`."""
     biases, slope = pointer(dtype, bias), dtype(job.slope)
     for i in range(rows):
         to = pointer(dtype, y + i * job.full_d * job.full_h * job.full_w * itemsize)

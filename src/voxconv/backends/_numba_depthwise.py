@@ -20,8 +20,8 @@ DEPTHWISE = job_type(
 """y[image, q] = bias + sum over t of w[image % groups, t] * x[image, q * step + (off_d, off_h, off_w)[t]].
 
 ``low`` and ``high`` are the least and the greatest offset of an axis; in depth, ``taps_d`` are ``move_d`` apart.  An
-item is ``run`` images, ``batch`` of them at a time, and ``per_part`` of their (depth, row) lines of outputs; its scratch
-holds tables of the taps.
+item is ``run`` images, ``batch`` of them at a time, and ``per_part`` of their (depth, row) lines of outputs; its
+scratch holds tables of the taps.
 """
 
 BLOCK = 4
@@ -29,7 +29,10 @@ BLOCK = 4
 
 
 def depthwise(dtype: Any) -> Callable[..., None]:
-    """The sum of `DEPTHWISE` for any taps at stride 1, line by line, straight from x: taps outside x are left out, not multiplied by zero."""
+    """The sum of `DEPTHWISE` for any taps at stride 1, line by line, straight from x.
+
+    Taps outside x are left out, not multiplied by zero.
+    """
     itemsize = dtype.bitwidth // 8
     lanes = VECTOR_BYTES // itemsize
 
@@ -98,7 +101,7 @@ def depthwise(dtype: Any) -> Callable[..., None]:
 
 
 def square(size: int, step: int) -> Callable[[Any], Callable[..., None]]:
-    """What makes the sum of `DEPTHWISE` for neighbouring taps, size x size of them in a slice, at a stride of 1 or 2."""
+    """What makes the sum of `DEPTHWISE` for size x size neighbouring taps in a slice, at a stride of 1 or 2."""
     rows = 7 if ROWS == 8 and size == 3 else 4
     narrow = NARROW if step == 2 else MASKED
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -77,8 +78,8 @@ def _planes_tile(
 
     y[j * pitch + l] = bias + sum over z < slices, a, b < kernel of
     w[z, a, b] * x[z * slice_step + (j * step + a) * width + l * step + b] for j < tall and l < wide, where of all
-    ``rows`` x lanes less may be wanted.  The plane's row ``top`` and column ``left`` are where x points; what is outside
-    of its height and width is not read.  A line is loaded once for all sums that want it, weights stay in registers.
+    ``rows`` x lanes less may be wanted.  x points to the plane's row ``top`` and column ``left``; what is outside of
+    its height and width is not read.  A line is loaded once for all sums that want it, and weights stay in registers.
     """
     builder = v.builder
     lanes = list(range(v.lanes))
@@ -107,7 +108,8 @@ def _planes_tile(
         pick = [ir.Constant(ir.VectorType(INT32, v.lanes), list(range(odd, 2 * v.lanes, 2))) for odd in range(2)]
         return [builder.shuffle_vector(found[t // 2 * 2], found[t // 2 * 2 + 1], pick[t % 2]) for t in range(kernel)]
 
-    def one_slice(z: Any, source: Any, weights: Any, sums: list[Any]) -> list[Any]:
+    def add_slice(x: Any, w: Any, z: Any, sums: list[Any]) -> list[Any]:
+        source, weights = v.address(x, builder.mul(z, slice_step)), v.address(w, builder.mul(z, int64(kernel * kernel)))
         weight = [v.splat(v.load_scalar(v.address(weights, t))) for t in range(kernel * kernel)]
         for i, inside in enumerate(there):
             before, results = builder.block, list(sums)
@@ -127,10 +129,7 @@ def _planes_tile(
         source = builder.add(x, builder.mul(move, image))
         weights = builder.add(w, builder.mul(move, terms))
         zero = [v.constant(0.0)] * rows
-        sums = _loop(v, slices, zero, lambda z, held: one_slice(
-            z, v.address(source, builder.mul(z, slice_step)), v.address(weights, builder.mul(z, int64(kernel * kernel))),
-            held,
-        ))  # fmt: skip
+        sums = _loop(v, slices, zero, partial(add_slice, source, weights))
         results = finish_sums(v, sums, v.load_scalar(builder.add(bias, move)), slope)
         to = builder.add(y, builder.mul(move, plane))
         for j, (result, place) in enumerate(zip(results, _rows(v, rows, to, pitch), strict=True)):

@@ -22,25 +22,13 @@ import numpy.typing as npt
 
 from voxconv.backends import _numba_conv, _numba_depthwise, _numba_pool
 from voxconv.backends import _numba_kernels as kernels
+from voxconv.backends._numba_axes import SQUARES, axes_of, deep, offsets, square_of, table, triple
 from voxconv.backends._numba_cache import compiled
 from voxconv.backends._numba_conv import PACK, SWEEP, WEIGHT, padded_outs
 from voxconv.backends._numba_depthwise import DEPTHWISE
 from voxconv.backends._numba_ir import ROWS
 from voxconv.backends._numba_pool import POOL, SCATTER
-from voxconv.backends._numba_tables import (
-    SQUARES,
-    Sweep,
-    Sweeps,
-    axes_of,
-    deep,
-    offsets,
-    record_of,
-    square_of,
-    sweeps_of,
-    table,
-    triple,
-    weight_sweep_of,
-)  # fmt: skip
+from voxconv.backends._numba_tables import Sweep, Sweeps, record_of, sweeps_of, weight_sweep_of
 from voxconv.problem import ConvProblem, WindowProblem
 
 __all__ = [
