@@ -98,7 +98,7 @@ def test_j4_no_wide_instruction_outside_its_unit(tmp_path):
     """Every object that any machine runs, disassembled: an opcode of AVX is one whose name begins with v."""
     sys.path.insert(0, str(HERE / "soak"))
     try:
-        from mutants import make, sources
+        from kernels import make, sources
     finally:
         sys.path.remove(str(HERE / "soak"))
     if "sse2" not in vc.runtime_info()["isa"]["compiled"] or not shutil.which("objdump"):

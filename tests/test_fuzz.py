@@ -12,7 +12,7 @@ import pytest
 import voxconv as vc
 
 FUZZ = Path(__file__).parent / "fuzz"
-COUNT = 100_000
+COUNT = int(os.environ.get("VOXCONV_FUZZ_COUNT", 100_000))
 """Cases of each instruction set; `make soak` runs as many as one has the time for."""
 
 pytestmark = pytest.mark.skipif(

@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import kernels
 import mutants
 from fuzzing import build, figures, fuzz
 from ledger import ROOT, call, record
@@ -66,9 +67,9 @@ def emulate(seconds):
     with tempfile.TemporaryDirectory() as folder:
         if emulator and compiler:
             objects, program = Path(folder), Path(folder) / "vox_fuzz"
-            names = [name for name in mutants.sources() if "avx" not in name]
-            mutants.make(names, ROOT / "csrc", objects, compiler=compiler)
-            mutants.link(objects, program, compiler, "-static")
+            names = [name for name in kernels.sources() if "avx" not in name]
+            kernels.make(names, ROOT / "csrc", objects, compiler=compiler)
+            kernels.link(objects, program, compiler, "-static")
             runs.append(("aarch64", [emulator, program], "neon"))
         for name, command, isa in runs:
             start = time.monotonic()

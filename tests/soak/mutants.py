@@ -5,7 +5,6 @@ They are listed in mutants.txt.
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from ledger import ROOT, call, record
+from kernels import link, make, sources
+from ledger import ROOT, record
 
 SECONDS = 10
 """A mutant that lives longer than this has survived."""
@@ -31,32 +31,6 @@ def read_mutants():
 
 MUTANTS = read_mutants()
 
-FLAGS = {
-    "avx512": "-mavx2 -mfma -mavx512f -mavx512dq -mavx512bw -mavx512vl -mprefer-vector-width=512",
-    "avx2": "-mavx2 -mfma",
-    "base": "",
-}
-ELEMENTS = {"f32": "float", "f64": "double", "i8": "int8_t", "u8": "uint8_t", "i16": "int16_t", "u16": "uint16_t",
-            "i32": "int32_t", "u32": "uint32_t", "i64": "int64_t", "u64": "uint64_t"}  # fmt: skip
-
-
-def sources():
-    """Each object: its source and the options that CMake gives it."""
-    found = {}
-    for isa, flags in FLAGS.items():
-        for kind in ("f32", "f64"):
-            unit = f"vox_{isa}_{kind}"
-            found[unit] = ("isa_unit.c", f"-DVOX_ISA_{isa} -DVOX_DOUBLE={int(kind == 'f64')} -DVOX_UNIT={unit} {flags}")
-    for kind, element in ELEMENTS.items():
-        unit = f"vox_elem_{kind}"
-        found[unit] = ("elem_unit.c", f"-DVOX_ELEM={element} -DELEM_IS_FLOAT={int(kind[0] == 'f')} -DVOX_UNIT={unit}")
-    for path in (*(ROOT / "csrc").glob("*.c"), *(ROOT / "csrc" / "drivers").glob("*.c")):
-        if path.name not in ("isa_unit.c", "elem_unit.c"):
-            have = "-DVOX_HAVE_avx512 -DVOX_HAVE_avx2" if path.name == "dispatch.c" else ""
-            found[path.stem + "_"] = (path.relative_to(ROOT / "csrc").as_posix(), have)
-    return found
-
-
 def best_isa():
     words = Path("/proc/cpuinfo").read_text().split()
     return "avx512" if "avx512f" in words else "avx2" if "avx2" in words else "base"
@@ -72,20 +46,6 @@ def touched(file):
         return [name for name, (source, _) in sources().items() if source == file]
     plain = [name for name in sources() if name.endswith("_")] if file == "problem.h" else []
     return [unit, *(["vox_elem_u8"] if file.endswith("max_pool.h") else []), *plain]
-
-
-def make(names, csrc, objects, optimise="-O3", compiler="cc"):
-    for name in names:
-        source, options = sources()[name]
-        if "aarch64" in compiler:
-            options = re.sub(r"-DVOX_HAVE_\S+", "", options)
-        flags = f"-std=gnu11 {optimise} -fPIC -ffp-contract=off -fno-math-errno {options}".split()
-        call([compiler, *flags, f"-I{csrc}", "-c", csrc / source, "-o", objects / f"{name}.o"])
-
-
-def link(objects, program, compiler="cc", *options):
-    fuzz = ROOT / "tests" / "fuzz" / "fuzz.c"
-    call([compiler, "-std=gnu11", "-O2", *options, "-o", program, fuzz, *objects.glob("*.o"), "-lm", "-lpthread"])
 
 
 def verdict(program):
