@@ -163,31 +163,41 @@ static void run_conv(caller *c) {
   exact_cases += f->data == INTEGERS && p.algorithm != VOX_WINOGRAD;
 }
 
-static void run_bias_grad(caller *c) {
+/* The sum of each channel; or the gradient through a ReLU, and its sums if they are asked for. */
+static void run_channels(caller *c) {
   const fuzz_case *f = &c->now;
-  const int type = (int)f->type;
-  const int64_t size = sizes_of[type], count = f->cg, k = f->kg, all = f->n * k * count;
-  void *out[2];
+  const int type = (int)f->type, relu = f->kind == RELU_GRAD;
+  const int64_t size = sizes_of[type], count = f->cg, k = f->kg, all = f->n * k * count, outs = relu ? all : k;
+  void *out[2], *sums[2];
   make_operand(c, 0, type, all, (int)f->data);
+  if (relu) make_operand(c, 1, type, all, (int)f->data);
   for (int run = 0; run < 2; run++) {
+    const int64_t place = f->place[run], threads = f->threads[run];
     int64_t cursor = 0;
-    const void *dy = operand(c, 0, 0, all * size, f->place[run], size);
-    out[run] = output_block(c, 6 + run, k * size, f->place[run], size);
-    while (vox_conv_bias_grad(type, f->threads[run], f->n, k, count, dy, out[run], &cursor) == VOX_AGAIN) {
+    const void *dy = operand(c, 0, 0, all * size, place, size);
+    const void *y = relu ? operand(c, 1, 1, all * size, place, size) : NULL;
+    out[run] = output_block(c, 6 + run, outs * size, place, size);
+    sums[run] = !relu ? out[run] : f->bias ? output_block(c, 2 + run, k * size, place, size) : NULL;
+    while ((relu ? vox_relu_grad(type, threads, f->n, k, count, y, dy, out[run], sums[run], &cursor)
+                 : vox_conv_bias_grad(type, threads, f->n, k, count, dy, out[run], &cursor)) == VOX_AGAIN) {
     }
-    check_canaries(c, out[run], k * size, f->place[run]);
+    check_canaries(c, out[run], outs * size, place);
+    if (sums[run]) check_canaries(c, sums[run], k * size, place);
     check_unchanged(c, 0, dy, all * size);
+    if (relu) check_unchanged(c, 1, y, all * size);
   }
-  if (memcmp(out[0], out[1], (size_t)(k * size))) fail(c, "bits differ between two runs");
+  if (memcmp(out[0], out[1], (size_t)(outs * size))) fail(c, "bits differ between two runs");
+  if (sums[0] && memcmp(sums[0], sums[1], (size_t)(k * size))) fail(c, "sums differ between two runs");
   for (int64_t i = 0; i < k; i++) {
     double sum = 0, magnitude = 0;
     for (int64_t s = 0; s < f->n; s++)
-      for (int64_t j = 0; j < count; j++) {
-        double v = c->wide[0][(s * k + i) * count + j];
+      for (int64_t j = (s * k + i) * count; j < (s * k + i + 1) * count; j++) {
+        const double v = relu && c->wide[1][j] <= 0 ? 0 : c->wide[0][j];
+        if (relu) check(c, type, 1, 0, j, load(type, out[0], j), v, 0, 1);
         sum += v;
         magnitude += fabs(v);
       }
-    check(c, type, f->data == INTEGERS, 0, i, load(type, out[0], i), sum, magnitude, f->n * count);
+    if (sums[0]) check(c, type, f->data == INTEGERS, 0, i, load(type, sums[0], i), sum, magnitude, f->n * count);
   }
   exact_cases += f->data == INTEGERS;
 }

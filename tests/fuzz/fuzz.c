@@ -36,6 +36,7 @@ static void draw_geometry(caller *c, int64_t lanes, int64_t budget, int reaches,
     int rank = 1 + (int)draw(c, 3), fits = 1, winograd = draw(c, 3) == 0;
     /* as square as kernels mostly are */
     const int64_t side = draw(c, 6) ? 0 : PICK(c, 3, 5, 7), step = PICK(c, 1, 2);
+    const int abut = draw(c, 12) == 0; /* windows side by side */
     int64_t room = budget;
     for (int i = 2; i >= 0 && fits; i--) {
       int used = i >= 3 - rank, all;
@@ -44,9 +45,13 @@ static void draw_geometry(caller *c, int64_t lanes, int64_t budget, int reaches,
       f->dilation[i] = !used || !dilated ? 1 : winograd ? PICK(c, 1, 1, 1, 2) : PICK(c, 1, 1, 1, 2, 3, 4, 17);
       f->spatial[i] = !used ? 1 : i == 2 && draw(c, 3) ? boundary(c, lanes, room) : 1 + draw(c, room < 20 ? room : 20);
       if (side && used) f->kernel[i] = side, f->stride[i] = step, f->dilation[i] = 1;
+      if (abut && used) {
+        f->kernel[i] = f->stride[i] = PICK(c, 1, 2, 2, 2, 3), f->dilation[i] = 1;
+        f->spatial[i] = (1 + (f->spatial[i] - 1) / f->kernel[i]) * f->kernel[i];
+      }
       int64_t span = (f->kernel[i] - 1) * f->dilation[i] + 1;
-      f->pad[i] = used && draw(c, 2) ? draw(c, reaches ? span / 2 + 1 : span + 2) : 0;
-      f->pad_after[i] = draw(c, 3) ? f->pad[i] : used ? draw(c, span) : 0;
+      f->pad[i] = used && !abut && draw(c, 2) ? draw(c, reaches ? span / 2 + 1 : span + 2) : 0;
+      f->pad_after[i] = abut || draw(c, 3) ? f->pad[i] : used ? draw(c, span) : 0;
       int64_t left = f->spatial[i] + f->pad[i] + f->pad_after[i] - span;
       if (left < 0) {
         fits = 0;
@@ -116,7 +121,7 @@ static void draw_case(caller *c) {
   const int64_t budget = draw_budget(c);
   *f = (fuzz_case){.slice = -1, .groups = 1};
   f->kind = PICK(c, CONV, CONV, CONV, CONV, CONV, INPUT_GRAD, INPUT_GRAD, INPUT_GRAD, WEIGHT_GRAD, WEIGHT_GRAD, WEIGHT_GRAD,
-                 BIAS_GRAD, MAX_POOL, MAX_POOL, AVG_POOL, AVG_POOL_GRAD, UNFOLD, FOLD, SCATTER, draw(c, 2) ? REFUSED : SIZES);
+                 BIAS_GRAD, MAX_POOL, MAX_POOL, AVG_POOL, AVG_POOL_GRAD, UNFOLD, FOLD, SCATTER, draw(c, 2) ? REFUSED : SIZES, RELU_GRAD);
   f->data = draw(c, DATA_KINDS);
   f->values = (int64_t)draw64(c);
   const int most = draw(c, 8) == 0;
@@ -126,8 +131,9 @@ static void draw_case(caller *c) {
   }
   if (f->kind <= WEIGHT_GRAD) {
     draw_conv(c, budget);
-  } else if (f->kind == BIAS_GRAD) {
+  } else if (f->kind == BIAS_GRAD || f->kind == RELU_GRAD) {
     f->type = draw(c, 2);
+    f->bias = draw(c, 2);
     f->n = draw(c, 4), f->kg = 1 + draw(c, 9);
     f->cg = draw(c, 9) ? boundary(c, 4 * vox_isa_lanes(vox_isa_used(), (int)f->type), 1024) : 0;
   } else if (f->kind == SCATTER) {
@@ -162,7 +168,7 @@ static void run_case(caller *c) {
   current = c;
   switch (f->kind) {
   case CONV: case INPUT_GRAD: case WEIGHT_GRAD: run_conv(c); break;
-  case BIAS_GRAD: run_bias_grad(c); break;
+  case BIAS_GRAD: case RELU_GRAD: run_channels(c); break;
   case SCATTER: run_scatter(c); break;
   case REFUSED: run_refused(c); break;
   case SIZES: run_sizes(c); break;

@@ -17,10 +17,11 @@ enum {
   CONV, INPUT_GRAD, WEIGHT_GRAD, BIAS_GRAD, MAX_POOL, AVG_POOL, AVG_POOL_GRAD, UNFOLD, FOLD, SCATTER,
   REFUSED, /* a convolution or window with one field broken, on null pointers */
   SIZES,   /* sizes near the limits of 64 bits: arithmetic alone */
+  RELU_GRAD,
   KINDS
 };
 static const char *const kind_names[KINDS] = {"conv", "input_grad", "weight_grad", "bias_grad", "max_pool", "avg_pool",
-                                              "avg_pool_grad", "unfold", "fold", "scatter", "refused", "sizes"};
+                                              "avg_pool_grad", "unfold", "fold", "scatter", "refused", "sizes", "relu_grad"};
 
 /* Where an operand lies: it ends at a forbidden page, begins behind one, or k >= 0 elements behind a 64-byte line. */
 enum { AT_END = -1, AT_START = -2 };

@@ -19,8 +19,7 @@ import kernels
 import mutants
 from fuzzing import build, figures, fuzz
 from ledger import ROOT, call, record
-
-sys.path.insert(0, str(ROOT / "tests"))
+from plans import plans, recycled
 
 
 def tool(name, package):
@@ -266,7 +265,7 @@ def rows(seconds):
 
 
 JOBS = {
-    "fuzz": fuzz, "sanitize": sanitize, "memcheck": memcheck, "emulate": emulate, "bits": bits, "hammer": hammer,
-    "forks": forks, "growth": growth, "interrupts": interrupts, "mutants": mutants.mutate,
-    "coverage": coverage, "catalogue": rows,
+    "fuzz": fuzz, "sanitize": sanitize, "memcheck": memcheck, "emulate": emulate, "bits": bits, "plans": plans,
+    "recycled": recycled, "hammer": hammer, "forks": forks, "growth": growth, "interrupts": interrupts,
+    "mutants": mutants.mutate, "coverage": coverage, "catalogue": rows,
 }  # fmt: skip

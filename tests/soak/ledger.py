@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))  # the jobs stand on the tests' own checks
 LEDGER = Path(os.environ.get("SOAK_LEDGER", ROOT / "tests" / "soak" / "ledger.jsonl"))
 
 

@@ -24,12 +24,13 @@ def read_mutants():
     found = []
     for entry in (Path(__file__).parent / "mutants.txt").read_text().split("\n@ ")[1:]:
         title, body = entry.split("\n", 1)
-        old, new = body.removesuffix("\n").split("\n->\n")
-        found.append((*title.split(" | "), old, new))
+        old, new = body.split("\n->\n")
+        found.append((*title.split(" | "), old, new.removesuffix("\n")))
     return found
 
 
 MUTANTS = read_mutants()
+
 
 def best_isa():
     words = Path("/proc/cpuinfo").read_text().split()

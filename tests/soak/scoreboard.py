@@ -8,7 +8,8 @@ from ledger import ROOT, runs
 
 BEGIN, END = "<!-- scoreboard -->\n", "<!-- end -->\n"
 GRADIENTS_AND_POOLS = (
-    "input_grad", "weight_grad", "bias_grad", "max_pool", "avg_pool", "avg_pool_grad", "unfold", "fold", "scatter",
+    "input_grad", "weight_grad", "bias_grad", "relu_grad", "max_pool", "avg_pool", "avg_pool_grad", "unfold", "fold",
+    "scatter",
 )  # fmt: skip
 
 
@@ -74,6 +75,8 @@ def rows():
     for job, key, name, must in (
         ("forks", "cycles", "forks before and during calls, hangs", "1,000, 0"),
         ("hammer", "calls", "calls of 16 callers at once, other bits", "0"),
+        ("plans", "plans", "plans under a limit: beyond it, beyond the error bound, other bits", "0"),
+        ("recycled", "results", "results held over recycled memory, with threads and forks, changed", "0"),
     ):
         yield name, must, f"{total(runs(job), key):,}, 0", job, runs(job), ""
     for line in latest("interrupts"):
