@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from voxconv import imaging
-from voxconv.demo import classify, detect, lesions, maps, reconstruct, segment, tasks
+from voxconv.demo import classify, detect, digits, lesions, maps, reconstruct, segment, tasks
 
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
@@ -24,24 +24,47 @@ TINY = {
     "detect": detect.Settings(crops=8, seen=8, epochs=(1, 1), scenes=2, lesions=2),
     "segment": segment.Settings(crops=8, seen=16, epochs=(1, 1), scenes=2, lesions=2),
     "reconstruct": reconstruct.Settings(train=2, test=1, seen=8, epochs=1),
+    "digits": digits.Settings(epochs=2),
 }
 
 
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    found = tasks.run_all(folder / "a.png", 2, TINY, None)
+    return folder, json.loads(json.dumps(found, allow_nan=False))
+
+
 @pytest.mark.parametrize("task", tasks.TASKS)
-def test_task_finds_and_draws(tmp_path, task):
+def test_task_finds_and_draws(everything, task):
     from matplotlib.image import imread
 
-    found = tasks.run(task, tmp_path / "a.png", seeds=2, settings=TINY[task], show=None)
-    found = json.loads(json.dumps(found, allow_nan=False))
+    folder, every = everything
+    found = every["tasks"][task]
     for name, figure in found["figures"].items():
         assert len(figure["values"]) == 2
-        if name.startswith(("auc", "baseline", "dice", "sens", "ssim")):
+        if name.startswith(("auc", "baseline", "dice", "sens", "ssim", "accuracy")):
             assert 0 <= figure["mean"] <= 1
-    assert found["lesions" if task != "reconstruct" else "noise"] == "synthetic"
     text = tasks.as_text(found)
-    assert "ynthetic" in text.replace("SYNTHETIC", "synthetic")
-    assert max(map(len, text.splitlines())) < 125
-    assert imread(tmp_path / "a.png")[..., :3].std() > 0.1
+    if task != "digits":
+        assert found["noise" if task == "reconstruct" else "lesions"] == "synthetic"
+        assert "synthetic" in text.lower()
+    # A temporary picture's path may be long.
+    assert max(len(line) for line in text.splitlines() if not line.startswith("Picture")) < 125
+    assert imread(folder / f"a-{task}.png")[..., :3].std() > 0.1
+
+
+def test_table_says_what_was_missed(everything):
+    _, found = everything
+    rows = {(row["task"], row["figure"]): row for row in found["must"]}
+    assert set(rows) == {(t, f) for limits in (tasks.LEAST, tasks.MOST) for t in tasks.TASKS for f in limits[t]}
+    for (task, name), row in rows.items():
+        mean = found["tasks"][task]["figures"][name]["mean"]
+        assert row["kept"] == (mean >= tasks.LEAST[task][name] if row["sign"] == ">=" else mean <= row["limit"])
+    # Two epochs do not teach a network to read.
+    assert not rows["digits", "accuracy"]["kept"]
+    assert not found["kept"]
+    assert tasks.as_table(found).count("MISSED") == sum(not row["kept"] for row in rows.values())
 
 
 def test_users_folder_goes_through(tmp_path):

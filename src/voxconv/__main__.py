@@ -1,7 +1,7 @@
 """The command line: ``voxconv doctor | demo | bench | explain | selftest``.
 
 Results go to standard output, as text or (``--json``) as one JSON document; everything else to standard error.
-What the user did wrong is a sentence and exit code 2; a failed self-test is exit code 1.
+What the user did wrong is a sentence and exit code 2; a failed self-test or a figure that is missed is exit code 1.
 """
 
 from __future__ import annotations
@@ -77,6 +77,11 @@ def _demo(arguments: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
     if arguments.task is not None:
         from voxconv.demo import tasks
 
+        if arguments.task == "all":
+            if arguments.data is not None:
+                raise ValueError("demo: --data goes with a single task; all is about the example scans")
+            found = tasks.run_all(out, arguments.seeds)
+            return found, tasks.as_table(found), 0 if found["kept"] else 1
         found = tasks.run(arguments.task, out, arguments.data, arguments.seeds)
         return found, tasks.as_text(found), 0
     if arguments.data is not None:
@@ -127,8 +132,8 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "Train a small network on a real MR slice with synthetic lesions, and draw it.")
     demo.add_argument(
-        "--task", choices=("classify", "detect", "segment", "reconstruct"),
-        help="one of four networks for radiology instead, beside a classical method",
+        "--task", choices=("classify", "detect", "segment", "reconstruct", "digits", "all"),
+        help="one of four networks for radiology, or of digits, beside a classical method; all: what each must reach",
     )  # fmt: skip
     demo.add_argument("--data", type=Path, help="with --task: a DICOM file, a folder with a series, or a NIfTI file")
     demo.add_argument("--seeds", type=_positive, default=3, help="with --task: how often to train (3)")

@@ -1,0 +1,105 @@
+"""Which digit is it?  A small network on scikit-learn's handwritten digits, beside logistic regression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from voxconv import nn
+from voxconv.imaging.figures import new_figure, save, show_pixels
+from voxconv.imaging.scan import imported
+
+__all__ = ["Settings", "View", "draw", "notes", "once"]
+
+Array = npt.NDArray[Any]
+Show = Callable[[Iterable[int], int, str], Iterable[int]] | None
+
+QUESTION = "Which digit is it?"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Digits kept for the test, and epochs."""
+
+    test: int = 450
+    epochs: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the picture shows: the test images, their labels and the network's logits."""
+
+    images: Array
+    labels: Array
+    logits: Array
+
+
+def once(data: Path | None, seed: int, settings: Settings, show: Show) -> tuple[dict[str, float], View]:
+    """Train and test once; the seed also chooses which digits are for the test."""
+    if data is not None:
+        raise ValueError("digits: takes no data, since its images and labels are scikit-learn's")
+    datasets = imported("sklearn.datasets", "scikit-learn", "the handwritten digits")
+    linear = imported("sklearn.linear_model", "scikit-learn", "logistic regression")
+    selection = imported("sklearn.model_selection", "scikit-learn", "tuning logistic regression")
+    digits = datasets.load_digits()
+    images, labels = (digits.images[:, None] / 16).astype(np.float32), digits.target
+    rng = np.random.default_rng(seed)
+    test, train = np.split(rng.permutation(len(labels)), [settings.test])
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1, rng=rng), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1, rng=rng), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1, rng=rng), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Dropout(0.3, rng=rng), nn.Linear(64 * 2 * 2, 10, rng=rng),
+    )  # fmt: skip
+    optimizer = nn.AdamW(model.parameters(), lr=3e-3)
+
+    def batches(rng: np.random.Generator) -> Iterable[tuple[Array, Array]]:
+        for chosen in np.array_split(rng.permutation(train), len(train) // 64):
+            yield np.roll(images[chosen], rng.integers(-1, 2, 2), axis=(2, 3)), labels[chosen]
+
+    nn.fit(
+        model, optimizer, nn.cross_entropy, batches, settings.epochs, seed=seed, label="digits", show=show,
+        schedule=nn.CosineAnnealingLR(optimizer, settings.epochs),
+    )  # fmt: skip
+    logits = model(images[test])
+    flat = images.reshape(len(images), -1)
+    strengths = {"C": [0.1, 1.0, 10.0]}
+    classical = selection.GridSearchCV(linear.LogisticRegression(max_iter=1000), strengths, cv=3)
+    classical.fit(flat[train], labels[train])
+    figures = {
+        "accuracy": float(np.mean(logits.argmax(axis=1) == labels[test])),
+        "baseline_accuracy": float(np.mean(classical.predict(flat[test]) == labels[test])),
+    }
+    return figures, View(images[test, 0], labels[test], logits)
+
+
+def notes(_: Path | None) -> list[str]:
+    """What was trained and tested on."""
+    return [
+        "1797 real digits of 8 x 8 pixels from scikit-learn, with their true labels; a quarter, drawn at random, tests."
+    ]
+
+
+def draw(view: View, figures: dict[str, Any], path: Path) -> None:
+    """Write the picture: the test digits that the network is least sure of."""
+    chance = np.exp(view.logits - view.logits.max(axis=1, keepdims=True))
+    chance /= chance.sum(axis=1, keepdims=True)
+    order = np.argsort(chance[np.arange(len(view.labels)), view.labels])
+    figure = new_figure(12, 4.6)
+    figure.suptitle(
+        f"{QUESTION} {figures['accuracy']['mean']:.1%} of the test digits are read rightly, by logistic regression "
+        f"{figures['baseline_accuracy']['mean']:.1%}\nThese were the hardest for the network", fontsize=12,
+    )  # fmt: skip
+    grid = figure.add_gridspec(2, 10, left=0.02, right=0.98, top=0.76, bottom=0.02)
+    for place, index in zip(grid, order[:20], strict=False):
+        axes = figure.add_subplot(place)
+        show_pixels(axes, view.images[index])
+        answer = int(view.logits[index].argmax())
+        text = f"a {view.labels[index]}, read as {answer}\n({chance[index, answer]:.0%} sure)"
+        axes.set_title(text, fontsize=8, color="tab:red" if answer != view.labels[index] else "black")
+    save(figure, path)
