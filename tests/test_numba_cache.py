@@ -65,6 +65,18 @@ def test_no_place_for_files_is_one_warning(tmp_path):
     assert told.startswith("0 1 voxconv's Numba kernels are compiled anew in each process")
 
 
+def test_a_user_without_a_home_has_one_place_less(monkeypatch):
+    from voxconv.backends import _numba_cache
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(_numba_cache.Path, "home", home)
+    monkeypatch.setattr(_numba_cache.config, "CACHE_DIR", "")
+    assert [folder.name for folder in _numba_cache._folders()] == ["__pycache__"]
+
+
 def test_a_changed_source_is_another_file(filled, tmp_path):
     code = PACK.replace("with warnings", "_numba_cache._sources = lambda: b'other sources'\nwith warnings")
     (tmp_path / "voxconv").mkdir()

@@ -264,7 +264,7 @@ class TestAutotune:
         assert self.plan().algorithm == other
         assert self.plan(precision="strict").algorithm in ("direct", "im2col")
 
-    @pytest.mark.parametrize("content", ["{", "[1]", None])
+    @pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000, None])
     def test_a_cache_that_is_broken_or_cannot_be_written_does_no_harm(self, content, tmp_path, monkeypatch):
         if content is None:
             (tmp_path / "file").write_text("")
@@ -276,6 +276,17 @@ class TestAutotune:
         planned = self.plan()
         expected = vc.conv2d(x, self.w, padding=1, algorithm=planned.algorithm, backend="native")
         oracle.assert_same_bits(planned(x), expected)
+
+    def test_a_user_without_a_home_is_served_unremembered(self, monkeypatch):
+        from voxconv import autotune
+
+        def home():
+            raise RuntimeError("Could not determine home directory.")
+
+        for name in ("VOXCONV_CACHE_DIR", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(autotune.Path, "home", home)
+        assert self.plan()(np.ones((1, 8, 12, 12), np.float32)).shape == (1, 8, 12, 12)
 
     def test_the_fastest_by_the_clock_wins(self, tmp_path, monkeypatch):
         from voxconv import autotune

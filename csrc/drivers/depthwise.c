@@ -4,8 +4,10 @@
 
 #include "../problem.h"
 
-/* An item aims at so many terms: a few microseconds, so that handing it out costs nothing and threads end together. */
-enum { ITEM_TERMS = 1 << 17, LEAST_ROWS = 28, LEAST_COLUMNS = 1024 };
+/* An item aims at so many terms: a few microseconds, so that handing it out costs nothing and threads end together.
+ * Bands of at least so many rows and columns share what they read, unless the kernel is so large that an item, which
+ * nothing interrupts, would have more than VAST_TERMS; then they are down to a tile. */
+enum { ITEM_TERMS = 1 << 17, LEAST_ROWS = 28, LEAST_COLUMNS = 1024, VAST_TERMS = 1 << 26, TILE_ROWS = 4, TILE_COLUMNS = 16 };
 /* The weight gradient takes a channel whole, and nothing interrupts an item: the most terms of one. */
 static const double MOST_TERMS = 1 << 28;
 
@@ -75,10 +77,13 @@ static void cut(vox_depthwise_job *j) {
   }
   const double outputs = vox_max(1, (int64_t)(ITEM_TERMS / taps));
   const double row = (double)count[2], slice = row * (double)count[1];
+  const int64_t most = (int64_t)(VAST_TERMS / taps);
+  const int64_t least_rows = vox_max(TILE_ROWS, vox_min(LEAST_ROWS, most / LEAST_COLUMNS));
+  const int64_t least_columns = vox_max(TILE_COLUMNS, vox_min(LEAST_COLUMNS, most / least_rows));
   j->planes = vox_max(1, vox_min(p->k, (int64_t)(outputs / (slice * (double)count[0]))));
   j->band[0] = at_least(count[0], (int64_t)(outputs / slice), 1);
-  j->band[1] = j->band[0] > 1 ? count[1] : at_least(count[1], (int64_t)(outputs / row), LEAST_ROWS);
-  j->band[2] = j->band[1] > LEAST_ROWS ? count[2] : at_least(count[2], (int64_t)outputs, LEAST_COLUMNS);
+  j->band[1] = j->band[0] > 1 ? count[1] : at_least(count[1], (int64_t)(outputs / row), least_rows);
+  j->band[2] = j->band[1] > least_rows ? count[2] : at_least(count[2], (int64_t)outputs, least_columns);
   for (int i = 0; i < 3; i++) {
     j->bands[i] = vox_ceil_div(count[i], j->band[i]);
     j->band[i] = vox_ceil_div(count[i], j->bands[i]);

@@ -32,12 +32,14 @@ SECONDS = 0.2
 """Time to spend on each candidate, about."""
 
 
-def cache_path() -> Path:
-    """Where choices are remembered: ``VOXCONV_CACHE_DIR``, else the user's cache."""
+def cache_path() -> Path | None:
+    """Where choices are remembered: ``VOXCONV_CACHE_DIR``, else the user's cache; None for a user without a home."""
     folder = os.environ.get("VOXCONV_CACHE_DIR")
     if folder:
         return Path(folder) / "autotune.json"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voxconv" / "autotune.json"
+    with contextlib.suppress(RuntimeError):
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voxconv" / "autotune.json"
+    return None
 
 
 @cache
@@ -59,17 +61,19 @@ def _key(problem: ConvProblem, candidates: Sequence[Candidate], facts: str) -> s
     return f"{_machine()} | {facts} | {names} | {shape}"
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path | None) -> dict[str, str]:
     """All choices on file; none where it is missing, unreadable or not ours."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = json.loads(path.read_text()) if path else {}
+    except (OSError, ValueError, RecursionError):
         return {}
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
-def _remember(path: Path, key: str, value: str) -> None:
+def _remember(path: Path | None, key: str, value: str) -> None:
     """Add a choice; a place that cannot be written costs the memory, never the call."""
+    if path is None:
+        return
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:

@@ -174,7 +174,7 @@ def ceilings(threads: int = 1, anew: bool = False) -> Machine:
         path = _path(threads)
     except RuntimeError:  # there is no home
         return measure(threads)
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         kept = json.loads(path.read_text())
         if not anew and isinstance(kept, dict) and set(kept) == {"flops", "levels"}:
             return kept

@@ -68,7 +68,7 @@ def emulate(seconds):
             objects, program = Path(folder), Path(folder) / "vox_fuzz"
             names = [name for name in kernels.sources() if "avx" not in name]
             kernels.make(names, ROOT / "csrc", objects, compiler=compiler)
-            kernels.link(objects, program, compiler, "-static")
+            kernels.link(objects.glob("*.o"), program, compiler, "-static")
             runs.append(("aarch64", [emulator, program], "neon"))
         for name, command, isa in runs:
             start = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from ledger import ROOT, call
 
@@ -42,7 +43,16 @@ def make(names, csrc, objects, how="-O3", compiler="cc"):
         call([compiler, *flags, f"-I{csrc}", "-c", csrc / source, "-o", objects / f"{name}.o"])
 
 
+def installed():
+    """The library that the installed package uses; an editable installation keeps it elsewhere than sources."""
+    import voxconv
+
+    assert voxconv.runtime_info()["native"]
+    maps = Path("/proc/self/maps").read_text().split()
+    return next(Path(word) for word in maps if word.endswith("libvoxconv_kernels.so"))
+
+
 def link(objects, program, compiler="cc", *options):
-    """Make the fuzzer of a folder's objects."""
+    """Make the fuzzer of objects, or of a library."""
     fuzz = ROOT / "tests" / "fuzz" / "fuzz.c"
-    call([compiler, "-std=gnu11", "-O2", *options, "-o", program, fuzz, *objects.glob("*.o"), "-lm", "-lpthread"])
+    call([compiler, "-std=gnu11", "-O2", *options, "-o", program, fuzz, *objects, "-lm", "-lpthread"])

@@ -74,7 +74,7 @@ def mutate(seconds=0, names=()):
         base, program = Path(folder) / "base", Path(folder) / "vox_fuzz"
         base.mkdir()
         make(sources(), ROOT / "csrc", base)
-        link(base, program)
+        link(base.glob("*.o"), program)
         assert subprocess.run([program, "0", "20000"], capture_output=True).returncode == 0, "unmutated kernels fail"
         for name, file, old, new in chosen:
             csrc, objects = Path(folder) / "csrc", Path(folder) / "objects"
@@ -83,7 +83,7 @@ def mutate(seconds=0, names=()):
             path = csrc / file
             path.write_text(path.read_text().replace(old, new))
             make(touched(file), csrc, objects)
-            link(objects, program)
+            link(objects.glob("*.o"), program)
             began = time.monotonic()
             how = verdict(program)
             slowest = max(slowest, time.monotonic() - began)

@@ -7,6 +7,7 @@ code depends on, and its content is believed only if it has the hash that stands
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
@@ -47,9 +48,13 @@ def _sources() -> bytes:
 
 def _folders() -> list[Path]:
     """Where machine code may be kept, best first."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     asked = config.CACHE_DIR
-    return [Path(asked) / "voxconv"] if asked else [Path(__file__).parent / "__pycache__", home / "voxconv"]
+    if asked:
+        return [Path(asked) / "voxconv"]
+    folders = [Path(__file__).parent / "__pycache__"]
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voxconv")
+    return folders
 
 
 class KernelCache:
