@@ -443,6 +443,22 @@ def test_i12_a_long_call_hears_of_an_interrupt():
     assert script(code) == "1\n"
 
 
+def test_i12_depthwise_of_a_large_kernel_is_cut_into_items():
+    """Nothing interrupts an item; the cursor counts them."""
+    from voxconv._native import ffi, lib
+
+    x = np.ones((1, 1, 128, 1100), np.float32)
+    plan = vc.plan_conv2d(x.shape, np.ones((1, 1, 101, 101), np.float32), backend="native")
+    assert plan.algorithm == "depthwise"
+    out, cursor = np.empty(plan.output_shape, np.float32), ffi.new("int64_t *")
+    packed = plan._packed
+    arrays = (ffi.from_buffer(x), packed.pointer, ffi.NULL, ffi.from_buffer(out), ffi.NULL)
+    while lib.vox_conv_run(packed.call.struct, 1, *arrays, cursor) == lib.VOX_AGAIN:
+        pass
+    assert (out == 101 * 101).all()
+    assert plan.problem.flops / 2 / cursor[0] < 1 << 27
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_i14_a_process_ends_with_its_pool_alive(threads):
     script(f"""

@@ -176,6 +176,7 @@ static void run_case(caller *c) {
   }
   counts[f->kind]++;
   threaded_cases += f->threads[1] > 1;
+  special_cases += f->data == SPECIALS && f->type <= VOX_F64 && f->kind != REFUSED && f->kind != SIZES;
 }
 
 static _Atomic uint64_t next_seed;
@@ -247,10 +248,10 @@ static int plant(const char *name) {
 }
 
 static void report(uint64_t first) {
-  printf("isa=%s first=%llu count=%llu threaded=%lld sliced=%lld exact=%lld winograd=%lld too_large=%lld",
+  printf("isa=%s first=%llu count=%llu threaded=%lld sliced=%lld special=%lld exact=%lld winograd=%lld too_large=%lld",
          vox_isa_name(vox_isa_used()), (unsigned long long)first, (unsigned long long)(atomic_load(&next_seed) - first),
-         (long long)threaded_cases, (long long)sliced_cases, (long long)exact_cases, (long long)winograd_cases,
-         (long long)too_large);
+         (long long)threaded_cases, (long long)sliced_cases, (long long)special_cases, (long long)exact_cases,
+         (long long)winograd_cases, (long long)too_large);
   for (int i = 0; i < KINDS; i++) printf(" %s=%lld", kind_names[i], (long long)counts[i]);
   printf(" worst=%.3f worst_winograd=%.3f\n", (double)worst[0], (double)worst[1]);
 }

@@ -54,7 +54,7 @@ typedef struct {
   int32_t *starts, *first, *second; /* the pairs of operands' elements that meet in each element of the result */
 } caller;
 
-static _Atomic int64_t counts[KINDS], exact_cases, winograd_cases, threaded_cases, sliced_cases, too_large;
+static _Atomic int64_t counts[KINDS], exact_cases, winograd_cases, threaded_cases, sliced_cases, special_cases, too_large;
 
 /* Largest error in units of its bound so far, direct and Winograd.  Callers may lose an update to each other. */
 static _Atomic double worst[2];

@@ -18,7 +18,7 @@ from pathlib import Path
 import kernels
 import mutants
 from fuzzing import build, figures, fuzz
-from ledger import ROOT, call, record
+from ledger import ROOT, call, record, runs
 from plans import plans, recycled
 
 
@@ -94,7 +94,8 @@ def bits(seconds):
     import voxconv as vc
     from test_catalogue import LAYOUTS
 
-    start, done, seed = time.monotonic(), 0, 0
+    first = seed = max((line["first"] + line["seeds"] for line in runs("bits")), default=0)
+    start, done = time.monotonic(), 0
     before = vc.get_num_threads()
     layouts = list(LAYOUTS.values())
     while time.monotonic() - start < seconds:
@@ -125,7 +126,7 @@ def bits(seconds):
         oracle.assert_same_bits(conv(x[i : i + 1], w, None, stride), y[i : i + 1])
         done += 1
     vc.set_num_threads(before)
-    record("bits", time.monotonic() - start, configurations=done, differences=0, first=0, seeds=seed)
+    record("bits", time.monotonic() - start, configurations=done, differences=0, first=first, seeds=seed - first)
     return True
 
 

@@ -13,10 +13,13 @@ import time
 from pathlib import Path
 
 from kernels import link, make, sources
-from ledger import ROOT, record
+from ledger import ROOT, record, runs
 
 SECONDS = 10
 """A mutant that lives longer than this has survived."""
+
+HOW = "-O1"
+"""Compiling is most of the time."""
 
 
 def read_mutants():
@@ -63,38 +66,36 @@ def verdict(program):
 
 
 def mutate(seconds=0, names=()):
-    """Try every mutant, or those whose name has one of `names` in it; True if all are killed."""
+    """Try mutants until the time is over, those first that no run of this ledger has tried; True if none survived."""
     start = time.monotonic()
     lost = [name for name, file, old, _ in MUTANTS if (ROOT / "csrc" / file).read_text().count(old) != 1]
     if lost:
         sys.exit("these mutants do not find their place, once, in csrc:\n  " + "\n  ".join(lost))
+    known = {name for line in runs("mutants") for name in line["verdicts"]}
     chosen = [m for m in MUTANTS if not names or any(part in m[0] for part in names)]
-    survivors, slowest = [], 0.0
+    verdicts, slowest = {}, 0.0
     with tempfile.TemporaryDirectory() as folder:
         base, program = Path(folder) / "base", Path(folder) / "vox_fuzz"
         base.mkdir()
-        make(sources(), ROOT / "csrc", base)
+        make(sources(), ROOT / "csrc", base, HOW)
         link(base.glob("*.o"), program)
         assert subprocess.run([program, "0", "20000"], capture_output=True).returncode == 0, "unmutated kernels fail"
-        for name, file, old, new in chosen:
+        for name, file, old, new in sorted(chosen, key=lambda mutant: mutant[0] in known):
             csrc, objects = Path(folder) / "csrc", Path(folder) / "objects"
             shutil.copytree(ROOT / "csrc", csrc)
             shutil.copytree(base, objects)
             path = csrc / file
             path.write_text(path.read_text().replace(old, new))
-            make(touched(file), csrc, objects)
+            make(touched(file), csrc, objects, HOW)
             link(objects.glob("*.o"), program)
             began = time.monotonic()
             how = verdict(program)
             slowest = max(slowest, time.monotonic() - began)
             print(f"{'killed' if how else 'SURVIVED'}: {name}" + (f" ({how})" if how else ""), flush=True)
-            if not how:
-                survivors.append(name)
+            verdicts[name] = how
             shutil.rmtree(csrc)
             shutil.rmtree(objects)
-    if not names:
-        record(
-            "mutants", time.monotonic() - start, mutants=len(chosen), killed=len(chosen) - len(survivors),
-            survivors=survivors, slowest_kill_seconds=round(slowest, 1),
-        )  # fmt: skip
-    return not survivors
+            if seconds and time.monotonic() - start > seconds:
+                break
+    record("mutants", time.monotonic() - start, verdicts=verdicts, slowest_kill_seconds=round(slowest, 1))
+    return None not in verdicts.values()
