@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from voxconv.errors import rejection
@@ -56,13 +58,18 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
     wrong = labels[(labels < 0) | (labels >= classes)]
     if wrong.size:
         raise ValueError(rejection("cross_entropy", "labels", int(wrong[0]), f"must lie in 0..{classes - 1}"))
-    chosen = np.expand_dims(labels.astype(np.intp), 1)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    loss = -np.take_along_axis(log_probability, chosen, axis=1).mean(dtype=np.float64)
-    gradient = np.exp(log_probability)
-    np.put_along_axis(gradient, chosen, np.take_along_axis(gradient, chosen, axis=1) - 1, axis=1)
-    gradient /= labels.size
+    positions = math.prod(logits.shape[2:])
+    first = np.arange(logits.shape[0])[:, None] * (classes * positions) + np.arange(positions)
+    # where the true classes' logits are in a flat array
+    chosen = (first + labels.reshape(first.shape).astype(np.intp) * positions).reshape(-1)
+    gradient = np.ascontiguousarray(logits - logits.max(axis=1, keepdims=True))
+    flat = gradient.reshape(-1)
+    scores = flat[chosen]
+    np.exp(gradient, out=gradient)
+    total = gradient.sum(axis=1, keepdims=True)
+    loss = (np.log(total).reshape(-1) - scores).mean(dtype=np.float64)
+    gradient /= total * labels.size
+    flat[chosen] -= 1 / labels.size
     return float(loss), gradient
 
 
