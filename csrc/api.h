@@ -6,7 +6,7 @@
 
 /* Code that was compiled against this file and kept on disk asks vox_abi() whether it still fits.  Count up VOX_ABI with
  * every change of a struct, an enumeration or a function below. */
-enum vox_version { VOX_ABI = 3 };
+enum vox_version { VOX_ABI = 4 };
 int64_t vox_abi(void);
 
 enum vox_status { VOX_OK = 0, VOX_AGAIN = 1, VOX_INVALID = -1, VOX_OVERFLOW = -2, VOX_NO_MEMORY = -3 };
@@ -83,9 +83,10 @@ int vox_relu_grad(int32_t type, int64_t threads, int64_t n, int64_t k, int64_t s
 /* indices may be NULL.  Any vox_type. */
 int vox_max_pool(const vox_window *p, int64_t threads, const void *x, void *y, int64_t *indices, int64_t *cursor);
 
-/* out (planes, size) = 0, then values (planes, count) are stored or added at indices, in order.  Any vox_type. */
-int vox_scatter(int32_t type, int64_t threads, int64_t planes, int64_t count, int64_t size, int32_t accumulate,
-                const void *values, const int64_t *indices, void *out, int64_t *cursor);
+/* out (planes, spatial) = 0, then values (planes, pooled) are stored or added at indices into a plane, in order.  Any
+ * vox_type. */
+int vox_scatter(int32_t type, int64_t threads, int64_t planes, const int64_t pooled[3], const int64_t spatial[3],
+                int32_t accumulate, const void *values, const int64_t *indices, void *out, int64_t *cursor);
 
 /* float and double only.  columns are (planes * taps, output). */
 int vox_avg_pool(const vox_window *p, int64_t threads, const void *x, void *y, int64_t *cursor);

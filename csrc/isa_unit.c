@@ -14,6 +14,7 @@
 #include "kernels/depthwise.h"
 #include "kernels/depthwise_weight.h"
 #include "kernels/window.h"
+#include "kernels/spread.h"
 #include "kernels/probe.h"
 
 typedef real elem;
@@ -44,6 +45,7 @@ const vox_unit VOX_UNIT = {
     .bias_grad = bias_grad,
     .relu_grad = relu_grad,
     .max_pool = max_pool,
+    .spread = spread,
     .avg_pool = avg_pool,
     .avg_pool_grad = avg_pool_grad,
     .unfold = unfold,

@@ -136,6 +136,7 @@ typedef struct vox_unit {
   void (*relu_grad)(int64_t n, int64_t k, int64_t size, int64_t channel, const void *y, const void *dy, void *out,
                     void *sums);
   vox_max_kernel *max_pool;
+  int (*spread)(const int64_t pooled[3], const int64_t step[3], const void *dy, const int64_t *indices, void *dx);
   vox_box_kernel *avg_pool, *avg_pool_grad, *unfold, *fold;
   int64_t (*probe_fma)(int64_t iterations, double *sink);
   int64_t (*probe_copy)(int64_t iterations, int64_t count, const void *from, void *to);

@@ -281,6 +281,16 @@ INLINE int v_any(vmask mask) {
 #endif
 }
 
+INLINE vmask v_equal_int(ivec a, ivec b) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return _mm512_cmpeq_epi64_mask((__m512i)a, (__m512i)b);
+#elif defined(VOX_ISA_avx512)
+  return _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b);
+#else
+  return a == b;
+#endif
+}
+
 /* mask ? a : b */
 INLINE ivec v_select_int(vmask mask, ivec a, ivec b) {
 #if defined(VOX_ISA_avx512) && VOX_DOUBLE
@@ -348,6 +358,26 @@ INLINE void v_store_index(int64_t *to, int64_t base, int64_t step, ivec a, int64
       memcpy(to + half * HALF, &part, (size_t)left * sizeof(int64_t));
 #endif
   }
+}
+
+/* The first n of p minus base, or -1 where that is below 0 or more than a lane holds; the other lanes are -1. */
+INLINE ivec v_load_index(const int64_t *p, int64_t base, int64_t n) {
+#if defined(VOX_ISA_avx512) && !VOX_DOUBLE
+  const uint32_t lanes = (1u << n) - 1;
+  const __m512i from = _mm512_set1_epi64(base);
+  __m512i low = _mm512_sub_epi64(_mm512_maskz_loadu_epi64((__mmask8)lanes, p), from);
+  __m512i high = _mm512_sub_epi64(_mm512_maskz_loadu_epi64((__mmask8)(lanes >> 8), p + 8), from);
+  __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtusepi64_epi32(low)), _mm512_cvtusepi64_epi32(high), 1);
+  return (ivec)_mm512_mask_mov_epi32(_mm512_set1_epi32(-1), (__mmask16)lanes, both);
+#else
+  const uint64_t most = sizeof(lane_int) == 8 ? INT64_MAX : INT32_MAX;
+  ivec a;
+  for (int64_t i = 0; i < LANES; i++) {
+    const uint64_t distance = i < n ? (uint64_t)p[i] - (uint64_t)base : UINT64_MAX;
+    a[i] = distance > most ? -1 : (lane_int)distance;
+  }
+  return a;
+#endif
 }
 
 /* Lanes [first, LANES) of a, the others of b. */

@@ -197,3 +197,23 @@ def test_unbatched(case, backend, seed):
         pool = function(name, case.rank)
         one = pool(x[0], case.kernel, **case.options, backend=backend)
         oracle.assert_same_bits(one, pool(x, case.kernel, **case.options, backend=backend)[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("pooled", [(1, 1), (2, 7), (1, 8), (3, 16), (2, 17), (5,), (16,), (2, 3, 9), (1, 2, 33)])
+@pytest.mark.parametrize("astray", [False, True])
+@pytest.mark.parametrize("seed", [61])
+def test_gradient_of_windows_side_by_side(pooled, astray, dtype, backend, seed):
+    """Indices that each lie in their window of two, and then one that does not, which others may have chosen too."""
+    rank, rng = len(pooled), np.random.default_rng(seed)
+    x = oracle.integers(rng, (2, 3, *(2 * size for size in pooled)), dtype)
+    indices = getattr(vc, f"max_pool{rank}d")(x, 2, return_indices=True, backend="reference")[1]
+    if astray:
+        indices[1, 1].flat[-1] = indices[1, 1].flat[0]
+        indices[0, 2].flat[0] = x[0, 0].size - 1
+    gy = oracle.integers(rng, indices.shape, dtype)
+    out = np.full(x.shape, np.nan, dtype)
+    getattr(vc.grad, f"max_pool{rank}d_input")(gy, indices, x.shape, out=out, backend=backend)
+    expected = np.zeros((6, x[0, 0].size), np.int64)
+    np.add.at(expected, (np.arange(6)[:, None], indices.reshape(6, -1)), gy.reshape(6, -1).astype(np.int64))
+    oracle.assert_equal(out, expected.reshape(x.shape))

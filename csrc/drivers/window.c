@@ -110,7 +110,8 @@ int vox_fold(const vox_window *p, int64_t threads, const void *columns, void *x,
 
 typedef struct {
   const vox_elem_unit *unit;
-  int64_t planes, together, count, size;
+  const vox_unit *spreads; /* NULL where windows may overlap */
+  int64_t pooled[3], step[3], planes, together, count, size;
   int accumulate;
   const char *values;
   const int64_t *indices;
@@ -121,16 +122,31 @@ static void scatter_body(void *context, int64_t item, int64_t slot) {
   const scatter_call *c = context;
   (void)slot;
   const int64_t end = vox_min(c->planes, (item + 1) * c->together);
-  for (int64_t plane = item * c->together; plane < end; plane++)
-    c->unit->scatter(c->count, c->size, c->accumulate, c->values + plane * c->count * c->unit->size,
-                     c->indices + plane * c->count, c->out + plane * c->size * c->unit->size);
+  for (int64_t plane = item * c->together; plane < end; plane++) {
+    const char *values = c->values + plane * c->count * c->unit->size;
+    const int64_t *indices = c->indices + plane * c->count;
+    char *out = c->out + plane * c->size * c->unit->size;
+    if (!c->spreads || !c->spreads->spread(c->pooled, c->step, values, indices, out))
+      c->unit->scatter(c->count, c->size, c->accumulate, values, indices, out);
+  }
 }
 
-int vox_scatter(int32_t type, int64_t threads, int64_t planes, int64_t count, int64_t size, int32_t accumulate,
-                const void *values, const int64_t *indices, void *out, int64_t *cursor) {
-  if (type < VOX_F32 || type > VOX_U64 || planes < 0 || count < 0 || size < 0) return VOX_INVALID;
+int vox_scatter(int32_t type, int64_t threads, int64_t planes, const int64_t pooled[3], const int64_t spatial[3],
+                int32_t accumulate, const void *values, const int64_t *indices, void *out, int64_t *cursor) {
+  if (type < VOX_F32 || type > VOX_U64 || planes < 0) return VOX_INVALID;
   if (accumulate && type > VOX_F64) return VOX_INVALID;
-  const int64_t together = vox_max(1, SHORT / vox_max(1, vox_max(count, size)));
-  scatter_call c = {vox_elem_unit_of(type), planes, together, count, size, accumulate, values, indices, out};
-  return vox_parallel(vox_ceil_div(planes, together), threads, vox_slice_end(), scatter_body, &c, cursor);
+  scatter_call c = {.unit = vox_elem_unit_of(type), .planes = planes, .count = 1, .size = 1, .accumulate = accumulate,
+                    .values = values, .indices = indices, .out = out};
+  int abut = type <= VOX_F64;
+  for (int i = 0; i < 3; i++) {
+    if (pooled[i] < 0 || spatial[i] < 0) return VOX_INVALID;
+    if (__builtin_mul_overflow(c.count, pooled[i], &c.count) || __builtin_mul_overflow(c.size, spatial[i], &c.size))
+      return VOX_OVERFLOW;
+    c.pooled[i] = pooled[i];
+    c.step[i] = pooled[i] ? spatial[i] / pooled[i] : 0;
+    abut &= c.step[i] * pooled[i] == spatial[i] && (c.step[i] == 2 || (c.step[i] == 1 && i < 2));
+  }
+  if (abut && c.size <= INT32_MAX) c.spreads = vox_unit_used(type);
+  c.together = vox_max(1, SHORT / vox_max(1, vox_max(c.count, c.size)));
+  return vox_parallel(vox_ceil_div(planes, c.together), threads, vox_slice_end(), scatter_body, &c, cursor);
 }

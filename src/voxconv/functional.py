@@ -436,8 +436,8 @@ def scatter(
     planes = shape[0] * shape[1]
 
     def compute(result: Array) -> None:
-        rows = (a.reshape(planes, -1) for a in (values, indices, result))
-        chosen.scatter(*rows, accumulate=accumulate)
+        images = (a.reshape(planes, *a.shape[2:]) for a in (values, indices, result))
+        chosen.scatter(*images, accumulate=accumulate)
 
     return fill(function, out, shape, batched, values.dtype, (values, indices), compute)
 

@@ -92,7 +92,7 @@ class Backend(Protocol):
         ...
 
     def scatter(self, values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
-        """Write values (planes, m) to positions of out (planes, size), zero elsewhere.
+        """Write values (planes, *pooled) to positions in a plane of out (planes, *spatial), zero elsewhere.
 
         In index order: ``accumulate`` adds (max-pool's gradient), otherwise the last one stays (unpool).
         """

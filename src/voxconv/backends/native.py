@@ -380,9 +380,9 @@ def max_pool(problem: WindowProblem, x: Array, out: Array, indices: Array | None
 
 def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
     """See `voxconv.backends.Backend.scatter`."""
-    planes, count = values.shape
+    pooled, spatial = _three(values.shape[1:], 1), _three(out.shape[1:], 1)
     _run(
-        lib.vox_scatter, TYPES[out.dtype], lib.vox_get_num_threads(), planes, count, out.shape[1], accumulate,
+        lib.vox_scatter, TYPES[out.dtype], lib.vox_get_num_threads(), len(values), pooled, spatial, accumulate,
         _pointer(values), ffi.from_buffer("int64_t[]", indices), _pointer(out),
     )  # fmt: skip
 

@@ -367,6 +367,7 @@ def max_pool(problem: WindowProblem, x: Array, out: Array, indices: Array | None
 
 def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
     """Write or add values to positions of out."""
+    values, indices, out = (array.reshape(len(array), -1) for array in (values, indices, out))
     planes, count = values.shape
     run = max(1, min(PLANE_TERMS // max(1, count + out.shape[1]), planes // _threads()))
     addresses = map(_address, (values, indices, out))

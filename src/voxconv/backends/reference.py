@@ -184,6 +184,7 @@ def max_pool(problem: WindowProblem, x: Array, out: Array, indices: Array | None
 @quiet
 def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
     """out[plane, indices] = values, or += in index order."""
+    values, indices, out = (array.reshape(len(array), -1) for array in (values, indices, out))
     planes = np.arange(len(values))[:, None]
     total = np.zeros(out.shape, np.float64 if out.dtype.kind == "f" and accumulate else out.dtype)
     if accumulate:
