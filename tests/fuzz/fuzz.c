@@ -139,7 +139,7 @@ static void draw_case(caller *c) {
   } else if (f->kind == SCATTER) {
     f->type = draw(c, 10);
     f->accumulate = f->type <= VOX_F64 && draw(c, 2);
-    f->n = draw(c, 4), f->cg = draw(c, 300), f->kg = 1 + draw(c, 300);
+    f->n = draw(c, 4), f->cg = draw(c, 300), f->kg = f->cg && !draw(c, 3) ? 2 * f->cg : 1 + draw(c, 300);
   } else if (f->kind == REFUSED || f->kind == SIZES) {
     f->type = draw(c, 2);
     f->n = f->cg = f->kg = 1;

@@ -165,22 +165,24 @@ static void run_scatter(caller *c) {
   double *sums = calloc((size_t)outs * 2 + 1, sizeof *sums);
   if (!at || !last || !sums) abort();
   memset(last, 0xff, (size_t)outs * sizeof *last);
+  const int own = cells == 2 * count && draw(c, 4); /* each in its window of two, side by side */
   for (int64_t i = 0; i < values; i++) {
-    at[i] = draw(c, cells);
+    at[i] = own ? 2 * (i % count) + draw(c, 2) : draw(c, cells);
     int64_t to = i / count * cells + at[i];
     last[to] = i;
     if (!f->accumulate) continue;
     sums[2 * to] += c->wide[0][i];
     sums[2 * to + 1] += fabs(c->wide[0][i]);
   }
+  const int64_t pooled[3] = {1, 1, count}, spatial[3] = {1, 1, cells};
   char *out[2];
   for (int run = 0; run < 2; run++) {
     int64_t cursor = 0, place = f->place[run];
     const void *from = operand(c, 0, 0, values * size, place, size);
     int64_t *indices = memcpy(block(c, 2, values * 8, place, 8), at, (size_t)values * 8);
     out[run] = output_block(c, 6 + run, outs * size, place, size);
-    while (vox_scatter(type, f->threads[run], f->n, count, cells, (int32_t)f->accumulate, from, indices, out[run], &cursor) ==
-           VOX_AGAIN) {
+    while (vox_scatter(type, f->threads[run], f->n, pooled, spatial, (int32_t)f->accumulate, from, indices, out[run],
+                       &cursor) == VOX_AGAIN) {
     }
     check_canaries(c, out[run], outs * size, place);
   }
