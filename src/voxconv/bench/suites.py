@@ -15,6 +15,7 @@ __all__ = ["default", "suite", "suites"]
 
 TABLES: dict[str, tuple[str, ...]] = {
     "table32": ("table32",),
+    "table32_b4": ("table32",),
     "resnet50": ("resnet50",),
     "vgg16": ("vgg16",),
     "mobilenetv2": ("mobilenetv2",),
@@ -46,6 +47,10 @@ def _conv(row: dict[str, str], rank: int) -> Layer:
         sizes("sd", "sh", "sw"), sizes("pd", "ph", "pw"), sizes("dd", "dh", "dw"), int(row["groups"]),
         mark == "bwd_data_of",
     )  # fmt: skip
+
+
+SMALL = 14
+"""Images up to this size come four at a time in ``table32_b4``."""
 
 
 @cache
@@ -130,5 +135,7 @@ def suite(name: str) -> list[Layer]:
     found = [(table, layer) for table in TABLES[name] for layer in _tables()[table]]
     if name == "depthwise":
         found = [(table, layer) for table, layer in found if layer.groups == layer.c > 1]
+    if name == "table32_b4":  # gradients come in batches, and packing is paid once for all of it
+        found = [(table, replace(layer, n=4) if max(layer.spatial) <= SMALL else layer) for table, layer in found]
     several = len(TABLES[name]) > 1
     return [replace(layer, name=f"{table}.{layer.name}") if several else layer for table, layer in found]
