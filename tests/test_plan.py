@@ -277,6 +277,10 @@ class TestAutotune:
         expected = vc.conv2d(x, self.w, padding=1, algorithm=planned.algorithm, backend="native")
         oracle.assert_same_bits(planned(x), expected)
 
+    def test_no_room_to_try_is_a_memory_error_that_says_so(self):
+        with pytest.raises(MemoryError, match=r"plan_conv2d: input_shape=\(1, 8, 4194304, 4194304\) autotune"):
+            vc.plan_conv2d((1, 8, 1 << 22, 1 << 22), self.w, backend="native", autotune=True)
+
     def test_a_user_without_a_home_is_served_unremembered(self, monkeypatch):
         from voxconv import autotune
 

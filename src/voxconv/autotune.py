@@ -108,7 +108,7 @@ def fastest(
     known = by_name.get(_read(path).get(key, ""))
     if known is not None or len(candidates) == 1:
         return known or candidates[0]
-    x = np.random.default_rng(0).standard_normal(problem.input_shape).astype(problem.dtype)
+    x = np.random.default_rng(0).standard_normal(problem.input_shape, problem.dtype.type)
     out = np.empty(problem.output_shape, problem.dtype)
     packed = [backend.pack(problem, "conv", algorithm, weight) for backend, algorithm in candidates]
     seconds: list[list[float]] = [[] for _ in candidates]

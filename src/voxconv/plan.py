@@ -456,7 +456,11 @@ def _tuned(
         able.append((chosen.backend, chosen.algorithm))
     facts = runtime_info()
     known = f"voxconv {__version__}, {facts.get('isa', {}).get('used')}, {facts.get('threads')} threads"
-    found = fastest(problem, able, weight, bias, known)
+    try:
+        found = fastest(problem, able, weight, bias, known)
+    except MemoryError:
+        rule = "wants to try the problem on random input, which takes more memory than there is room for"
+        raise MemoryError(rejection(function, "input_shape", problem.input_shape, f"autotune {rule}")) from None
     return Choice(*found, choice.candidates)
 
 
