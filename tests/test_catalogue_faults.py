@@ -173,10 +173,11 @@ def resident():
 
 
 def growth(backend, calls):
-    """Growth in bytes over so many calls of one shape, of varying shapes, and of rejections."""
+    """Growth in bytes over so many calls of one shape, of varying shapes, of rejections; of large results, a tenth."""
     x, w = numbers(1, 3, 8, 8), numbers(4, 3, 3, 3)
     shapes = [(numbers(1, 2, 6 + i % 7, 5 + i % 11), numbers(3, 2, 1 + i % 3, 1 + i % 4)) for i in range(77)]
     out = np.empty((1, 4, 6, 6), np.float32)
+    large, one = [numbers(1, 1, 260 + 3 * i, 270) for i in range(7)], numbers(1, 1, 1, 1)
 
     def refused(_):
         try:
@@ -189,13 +190,15 @@ def growth(backend, calls):
         "fixed": lambda i: vc.conv2d(x, w, out=out, backend=backend),
         "varying": lambda i: vc.conv2d(*shapes[i % 77], backend=backend),
         "refused": refused,
+        "recycled": lambda i: vc.conv2d(large[i % 7], one, backend=backend),
     }
     grown = {}
     for name, call in kinds.items():
-        for i in range(2000):
+        many = calls // 10 if name == "recycled" else calls
+        for i in range(min(many, 2000)):
             call(i)
         before, live = resident(), live_bytes()
-        for i in range(calls):
+        for i in range(many):
             call(i)
         grown[name] = resident() - before
         assert live_bytes() == live, name
