@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -113,12 +114,36 @@ def test_masks_hold_the_centres_and_lesions_do_not_touch():
         assert all(scene.mask[tuple(np.round(centre).astype(int))] for centre in scene.centres)
 
 
-def test_difficulty_leaves_the_matched_filter_below_its_limit():
-    for make, limit in ((lesions.planar, 0.87), (lesions.solid, 0.87)):
+def test_difficulty_leaves_the_tuned_matched_filter_below_its_limit():
+    for make in (lesions.planar, lesions.solid):
         anatomy = make("classify", None)
-        patches, labels = classify.draw_patches(anatomy, "test", 200, np.random.default_rng(3))
-        scores = [classify._filtered(anatomy, patch[0]) for patch in patches]
-        assert 0.6 < roc_auc_score(labels, scores) < limit
+        rng = np.random.default_rng(3)
+        best = classify.tuned_filter(anatomy, *classify.draw_patches(anatomy, "train", 60, rng))
+        patches, labels = classify.draw_patches(anatomy, "test", 120, rng)
+        assert 0.4 < roc_auc_score(labels, classify._filtered(anatomy, patches, *best)) < 0.87
+
+
+def test_without_decoys_a_tuned_matched_filter_is_enough():
+    # Why there are decoys; it also shows that the baseline is no weak one.
+    anatomy = lesions.planar("classify", None)
+    anatomy.difficulty = dataclasses.replace(anatomy.difficulty, decoy=(0.0, 0.0))
+    rng = np.random.default_rng(3)
+    best = classify.tuned_filter(anatomy, *classify.draw_patches(anatomy, "train", 60, rng))
+    patches, labels = classify.draw_patches(anatomy, "test", 120, rng)
+    assert roc_auc_score(labels, classify._filtered(anatomy, patches, *best)) > 0.98
+
+
+def test_decoys_are_lesions_with_a_gap():
+    anatomy = lesions.planar("classify", None)
+    anatomy.difficulty = lesions.Difficulty((5.0, 5.0), (2.0, 2.0), edge=1.0, noise=0.0, decoy=(2.0, 2.0))
+    anatomy.image[:] = 0
+    whole, decoy = (anatomy.patch("train", 32, lesion, np.random.default_rng(0)) for lesion in (True, False))
+    assert whole.mask.any()
+    assert not decoy.mask.any()
+    assert len(decoy.centres) == 0
+    # A quarter of the rim is gone, and nothing is brighter than before.
+    bright = [(scene.image > 1).sum() for scene in (whole, decoy)]
+    assert 0.65 < bright[1] / bright[0] < 0.85
 
 
 def test_a_short_training_beats_the_classical_method():

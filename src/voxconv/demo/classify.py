@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv import nn
-from voxconv.demo.lesions import Anatomy, augmented, matched_filter, planar, solid
+from voxconv.demo.lesions import FILTERS, Anatomy, augmented, matched_filter, planar, solid
 from voxconv.imaging.figures import new_figure, save, show_pixels
 from voxconv.imaging.scan import imported
 
@@ -66,10 +66,17 @@ def draw_patches(anatomy: Anatomy, part: str, count: int, rng: np.random.Generat
     return np.stack([anatomy.patch(part, size, bool(label), rng).image for label in labels])[:, None], labels
 
 
-def _filtered(anatomy: Anatomy, patch: Array) -> float:
-    """The matched filter's strongest response where a lesion's centre may lie."""
-    quarter = patch.shape[0] // 4
-    return float(matched_filter(patch, anatomy.difficulty)[(slice(quarter, -quarter),) * patch.ndim].max())
+def _filtered(anatomy: Anatomy, patches: Array, sigma: float, normalised: bool) -> Array:
+    """The matched filter's strongest response in each patch where a lesion's centre may lie."""
+    quarter = patches.shape[-1] // 4
+    inner = (slice(quarter, -quarter),) * (patches.ndim - 2)
+    return np.array([matched_filter(p[0], anatomy.difficulty, sigma, normalised)[inner].max() for p in patches])
+
+
+def tuned_filter(anatomy: Anatomy, patches: Array, labels: Array) -> tuple[float, bool]:
+    """The matched filter that tells training patches apart best."""
+    metrics = imported("sklearn.metrics", "scikit-learn", "the area under the curve")
+    return max(FILTERS, key=lambda f: metrics.roc_auc_score(labels, _filtered(anatomy, patches, *f)))
 
 
 def _interval(labels: Array, scores: Array, resamples: int, rng: np.random.Generator) -> tuple[float, float]:
@@ -106,7 +113,7 @@ def _learn(anatomy: Anatomy, seed: int, settings: Settings, show: Show) -> tuple
     asked, truth = draw_patches(anatomy, "test", settings.test, np.random.default_rng([seed, rank, 1]))
     logits = model(asked)
     network = logits[:, 1] - logits[:, 0]
-    filtered = np.array([_filtered(anatomy, patch[0]) for patch in asked])
+    filtered = _filtered(anatomy, asked, *tuned_filter(anatomy, patches[:200], labels[:200]))
     low, high = _interval(truth, network, settings.resamples, rng)
     figures = {
         "auc": float(metrics.roc_auc_score(truth, network)),

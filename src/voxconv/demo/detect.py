@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv.demo import maps
-from voxconv.demo.lesions import Anatomy, Scene, matched_filter, planar
+from voxconv.demo.lesions import FILTERS, Anatomy, Scene, matched_filter, planar
 from voxconv.demo.maps import Settings, Show
 from voxconv.imaging.figures import new_figure, save, show_boxes, show_heat, show_pixels, show_slice
 from voxconv.imaging.scan import imported
@@ -69,6 +69,24 @@ def _curve(found: list[tuple[Array, Array]], scenes: list[Scene], radius: float,
     return Curve(np.array(hits), np.concatenate(false), np.array(distances), len(scenes))
 
 
+def _judge(anatomy: Anatomy, part: str, responses: list[Array], scenes: list[Scene]) -> Curve:
+    """The curve of what peaks in the responses to scenes of "train" or "test"."""
+    columns = slice(0, anatomy.split) if part == "train" else slice(anatomy.split, None)
+    body, radius = anatomy.body[..., columns], anatomy.difficulty.radius[1]
+    return _curve([maps.peaks(response, body, radius) for response in responses], scenes, radius, anatomy.scan.spacing)
+
+
+def _filtered(anatomy: Anatomy, scenes: list[Scene], sigma: float, normalised: bool) -> tuple[list[Array], list[Scene]]:
+    return [matched_filter(scene.image, anatomy.difficulty, sigma, normalised) for scene in scenes], scenes
+
+
+def tuned_filter(anatomy: Anatomy, settings: Settings, seed: int) -> tuple[float, bool]:
+    """The matched filter that finds most lesions of the training half at one false positive an image."""
+    rng = np.random.default_rng([seed, 2])
+    scenes = [anatomy.scene("train", settings.lesions, rng) for _ in range(max(2, settings.scenes // 4))]
+    return max(FILTERS, key=lambda f: _judge(anatomy, "train", *_filtered(anatomy, scenes, *f)).sensitivity(1))
+
+
 def boxes(heat: Array, threshold: float) -> list[tuple[int, int, int, int]]:
     """First row and column, last row and column + 1 of each connected part of the heat map above a threshold."""
     measure = imported("skimage.measure", "scikit-image", "boxes around what was found")
@@ -81,15 +99,11 @@ def once(data: Path | None, seed: int, settings: Settings, show: Show) -> tuple[
     model = maps.learn(anatomy, seed, settings, "detect", show)
     rng = np.random.default_rng([seed, 1])
     scenes = [anatomy.scene("test", settings.lesions, rng) for _ in range(settings.scenes)]
-    body, radius = anatomy.body[..., anatomy.split :], anatomy.difficulty.radius[1]
+    radius = anatomy.difficulty.radius[1]
     heats = [maps.probability(model, scene.image) for scene in scenes]
-    filtered = [matched_filter(scene.image, anatomy.difficulty) for scene in scenes]
-    curves = [
-        _curve([maps.peaks(response, body, radius) for response in responses], scenes, radius, anatomy.scan.spacing)
-        for responses in (heats, filtered)
-    ]
+    network = _judge(anatomy, "test", heats, scenes)
+    classical = _judge(anatomy, "test", *_filtered(anatomy, scenes, *tuned_filter(anatomy, settings, seed)))
     whole = maps.probability(model, anatomy.image)
-    network, classical = curves
     figures = {
         "sensitivity_at_1": network.sensitivity(1),
         "baseline_sensitivity_at_1": classical.sensitivity(1),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from voxconv import nn
-from voxconv.demo.lesions import Anatomy, augmented, gaussian, matched_filter
+from voxconv.demo.lesions import FILTERS, Anatomy, augmented, gaussian, matched_filter
 from voxconv.imaging.scan import imported
 
 __all__ = ["Settings", "learn", "peaks", "probability", "smoothed_threshold", "surface_distance"]
@@ -83,8 +84,15 @@ def peaks(response: Array, where: Array, radius: float) -> tuple[Array, Array]:
     return places, response[tuple(places.T)]
 
 
+def _local(image: Array, sigma: float, wide: float) -> Array:
+    """Smooth, and take the surroundings off."""
+    return gaussian(image, sigma) - gaussian(image, wide)
+
+
 def smoothed_threshold(anatomy: Anatomy, settings: Settings, seed: int) -> Callable[[Array, Array], Array]:
-    """The classical segmentation: smooth, perhaps take the surroundings off, threshold; tuned on the training half.
+    """The classical segmentation: smooth, perhaps take the surroundings off, or match; then threshold.
+
+    What is done before the threshold, and where the threshold lies, are tuned on the training half.
 
     Returns
     -------
@@ -95,22 +103,23 @@ def smoothed_threshold(anatomy: Anatomy, settings: Settings, seed: int) -> Calla
     scenes = [anatomy.scene("train", settings.lesions, rng) for _ in range(max(2, settings.scenes // 4))]
     near = anatomy.near[..., : anatomy.split]
     wide = 2 * anatomy.difficulty.radius[1]
-    candidates: list[tuple[float, str, float, float]] = []
-
-    def respond(image: Array, kind: str, sigma: float) -> Array:
-        if kind == "matched":
-            return matched_filter(image, anatomy.difficulty)
-        smooth = gaussian(image, sigma)
-        return smooth - gaussian(image, wide) if kind == "local" else smooth
-
-    for kind, sigma in (("plain", 1.0), ("plain", 2.0), ("local", 1.0), ("local", 2.0), ("matched", 0.0)):
-        responses = [respond(scene.image, kind, sigma) for scene in scenes]
-        for threshold in np.arange(0.2, 4.0, 0.2):
+    steps: list[Callable[[Array], Array]] = []
+    for sigma in (1.0, 2.0):
+        steps.append(partial(gaussian, sigma=sigma))
+        steps.append(partial(_local, sigma=sigma, wide=wide))
+    for sigma, normalised in FILTERS:
+        steps.append(
+            partial(matched_filter, difficulty=anatomy.difficulty, sigma=sigma, normalised=normalised)
+        )  # fmt: skip
+    best, chosen, limit = -1.0, steps[0], 0.0
+    for step in steps:
+        responses = [step(scene.image) for scene in scenes]
+        for threshold in np.percentile([response[near] for response in responses], np.arange(70, 100, 1.5)):
             found = [(response > threshold) & near for response in responses]
-            score = np.mean([dice(f, scene.mask) for f, scene in zip(found, scenes, strict=True)])
-            candidates.append((float(score), kind, sigma, float(threshold)))
-    _, kind, sigma, threshold = max(candidates)
-    return lambda image, where: (respond(image, kind, sigma) > threshold) & where
+            score = float(np.mean([dice(f, scene.mask) for f, scene in zip(found, scenes, strict=True)]))
+            if score > best:
+                best, chosen, limit = score, step, float(threshold)
+    return lambda image, where: (chosen(image) > limit) & where
 
 
 def dice(found: Array, truth: Array) -> float:
