@@ -27,6 +27,7 @@ const vox_unit VOX_UNIT = {
     .tile_m = TILE_M,
     .tile_v = TILE_V,
     .narrow_v = NARROW_V,
+    .channels = CHANNEL_V * LANES,
     .tile_rows = {TILE_ROWS, TILE_ODD_ROWS},
     .tile_k = TILE_K,
     .conv_pack = conv_pack,

@@ -35,6 +35,8 @@ typedef struct vox_layout {
   int64_t block;           /* channels that are read between two visits of an output */
   int64_t plane;           /* elements of one channel in the scratch, at most */
   int64_t parts;           /* parts of the output channels */
+  int64_t panel;           /* output channels whose weights are packed together, at most */
+  int by_channels;         /* they are the lanes, and there are no fewer */
   int64_t vectors;         /* vectors of pixels of a tile; Winograd: of the tiles of an item */
   int64_t columns;         /* pitch of the accumulators: pixels of an item, in whole tiles */
   int64_t taps;            /* entries of the offset list */
@@ -116,6 +118,7 @@ typedef void vox_max_kernel(const vox_window *p, const vox_box *box, const void 
 /* One instruction set's kernels for one element type: the only symbol of its unit. */
 typedef struct vox_unit {
   int64_t lanes, tile_m, tile_v, narrow_v; /* of the pixel-vector tile; narrow_v for fewer than tile_m channels */
+  int64_t channels;                        /* of the channel-vector tile */
   int64_t tile_rows[2], tile_k;            /* of the weight gradient's tiles: rows, vectors */
   int (*conv_pack)(const vox_conv *p, const vox_layout *l, const vox_phase *phase, int64_t group, int64_t k0,
                    int64_t m, const void *weight, void *packed);
@@ -177,6 +180,11 @@ static inline int64_t vox_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t vox_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t vox_ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 static inline int64_t vox_round_up(int64_t a, int64_t b) { return vox_ceil_div(a, b) * b; }
+/* Output channels of the panel that starts where `left` remain: full panels first, then 4, 2, 1, so that no weight is
+ * padding. */
+static inline int64_t vox_panel_width(int64_t panel, int64_t left) {
+  return left >= panel ? panel : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
 /* Where there is one output or one tap, the step to the next is arbitrary: 1 cannot overflow. */
 static inline void vox_normal_steps(int64_t output, int64_t kernel, int64_t *stride, int64_t *dilation) {
   if (output == 1) *stride = 1;

@@ -234,6 +234,13 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   return VOX_OK;
 }
 
+/* Whether output channels should be the lanes: where pixels would leave too many of them idle, and there are sums enough
+ * to hide the turn of their results to rows. */
+static int by_channels(const vox_layout *l, const vox_unit *u, int64_t pixels, int64_t depth) {
+  enum { LEAST_DEPTH = 256 };
+  return l->cout % u->channels == 0 && depth >= LEAST_DEPTH && 6 * vox_round_up(pixels, 2) < 5 * vox_round_up(pixels, u->lanes);
+}
+
 /* V of an item stays in L2 with the products of a panel; where even a few vectors of tiles would not, the positions are
  * visited one by one and everything else streams.  Small images share an item, and with it a visit of the weights; depths
  * share the slices that they read. */
@@ -252,7 +259,13 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   const vox_axis *az = &ph.axis[0];
   const int64_t depth_taps = az->taps;
   if (product((const int64_t[]){l->positions, vox_max(1, l->cin), size}, 3, &per_tile)) return VOX_OVERFLOW;
-  const int64_t most = vox_max(LEAST_VECTORS * u->lanes, vox_min(V_BYTES / per_tile, 4 * MOST_TILES));
+  int64_t most = vox_max(LEAST_VECTORS * u->lanes, vox_min(V_BYTES / per_tile, 4 * MOST_TILES));
+  const int64_t all = ph.axis[0].count * ph.axis[1].count * ph.axis[2].count;
+  l->by_channels = all <= 4 * u->lanes && by_channels(l, u, all, depth_taps * l->cin);
+  if (l->by_channels) {
+    most = vox_max(most, all);
+    l->panel = u->channels;
+  }
 
   l->band[2] = even_piece(ph.axis[2].count, most);
   const int64_t lines = vox_max(1, most / l->band[2]); /* rows of tiles, of all depths that are read */
@@ -291,11 +304,11 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
     return VOX_OVERFLOW;
   if (visits < 2 * threads) wide = vox_ceil_div(threads, vox_max(1, visits));
   wide = vox_max(wide, terms / (8 * (int64_t)ITEM_TERMS)); /* every part transforms the input again */
-  const int64_t panels = vox_max(1, vox_ceil_div(l->cout, u->tile_m));
-  const int64_t per_part = vox_ceil_div(panels, vox_min(panels, wide)) * u->tile_m;
+  const int64_t panels = vox_max(1, vox_ceil_div(l->cout, l->panel));
+  const int64_t per_part = vox_ceil_div(panels, vox_min(panels, wide)) * l->panel;
   l->parts = vox_max(1, vox_ceil_div(l->cout, per_part));
   if (__builtin_mul_overflow(visits, l->parts, &l->items)) return VOX_OVERFLOW;
-  l->k_block = l->columns <= 1 * V_BYTES / size / l->positions ? u->tile_m : per_part;
+  l->k_block = l->columns <= 1 * V_BYTES / size / l->positions ? l->panel : per_part;
   if (product((const int64_t[]){l->positions, l->vectors, u->lanes, l->k_block}, 4, &l->sums)) return VOX_OVERFLOW;
   /* offsets of taps, runs of tiles with the first of each vector, and the images */
   if (__builtin_mul_overflow(depth_taps, l->cin, &l->taps)) return VOX_OVERFLOW;
@@ -347,6 +360,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   bounds(p, taps, halo, slots, count);
   l->cin = (gradient ? p->k : p->c) / p->groups;
   l->cout = (gradient ? p->c : p->k) / p->groups;
+  l->panel = u->tile_m;
   if (p->algorithm == VOX_WINOGRAD) return winograd_layout(p, u, threads, l);
   if (windows_abut(p)) return upsample_layout(p, u, threads, l);
   for (int i = 0; i < 3; i++) l->phases[i] = gradient ? vox_min(p->stride[i], p->spatial[i]) : 1;
@@ -366,6 +380,13 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
     most = vox_min(most, vox_max(1, SUM_BYTES / size / pitch / vox_max(1, l->cout)));
     /* a tile should be full, and a thin band copies its halo too often */
     most = vox_max(most, vox_max(4, vox_ceil_div(width, pitch)));
+    /* few pixels, one behind the other in the output too, and their whole reduction in registers */
+    if (t == 1 && most >= count[1] && pitch * count[1] <= 4 * u->lanes && p->output[1] == p->spatial[1] &&
+        p->output[2] == p->spatial[2] && l->cin <= BAND_BYTES / (4 * u->lanes) && by_channels(l, u, pitch * count[1], l->cin)) {
+      l->by_channels = 1;
+      l->panel = u->channels;
+      l->block = l->cin;
+    }
     l->band[1] = even_piece(count[1], most);
     if (__builtin_add_overflow(l->band[1], halo[1], &lines)) return VOX_OVERFLOW;
     if (band_plane(taps, slots, lines, pitch, size, &l->plane)) return VOX_OVERFLOW;
@@ -388,14 +409,14 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   const int64_t visits[] = {p->n, p->groups, l->phases[0], l->phases[1], l->phases[2], l->bands[0], l->bands[1], l->bands[2]};
   if (product(visits, 8, &l->items)) return VOX_OVERFLOW;
   /* output channels are shared out only where there are too few items: each part copies the band again */
-  int64_t panels = vox_max(1, vox_ceil_div(l->cout, u->tile_m));
+  int64_t panels = vox_max(1, vox_ceil_div(l->cout, l->panel));
   if (l->items < 2 * threads) wide = vox_ceil_div(threads, vox_max(1, l->items));
   /* and where an item would keep a signal waiting */
   int64_t terms;
   const int64_t work[] = {l->cout, l->cin, t, p->algorithm == VOX_DIRECT ? l->band[1] * l->band[2] : width};
   if (product(work, 4, &terms)) return VOX_OVERFLOW;
   wide = vox_max(wide, terms / ITEM_TERMS);
-  const int64_t per_part = vox_ceil_div(panels, vox_max(1, vox_min(panels, wide))) * u->tile_m;
+  const int64_t per_part = vox_ceil_div(panels, vox_max(1, vox_min(panels, wide))) * l->panel;
   l->parts = vox_max(1, vox_ceil_div(l->cout, per_part));
   if (__builtin_mul_overflow(l->items, l->parts, &l->items)) return VOX_OVERFLOW;
 

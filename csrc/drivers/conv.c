@@ -112,11 +112,6 @@ static void phase_of(const vox_conv *p, const vox_layout *l, int64_t index, vox_
   vox_conv_phase(p, it->phase, phase);
 }
 
-/* As the kernels cut the output channels: full panels, then 4, 2, 1. */
-static int64_t panel_of(const vox_unit *u, int64_t left) {
-  return left >= u->tile_m ? u->tile_m : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-}
-
 int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
   int status = vox_conv_valid(problem);
   if (status) return status;
@@ -143,7 +138,7 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
     const int64_t depth = p.kernel[0] * l.cin;
     for (int64_t g = 0; g < p.groups; g++)
       for (int64_t k = 0, m; k < l.cout; k += m) {
-        m = panel_of(u, l.cout - k);
+        m = vox_panel_width(l.panel, l.cout - k);
         int64_t at = (g * l.cout * l.positions + k) * depth;
         nonfinite |= u->winograd_pack(&p, &l, g, k, m, weight, (char *)packed + HEADER + at * size);
       }
@@ -158,7 +153,7 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
     if (!phase.taps) continue;
     for (int64_t g = 0; g < p.groups; g++)
       for (int64_t k = 0, m; k < l.cout; k += m) {
-        m = panel_of(u, l.cout - k);
+        m = vox_panel_width(l.panel, l.cout - k);
         int64_t at = (phase.before * p.groups + g * phase.taps) * l.cin * l.cout + k * l.cin * phase.taps;
         nonfinite |= u->conv_pack(&p, &l, &phase, g, k, m, weight, (char *)packed + HEADER + at * size);
       }

@@ -110,7 +110,7 @@ static void conv_mend_borders(const vox_conv_job *job, const vox_phase *ph, cons
       for (int axis = 0; axis < 3; axis++) leaves |= last[axis] - first[axis] < ph->axis[axis].taps;
       if (!leaves) continue;
       for (int64_t k0 = k_first, m; k0 < k_last; k0 += m) {
-        m = panel_width(job->l->cout - k0);
+        m = vox_panel_width(job->l->panel, job->l->cout - k0);
         for (int64_t i = 0; i < m; i++) {
           real sum = 0;
           const real *weight = packed + k0 * terms + i;
@@ -178,7 +178,7 @@ static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_it
   }
   const int64_t skip = direct ? 0 : q0 - line * pitch; /* pixels of the first line that belong to the tile before */
 
-  int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), TILE_M);
+  int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), l->panel);
   int64_t k_first = it->part * per_part, k_last = vox_min(l->cout, k_first + per_part);
   conv_places(ph, size, line, w0, pitch, cols, skip, pixels, places, lanes);
 
@@ -198,10 +198,14 @@ static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_it
     }
     /* A panel of weights stays in L1 while it meets all pixels, and the outputs are written along their lines. */
     for (int64_t k0 = k_first, m; k0 < k_last; k0 += m) {
-      m = panel_width(l->cout - k0);
+      m = vox_panel_width(l->panel, l->cout - k0);
       finish end = out;
       end.y += k0 * plane;
       if (out.bias) end.bias += k0;
+      if (l->by_channels) {
+        channel_tiles(pixels, depth, packed + k0 * terms, scratch, off, NULL, 0, &end, places->at);
+        continue;
+      }
       for (int64_t p0 = 0; p0 < pixels; p0 += width) {
         end.places = places + p0 / LANES;
         end.lanes = lanes + p0;

@@ -92,12 +92,15 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
 #define TILE_M 8
 #define TILE_ROWS 8
 #define TILE_ODD_ROWS 9
+#define CHANNEL_T 12
 #else
 #define TILE_M 4
 #define TILE_ROWS 6
 #define TILE_ODD_ROWS 5
+#define CHANNEL_T 6
 #endif
 #define TILE_V 3
+#define CHANNEL_V 2
 #define NARROW_V 6
 #define TILE_K 2
 
@@ -130,10 +133,65 @@ static void pixel_tiles(int64_t m, int64_t v, int accumulate, int64_t n, const r
   }
 }
 
-/* Output channels of the panel that starts where `left` channels remain: full panels first, then 4, 2, 1, so that no
- * weight is padding. */
-INLINE int64_t panel_width(int64_t left) {
-  return left >= TILE_M ? TILE_M : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+/* Channel-vector tile, for few pixels:  c[i][j] = sum over t < n of  a[t][i] * b[off[t] + j],  i < V * LANES, j < T
+ *
+ * a     n x (V * LANES) weights, packed, contiguous; the pixels are broadcast
+ * sums  T rows of V * LANES elements */
+INLINE void channel_tile(const int V, const int T, int64_t n, const real *a, const real *b, const int64_t *off, real *sums) {
+  vec sum[CHANNEL_T][CHANNEL_V];
+  UNROLL for (int j = 0; j < T; j++)
+    UNROLL for (int v = 0; v < V; v++) sum[j][v] = v_zero();
+  for (int64_t t = 0; t < n; t++, a += V * LANES) {
+    const real *x = b + off[t];
+    vec weight[CHANNEL_V];
+    UNROLL for (int v = 0; v < V; v++) prefetch_ahead(a + v * LANES);
+    UNROLL for (int v = 0; v < V; v++) weight[v] = v_load(a + v * LANES);
+    UNROLL for (int j = 0; j < T; j++) {
+      vec pixel = v_set1(x[j]);
+      UNROLL for (int v = 0; v < V; v++) sum[j][v] = v_fma(weight[v], pixel, sum[j][v]);
+    }
+  }
+  UNROLL for (int j = 0; j < T; j++)
+    UNROLL for (int v = 0; v < V; v++) v_store(sums + (j * V + v) * LANES, sum[j][v]);
+}
+
+/* Its sums, turned to rows of `count` pixels, one for each channel: to c, or finished to y + at. */
+static void channel_finish(const real *sums, int64_t count, real *c, int64_t ldc, const finish *end, int64_t at) {
+  for (int v = 0; v < CHANNEL_V; v++)
+    for (int64_t j = 0; j < count; j += LANES) {
+      const int64_t here = vox_min(LANES, count - j);
+      vec a[LANES];
+      for (int i = 0; i < LANES; i++) a[i] = i < here ? v_load(sums + ((j + i) * CHANNEL_V + v) * LANES) : v_zero();
+      if (end && end->bias) {
+        const vec bias = v_load(end->bias + v * LANES);
+        for (int i = 0; i < LANES; i++) a[i] += bias;
+      }
+      if (end && end->activation)
+        for (int i = 0; i < LANES; i++) a[i] = activate(a[i], end->activation, v_set1(end->slope));
+      v_transpose(a);
+      real *to = (end ? end->y + v * LANES * end->plane + at : c + v * LANES * ldc) + j;
+      for (int i = 0; i < LANES; i++, to += end ? end->plane : ldc) v_store_n(to, a[i], here);
+    }
+}
+
+/* `count` pixels, of which up to one more may be read. */
+static void channel_tiles(int64_t count, int64_t n, const real *a, const real *b, const int64_t *off, real *c, int64_t ldc,
+                          const finish *end, int64_t at) {
+  real sums[CHANNEL_T * CHANNEL_V * LANES];
+  for (int64_t j = 0; j < count; j += CHANNEL_T) {
+    const int64_t here = vox_min(CHANNEL_T, count - j);
+    switch ((here + 1) / 2) {
+#if CHANNEL_T == 12
+    case 6: channel_tile(CHANNEL_V, 12, n, a, b + j, off, sums); break;
+    case 5: channel_tile(CHANNEL_V, 10, n, a, b + j, off, sums); break;
+    case 4: channel_tile(CHANNEL_V, 8, n, a, b + j, off, sums); break;
+#endif
+    case 3: channel_tile(CHANNEL_V, 6, n, a, b + j, off, sums); break;
+    case 2: channel_tile(CHANNEL_V, 4, n, a, b + j, off, sums); break;
+    case 1: channel_tile(CHANNEL_V, 2, n, a, b + j, off, sums); break;
+    }
+    channel_finish(sums, here, c + j, ldc, end, at + j);
+  }
 }
 
 /* Weight-gradient tile:  c[i][v] += sum over p < n of  x[row[i] + off[p]] * d[p][v]

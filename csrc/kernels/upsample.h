@@ -15,7 +15,7 @@ static void upsample_pack(const vox_conv *p, const vox_layout *l, const void *we
     for (int64_t row = 0; row < rows; row++)
       for (int64_t c0 = 0, m; c0 < l->cout; c0 += m / 2) {
         const real *w = (const real *)weight + (group * l->cin * l->cout + c0) * taps + 2 * row;
-        m = panel_width(2 * (l->cout - c0));
+        m = vox_panel_width(TILE_M, 2 * (l->cout - c0));
         for (int64_t k = 0; k < l->cin; k++, w += l->cout * taps)
           for (int64_t i = 0; i < m; i++) *to++ = w[i / 2 * taps + i % 2];
       }
@@ -55,7 +55,7 @@ static void upsample_item(const vox_conv_job *job, const vox_item *it, void *wor
         v_store(panel + k * WIDTH + v * LANES, v_load_n(x + k * plane + q0 + v * LANES, vox_min(LANES, count - v * LANES)));
     for (int64_t row = 0; row < rows; row++)
       for (int64_t c0 = first, m; c0 < last; c0 += m / 2) {
-        m = panel_width(2 * (l->cout - c0));
+        m = vox_panel_width(TILE_M, 2 * (l->cout - c0));
         const real *a = (const real *)job->packed + ((it->group * rows + row) * l->cout + c0) * l->cin * 2;
         pixel_tiles(m, vectors, 0, l->cin, a, panel, off, sums, WIDTH, NULL);
         for (int64_t i = 0; i < m / 2; i++) {

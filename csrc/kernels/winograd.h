@@ -472,7 +472,7 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   block.slice = b.filled / block.slices;
   winograd_runs(job, &b, &block);
   const int64_t pixels = block.vectors * LANES, v_stride = odd_lines(l->cin * pixels + LANES);
-  const int64_t outputs = vox_round_up((block.count * block.slices - (taps - 1)) * block.tiles, LANES);
+  const int64_t tiles = (block.count * block.slices - (taps - 1)) * block.tiles, outputs = vox_round_up(tiles, LANES);
 
   int huge = 0;
   band_offsets(&block.images[0].phase, &b, 1, off);
@@ -487,7 +487,7 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
     winograd_transform(l, &block, scratch, off, v + c * pixels, v_stride);
   }
 
-  const int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), TILE_M);
+  const int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), l->panel);
   const int64_t k_first = it->part * per_part, k_last = vox_min(l->cout, k_first + per_part);
   const real *u = (const real *)job->packed + it->group * positions * depth * l->cout;
   const int64_t spread[2] = {block.images[0].phase.axis[1].spread, block.images[0].phase.axis[2].spread};
@@ -499,10 +499,14 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
     const int64_t k_end = vox_min(k_last, kb + l->k_block), stride = (k_end - kb) * outputs;
     for (int64_t i = 0; i < positions; i++)
       for (int64_t k = kb, m; k < k_end; k += m) {
-        m = panel_width(l->cout - k);
-        for (int64_t p0 = 0; p0 < outputs; p0 += TILE_V * LANES)
-          pixel_tiles(m, vox_min(TILE_V, (outputs - p0) / LANES), 0, depth, u + (i * l->cout + k) * depth,
-                      v + i * v_stride + p0, off, products + i * stride + (k - kb) * outputs + p0, outputs, NULL);
+        m = vox_panel_width(l->panel, l->cout - k);
+        const real *panel = u + (i * l->cout + k) * depth, *from = v + i * v_stride;
+        real *to = products + i * stride + (k - kb) * outputs;
+        if (l->by_channels)
+          channel_tiles(tiles, depth, panel, from, off, to, outputs, NULL, 0);
+        else
+          for (int64_t p0 = 0; p0 < outputs; p0 += TILE_V * LANES)
+            pixel_tiles(m, vox_min(TILE_V, (outputs - p0) / LANES), 0, depth, panel, from + p0, off, to + p0, outputs, NULL);
       }
     for (int64_t k = kb; k < k_end; k++) {
       int64_t channel = it->group * l->cout + k;
