@@ -82,16 +82,22 @@ static void draw_conv(caller *c, int64_t budget) {
   fuzz_case *f = &c->now;
   f->type = draw(c, 4) == 0 ? VOX_F64 : VOX_F32;
   const int64_t lanes = vox_isa_lanes(vox_isa_used(), (int)f->type);
-  const int depthwise = draw(c, 4) == 0;
+  const int depthwise = draw(c, 4) == 0, deep = !depthwise && draw(c, 150) == 0;
+  if (deep) budget = 1 << 21; /* channels in the lanes: many of them, and few pixels */
   do {
     f->groups = PICK(c, 1, 1, 1, 1, 2, 3, 8, 17);
     f->cg = PICK(c, 0, 1, 1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 65, 97);
     f->kg = PICK(c, 1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 65);
+    if (deep) f->groups = PICK(c, 1, 1, 2), f->cg = PICK(c, 255, 256, 257, 300), f->kg = PICK(c, 4, 8, 16, 24, 32, 64, 65);
     if (depthwise) f->cg = 1, f->kg = f->kind == CONV ? PICK(c, 1, 1, 2, 3) : 1;
   } while (f->groups * f->cg * f->kg > budget / 8 || (f->cg == 0 && draw(c, 4)));
   f->n = PICK(c, 0, 1, 1, 1, 1, 1, 1, 1, 2, 3);
   int64_t products = f->groups * f->kg * (f->cg ? f->cg : 1) * (f->n ? f->n : 1);
   draw_geometry(c, lanes, 12 + budget / products, 0, 1);
+  for (int i = 0, pointwise = deep && draw(c, 2); pointwise && i < 3; i++) {
+    f->kernel[i] = f->stride[i] = f->dilation[i] = 1, f->pad[i] = f->pad_after[i] = 0;
+    f->spatial[i] = f->output[i] = i ? 1 + draw(c, 9) : 1;
+  }
   f->activation = f->kind == WEIGHT_GRAD ? VOX_IDENTITY : PICK(c, VOX_IDENTITY, VOX_IDENTITY, VOX_RELU, VOX_LEAKY_RELU);
   f->bias = f->kind != WEIGHT_GRAD && draw(c, 2);
   f->planted = draw(c, 2);

@@ -28,10 +28,21 @@ def where(lines):
     for line in lines:
         if "first" in line and "isa" in line:
             spans[line.get("processor", line["isa"])].append((line["first"], line["first"] + line["count"]))
-    seeds = "; ".join(f"{isa} {min(a for a, _ in s)}..{max(b for _, b in s) - 1}" for isa, s in spans.items())
+    seeds = "; ".join(f"{isa} {', '.join(f'{a}..{b - 1}' for a, b in merged(s))}" for isa, s in spans.items())
     commits = list(dict.fromkeys(line["commit"] for line in lines))
     shown = commits[0] if len(commits) == 1 else f"{len(commits)} commits, {commits[0]} to {commits[-1]}"
     return f"seeds {seeds}; {shown}" if seeds else shown
+
+
+def merged(spans):
+    """Stretches of seeds as few as they can be."""
+    found = []
+    for first, end in sorted(span for span in spans if span[0] < span[1]):
+        if found and first <= found[-1][1]:
+            found[-1][1] = max(found[-1][1], end)
+        else:
+            found.append([first, end])
+    return found
 
 
 def rows():
