@@ -38,3 +38,15 @@ def test_example_trains_and_answers(name, tmp_path):
     answer = re.search(TRAINING[name], result.stdout)
     assert answer, result.stdout
     assert float(answer[1]) >= LEAST[name]
+
+
+def test_pictures_of_the_story_are_drawn(tmp_path):
+    for extra in ("pydicom", "nibabel", "skimage", "matplotlib"):
+        pytest.importorskip(extra)
+    docs = Path(__file__).parent.parent / "docs"
+    command = [sys.executable, "-W", "error", str(docs / "pictures.py"), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    shown = re.findall(r"\(pictures/(\w+\.png)\)", (docs / "how-a-cnn-sees.md").read_text())
+    assert sorted(shown) == sorted(path.name for path in tmp_path.iterdir())
+    assert sorted(shown) == sorted(path.name for path in (docs / "pictures").iterdir())
