@@ -6,6 +6,7 @@ made inside compiled code.  Where an element type matters, an intrinsic takes it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -95,6 +96,13 @@ class Vectors:
     def constant(self, value: float) -> ir.Constant:
         return ir.Constant(self.type, [value] * self.lanes)
 
+    @property
+    def least(self) -> float:
+        """What no element is less than."""
+        if self.floating:
+            return -math.inf
+        return -(1 << (8 * self.size - 1)) if self.signed else 0
+
     def replaces(self, value: ir.Value, best: ir.Value) -> ir.Value:
         """Mask of the lanes that are greater than the best before, or not a number."""
         if not self.floating:
@@ -121,10 +129,9 @@ class Vectors:
     def _least(self, a: ir.Value, b: ir.Value, order: str) -> ir.Value:
         return self.builder.select(self.builder.icmp_signed(order, a, b), a, b)
 
-    def load_masked(self, address: ir.Value, mask: ir.Value) -> ir.Value:
-        """Zero where the mask is off; nothing is read there."""
-        zero = ir.Constant(self.type, None)
-        arguments = [self.pointer(address), ir.Constant(INT32, self.size), mask, zero]
+    def load_masked(self, address: ir.Value, mask: ir.Value, other: float = 0) -> ir.Value:
+        """``other`` where the mask is off; nothing is read there."""
+        arguments = [self.pointer(address), ir.Constant(INT32, self.size), mask, self.constant(other)]
         return self._call("llvm.masked.load", self.type, arguments, self.kind, pointer=True)
 
     def store_masked(self, value: ir.Value, address: ir.Value, mask: ir.Value) -> None:

@@ -10,6 +10,12 @@ from numba import njit, types
 from voxconv.backends._numba_ir import VECTOR_BYTES, job_type, pointer, record
 from voxconv.backends._numba_rows import windows
 
+MOST_STEP = 4
+"""Largest stride whose taps are shuffled out of whole vectors."""
+
+MOST_PLACES = (1 << 31) - 1
+"""Most elements of a plane whose positions go into 32 bits."""
+
 _helper: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 POOL = job_type(
@@ -40,37 +46,75 @@ def taps_met(start: int, taps: int, dilation: int, size: int) -> tuple[int, int]
 
 
 @_helper
-def vector(
-    dtype: Any, edge: bool, indexed: bool, y: int, index: int, x: int, rows: int, n: int, col: int, dilation: int,
-    taps: int, count: int, size: int, stride: int,
+def vectors(
+    dtype: Any, step: int, edge: bool, blocks: int, y: int, index: int, x: int, at: int, rows: int, n: int, col: int,
+    dilation: int, taps: int, count: int, size: int, stride: int,
 ) -> None:  # fmt: skip
-    """Run `windows` in the form of its stride."""
-    if edge:
-        if stride == 1:
-            windows(dtype, 1, 0, 1, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
-        elif stride == 2:
-            windows(dtype, 2, 0, 1, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
-        else:
-            windows(dtype, 0, 0, 1, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
-    elif stride == 2 and taps == 2:
-        if indexed:
-            windows(dtype, 2, 2, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
-        else:
-            windows(dtype, 2, 2, 0, 0, y, index, x, rows, n, col, dilation, taps, count, size, stride)
-    elif stride == 2 and taps == 3:
-        windows(dtype, 2, 3, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
-    elif stride == 1 and taps == 3:
-        windows(dtype, 1, 3, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
-    elif stride == 1:
-        windows(dtype, 1, 0, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
-    elif stride == 2:
-        windows(dtype, 2, 0, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
+    """Run `windows` in the form of its stride; common windows have their taps known to the compiler."""
+    if not edge and step == 2 and taps == 2 and dilation == 1:
+        windows(
+            dtype, 2, 2, 0, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
+    elif not edge and step == 2 and taps == 3 and dilation == 1:
+        windows(
+            dtype, 2, 3, 0, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
+    elif not edge and step == 1 and taps == 3 and dilation == 1:
+        windows(
+            dtype, 1, 3, 0, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
+    elif not edge and step == 1:
+        windows(
+            dtype, 1, 0, 0, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
+    elif not edge and step == 2:
+        windows(
+            dtype, 2, 0, 0, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
+    elif not edge and step == 3:
+        windows(
+            dtype, 3, 0, 0, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
+    elif not edge and step == 4:
+        windows(
+            dtype, 4, 0, 0, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
+    elif step == 2 and taps == 2 and dilation == 1:
+        windows(
+            dtype, 2, 2, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
+    elif step == 2 and taps == 3 and dilation == 1:
+        windows(
+            dtype, 2, 3, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
+    elif step == 1 and taps == 3 and dilation == 1:
+        windows(
+            dtype, 1, 3, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
+    elif step == 1:
+        windows(
+            dtype, 1, 0, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
+    elif step == 2:
+        windows(
+            dtype, 2, 0, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
+    elif step == 3:
+        windows(
+            dtype, 3, 0, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
+    elif step == 4:
+        windows(
+            dtype, 4, 0, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
     else:
-        windows(dtype, 0, 0, 0, 1, y, index, x, rows, n, col, dilation, taps, count, size, stride)
+        windows(
+            dtype, 0, 0, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+        )  # fmt: skip
 
 
 def max_pool(dtype: Any) -> Callable[..., None]:
-    """The maximum of `POOL`, a vector of windows at a time."""
+    """The maximum of `POOL`, vectors of windows at a time."""
     itemsize = dtype.bitwidth // 8
     lanes = VECTOR_BYTES // max(itemsize, 4)
 
@@ -79,42 +123,49 @@ def max_pool(dtype: Any) -> Callable[..., None]:
         part, first = item % job.parts, item // job.parts * job.run
         stride, taps, dilation = job.stride_w, job.kernel_w, job.dilation_w
         width, columns, before = job.size_w, job.outputs_w, job.before_w
-        # Where no index is wanted, a vector at the edge or of an odd stride leaves its indices here.
         listed = job.scratch + slot * job.each
-        spare = listed
-        listed += lanes * 8
         rows = pointer(types.int64, listed)
         lines = job.outputs_d * job.outputs_h
-        indexed = job.index != 0
+        image = job.size_d * job.size_h * width
+        step = stride if stride == 1 or (stride <= MOST_STEP and dilation == 1) else 0
+        if image > MOST_PLACES:
+            step = 0
+        wide = max(step, 1)
+        reach = (-(-taps // wide) - 1) * wide * dilation + wide * lanes  # of what a vector of windows reads
+        deep, tall = 0, 0
         for plane in range(first, min(first + job.run, job.planes)):
-            x = job.x + plane * job.size_d * job.size_h * width * itemsize
+            x = job.x + plane * image * itemsize
             for line in range(part * job.per_part, min((part + 1) * job.per_part, lines)):
                 start_d = line // job.outputs_h * job.stride_d - job.before_d
                 start_h = line % job.outputs_h * job.stride_h - job.before_h
                 low_d, high_d = taps_met(start_d, job.kernel_d, job.dilation_d, job.size_d)
                 low_h, high_h = taps_met(start_h, job.kernel_h, job.dilation_h, job.size_h)
-                n = 0
-                for i in range(low_d, high_d):
-                    for j in range(low_h, high_h):
-                        rows[n] = (
-                            (start_d + i * job.dilation_d) * job.size_h + start_h + j * job.dilation_h
-                        ) * width
-                        n += 1
-                at = (plane * lines + line) * columns
-                for begin in range(0, columns, lanes):
+                at = ((start_d + low_d * job.dilation_d) * job.size_h + start_h + low_h * job.dilation_h) * width
+                if high_d - low_d != deep or high_h - low_h != tall:
+                    deep, tall = high_d - low_d, high_h - low_h
+                    for i in range(deep):
+                        for j in range(tall):
+                            rows[i * tall + j] = (i * job.dilation_d * job.size_h + j * job.dilation_h) * width
+                n = deep * tall
+                to = (plane * lines + line) * columns
+                done = 0
+                while done < columns:
                     # The last vector goes back to overlap the one before, rather than be masked.
-                    o = max(0, min(begin, columns - lanes))
+                    o = max(0, min(done, columns - lanes))
                     col = o * stride - before
-                    last = col + (min(lanes, columns - o) - 1) * stride
-                    y, index = job.y + (at + o) * itemsize, job.index + (at + o) * 8
-                    if o + lanes <= columns and col >= 0 and last + (taps - 1) * dilation < width:
-                        vector(
-                            dtype, False, indexed, y, index if indexed else spare, x, listed, n, col, dilation, taps,
-                            lanes, width, stride,
-                        )  # fmt: skip
-                        continue
-                    # The taps that any of these windows meets; where these are far more than one does, one by one.
                     count = min(lanes, columns - o)
+                    y, index = job.y + (to + o) * itemsize, job.index + (to + o) * 8 if job.index != 0 else 0
+                    if step > 0 and count == lanes and col >= 0 and col + reach <= width:
+                        blocks = min((columns - o) // lanes, (width - col - reach) // (lanes * stride) + 1)
+                        vectors(
+                            dtype, step, False, blocks, y, index, x, at, listed, n, col, dilation, taps, lanes, width,
+                            stride,
+                        )  # fmt: skip
+                        done = o + blocks * lanes
+                        continue
+                    done = o + count
+                    # The taps that any of these windows meets; where these are far more than one does, one by one.
+                    last = col + (count - 1) * stride
                     low = taps_met(last, taps, dilation, width)[0] if last < 0 else 0
                     high = taps_met(col, taps, dilation, width)[1] if col + (taps - 1) * dilation >= width else taps
                     each = count if high - low <= 4 * (width + lanes) else 1
@@ -122,8 +173,8 @@ def max_pool(dtype: Any) -> Callable[..., None]:
                         start = col + i * stride
                         if each == 1:
                             low, high = taps_met(start, taps, dilation, width)
-                        vector(
-                            dtype, True, indexed, y + i * itemsize, index + i * 8 if indexed else spare, x, listed, n,
+                        vectors(
+                            dtype, step, True, 1, y + i * itemsize, index + i * 8 if index != 0 else 0, x, at, listed, n,
                             start + low * dilation, dilation, high - low, each, width, stride,
                         )  # fmt: skip
 

@@ -142,7 +142,7 @@ def _planes_tile(
 
 def _either(v: Vectors, a: Any, from_a: Any, b: Any, from_b: Any) -> Any:
     """The value of the way that was taken."""
-    result = v.builder.phi(v.type)
+    result = v.builder.phi(a.type)
     result.add_incoming(a, from_a)
     result.add_incoming(b, from_b)
     return result
@@ -156,7 +156,7 @@ def _loop(v: Vectors, count: Any, start: list[Any], body: Callable[[Any, list[An
     builder.cbranch(builder.icmp_signed(">", count, int64(0)), loop, after)
     builder.position_at_end(loop)
     index = builder.phi(INT64)
-    held = [builder.phi(v.type) for _ in start]
+    held = [builder.phi(value.type) for value in start]
     results = body(index, held)
     following = builder.add(index, int64(1))
     index.add_incoming(int64(0), before)
@@ -170,104 +170,149 @@ def _loop(v: Vectors, count: Any, start: list[Any], body: Callable[[Any, list[An
     return [_either(v, first, before, result, inside) for first, result in zip(start, results, strict=True)]
 
 
+def _window_taps(
+    v: Vectors, step: int, edge: int, columns: Any, size: Any
+) -> Callable[[Any, Any], list[Any]]:
+    """What loads neighbouring taps, as many as a step has elements, of all lanes; see `_windows`."""
+    builder, lanes, wide = v.builder, v.lanes, max(step, 1)
+    every, least = list(range(lanes)), v.constant(v.least)
+
+    def shuffled(here: Any, column: Any) -> list[Any]:
+        raw = []
+        for k in range(wide):
+            address, begin = v.address(here, k * lanes), builder.add(column, int64(k * lanes))
+            inside = v.within(every, builder.neg(begin), builder.sub(size, begin)) if edge else None
+            raw.append(v.load_masked(address, inside, v.least) if edge else v.load(address))
+        found = []
+        for t in range(wide):
+            value = raw[0]
+            for k in range(1, wide):  # lanes whose element is not in a later vector keep what they have
+                places = [(t + i * step, i) for i in every]
+                first = [place if place < lanes else lanes if k == 1 else i for place, i in places]
+                picks = [place + lanes - k * lanes if place // lanes == k else at
+                         for (place, _), at in zip(places, first if k == 1 else every, strict=True)]  # fmt: skip
+                value = builder.shuffle_vector(value, raw[k], ir.Constant(ir.VectorType(INT32, lanes), picks))
+            found.append(value)
+        return found
+
+    def one_by_one(here: Any, column: Any) -> list[Any]:
+        at = builder.add(columns, v.splat(column))
+        low = builder.icmp_signed(">=", at, ir.Constant(at.type, None))
+        inside = builder.and_(low, builder.icmp_signed("<", at, v.splat(size)))
+        value = ir.Constant(v.type, ir.Undefined)
+        for i in every:  # a lane outside looks at the row's first element
+            lane = ir.Constant(INT32, i)
+            there = builder.extract_element(inside, lane)
+            move = builder.select(there, builder.extract_element(columns, lane), builder.neg(column))
+            value = builder.insert_element(value, v.load_scalar(v.address(here, move)), lane)
+        return [builder.select(inside, value, least)]
+
+    return shuffled if step else one_by_one
+
+
 def _windows(
-    v: Vectors, step: int, known: int, edge: int, indexed: int, y: Any, index: Any, x: Any, rows: Any, n: Any, col: Any,
-    dilation: Any, taps: Any, count: Any, size: Any, stride: Any,
+    v: Vectors, step: int, known: int, edge: int, indexed: int, blocks: Any, y: Any, index: Any, x: Any, at: Any,
+    rows: Any, n: Any, col: Any, dilation: Any, taps: Any, count: Any, size: Any, stride: Any,
 ) -> None:  # fmt: skip
-    """Maxima of one vector of windows, and where they stand: lane i sees x[rows[r] + col + i * stride + t * dilation].
+    """Maxima of vectors of windows, and where they stand: lane i sees x[at + rows[r] + col + i * stride + t * dilation].
 
-    For r < n and t < taps, in this order; one replaces the maximum if it is greater or not a number.  ``step`` is the
-    stride if that is 1 or 2, else 0, and ``known`` the number of taps if that is common, else 0.  At an ``edge`` a
-    column has to be in [0, size), and the first ``count`` lanes are stored; elsewhere all are.  ``index`` is written
-    if ``indexed``.
+    For r < n and t < taps, in this order; one replaces the maximum if it is greater or not a number.  ``rows[0]`` is 0.
+    ``step`` is the stride where taps are shuffled out of whole vectors, with a dilation of 1 if it is above 1, and 0
+    where they come one by one.  ``known`` is the number of taps if that is common, else 0.  Inside there are ``blocks``
+    vectors beside each other; at an ``edge`` there is one, a column has to be in [0, size), and the first ``count``
+    lanes are stored.  Where ``indexed``, ``index`` is written unless it is 0; positions in a window have 32 bits except
+    where taps come one by one.
     """
-    builder, lanes = v.builder, v.lanes
-    wide = ir.VectorType(INT64, lanes)
-    ramp = [i * step if step else 0 for i in range(lanes)]
-    lane_columns = ir.Constant(wide, ramp)
+    builder, lanes, wide = v.builder, v.lanes, max(step, 1)
+    place = INT64 if v.size == 8 or not step else INT32
+    longs = ir.VectorType(INT64, lanes)
+    columns: Any = ir.Constant(longs, [i * step for i in range(lanes)])
     if not step:
-        numbers = ir.Constant(wide, list(range(lanes)))
-        lane_columns = builder.mul(numbers, v.splat(stride))
+        columns = builder.mul(ir.Constant(longs, list(range(lanes))), v.splat(stride))
+    load = _window_taps(v, step, edge, columns, size)
 
-    def load(row: Any, column: Any) -> tuple[Any, Any]:
-        """A tap's values, and at an edge the mask of those that are there."""
-        place = v.address(x, builder.add(row, column))
-        if not step:
-            inside = None
-            if edge:
-                at = builder.add(lane_columns, v.splat(column))
-                low = builder.icmp_signed(">=", at, ir.Constant(wide, [0] * lanes))
-                inside = builder.and_(low, builder.icmp_signed("<", at, v.splat(size)))
-            value = ir.Constant(v.type, ir.Undefined)
-            for i in range(lanes):
-                lane = ir.Constant(INT32, i)
-                move = builder.extract_element(lane_columns, lane)
-                if inside is not None:  # a lane outside looks at the row's first element
-                    move = builder.select(builder.extract_element(inside, lane), move, builder.neg(column))
-                value = builder.insert_element(value, v.load_scalar(v.address(place, move)), lane)
-            return value, inside
-        half = step - 1  # ceil(a / step) is (a + half) >> half
-        bounds = builder.neg(column), builder.sub(size, column)
-        first, last = (builder.ashr(builder.add(bound, int64(half)), int64(half)) for bound in bounds)
-        inside = v.within(list(range(lanes)), first, last) if edge else None
-        if step == 1:
-            return (v.load_masked(place, inside) if edge else v.load(place)), inside
-        halves = []
-        for part in range(2):
-            there = v.address(place, part * lanes)
-            if edge:
-                even = ir.Constant(ir.VectorType(ir.IntType(1), lanes), [1 - i % 2 for i in range(lanes)])
-                mask = v.within([part * lanes // 2 + i // 2 for i in range(lanes)], first, last)
-                halves.append(v.load_masked(there, builder.and_(mask, even)))
-            elif part == 0:
-                halves.append(v.load(there))
-            else:  # the last element of the second half is nobody's, and may not be there
-                halves.append(v.load(v.address(there, -1)))
-        picks = [2 * i if 2 * i < lanes or edge else 2 * i + 1 for i in range(lanes)]
-        return builder.shuffle_vector(*halves, ir.Constant(ir.VectorType(INT32, lanes), picks)), inside
+    def narrow(value: Any) -> Any:
+        kind = ir.VectorType(place, lanes) if isinstance(value.type, ir.VectorType) else place
+        return value if place == INT64 else builder.trunc(value, kind)
 
-    def meet(row: Any, column: Any) -> None:
-        value, inside = load(row, column)
-        before = builder.load(best)
-        better = v.replaces(value, before)
-        if inside is not None:
-            met = builder.load(seen)
-            better = builder.and_(inside, builder.or_(better, builder.not_(met)))
-            builder.store(builder.or_(met, inside), seen)
-        builder.store(builder.select(better, value, before), best)
-        if indexed:
-            builder.store(builder.select(better, v.splat(builder.add(row, column)), builder.load(where)), where)
+    def meet(value: Any, move: Any, state: list[Any], present: Any = None) -> list[Any]:
+        better = v.replaces(value, state[0])
+        if present is not None:
+            better = builder.and_(better, v.splat(present))
+        where = [builder.select(better, v.splat(narrow(move)), state[1])] if indexed else []
+        return [builder.select(better, value, state[0]), *where]
 
-    best, where = cgutils.alloca_once(builder, v.type), cgutils.alloca_once(builder, wide)
-    seen = cgutils.alloca_once(builder, ir.VectorType(ir.IntType(1), lanes))
-    builder.store(ir.Constant(seen.type.pointee, None), seen)
-    if edge:
-        builder.store(ir.Constant(v.type, None), best)
-        builder.store(ir.Constant(wide, None), where)
-    else:
-        row = v.loadint64(rows)
-        builder.store(load(row, col)[0], best)
-        builder.store(v.splat(builder.add(row, col)), where)
-    with cgutils.for_range(builder, n) as outer:
-        row = v.loadint64(builder.add(rows, builder.mul(outer.index, int64(8))))
+    def row(line: Any, column: Any, move: Any, state: list[Any] | None) -> list[Any]:
+        """The taps of a row, which begins ``move`` elements after the first; without a state its first tap is one."""
+        for base in range(0, known, wide):
+            values = load(v.address(line, base), builder.add(column, int64(base)))
+            for t, value in enumerate(values[: known - base]):
+                if state is None:
+                    state = [value, start(column)][: 1 + indexed]
+                else:
+                    state = meet(value, builder.add(move, int64(base + t)), state)
         if known:
-            for t in range(known):
-                meet(row, builder.add(col, builder.mul(int64(t), dilation)))
+            return state or []
+
+        def group(number: Any, held: list[Any]) -> list[Any]:
+            base = builder.mul(builder.mul(number, int64(wide)), dilation)
+            for t, value in enumerate(load(v.address(line, base), builder.add(column, base))):
+                present = builder.icmp_signed("<", builder.add(base, int64(t)), taps) if t else None
+                held = meet(value, builder.add(move, builder.add(base, int64(t))), held, present)
+            return held
+
+        groups = builder.sdiv(builder.add(taps, int64(wide - 1)), int64(wide))
+        return _loop(v, groups, state or [v.constant(v.least), start(column)][: 1 + indexed], group)
+
+    def start(column: Any) -> Any:
+        """Each lane's first tap inside, which counts if none is greater than the least of all numbers."""
+        zero: Any = ir.Constant(longs, None)
+        if not edge:
+            return narrow(zero)
+        outside = builder.sub(zero, builder.add(columns, v.splat(column)))
+        outside = builder.select(builder.icmp_signed(">", outside, zero), outside, zero)
+        if step > 1:
+            return narrow(outside)
+        before = builder.block
+        with builder.if_then(builder.icmp_signed("!=", dilation, int64(1))):
+            every = v.splat(dilation)
+            up = builder.add(outside, builder.sub(every, ir.Constant(longs, [1] * lanes)))
+            spread, within = builder.mul(builder.sdiv(up, every), every), builder.block
+        return narrow(_either(v, outside, before, spread, within))
+
+    def block(y: Any, index: Any, column: Any) -> None:
+        line = v.address(x, builder.add(at, column))
+        initial = row(line, column, int64(0), None)
+
+        def further(number: Any, state: list[Any]) -> list[Any]:
+            move = v.loadint64(builder.add(rows, builder.mul(builder.add(number, int64(1)), int64(8))))
+            return row(v.address(line, move), column, move, state)
+
+        best, *where = _loop(v, builder.sub(n, int64(1)), initial, further)
+        stored = v.within(list(range(lanes)), int64(0), count) if edge else None
+        if edge:
+            v.store_masked(best, y, stored)
         else:
-            with cgutils.for_range(builder, taps) as inner:
-                meet(row, builder.add(col, builder.mul(inner.index, dilation)))
+            v.store(best, y)
+        if not where:
+            return
+        with builder.if_then(builder.icmp_signed("!=", index, int64(0))):
+            moves = where[0] if place == INT64 else builder.sext(where[0], longs)
+            places = builder.add(builder.add(moves, columns), v.splat(builder.add(at, column)))
+            if edge:
+                v.store_masked(places, index, stored)
+            else:
+                builder.store(places, v.pointer(index, longs), align=8)
+
     if edge:
-        v.store_masked(builder.load(best), y, v.within(list(range(lanes)), int64(0), count))
-    else:
-        v.store(builder.load(best), y)
-    if not indexed:
+        block(y, index, col)
         return
-    places = builder.add(builder.load(where), lane_columns)
-    if not edge:
-        builder.store(places, v.pointer(index, wide), align=8)
-        return
-    mask = v.within(list(range(lanes)), int64(0), count)
-    v.store_masked(places, index, mask)
+    with cgutils.for_range(builder, blocks) as loop:
+        move = builder.mul(loop.index, int64(lanes))
+        there = builder.select(
+            builder.icmp_signed("!=", index, int64(0)), builder.add(index, builder.mul(move, int64(8))), index
+        )
+        block(v.address(y, move), there, builder.add(col, builder.mul(move, int64(step))))
 
 
 @typed
@@ -298,10 +343,11 @@ def planes_tile(
 
 @typed
 def windows(
-    context, dtype, step, known, edge, indexed, y, index, x, rows, n, col, dilation, taps, count, size, stride
+    context, dtype, step, known, edge, indexed, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size,
+    stride,
 ):  # fmt: skip
     """See `_windows`."""
-    arguments = y, index, x, rows, n, col, dilation, taps, count, size, stride
+    arguments = blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
     return emitted(4)(_windows)(context, dtype, step, known, edge, indexed, *arguments)
 
 

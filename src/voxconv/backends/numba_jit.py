@@ -354,7 +354,7 @@ def max_pool(problem: WindowProblem, x: Array, out: Array, indices: Array | None
     per_part = max(1, min(lines, LINE_TERMS // terms))
     run = max(1, min(PLANE_TERMS // (lines * terms), planes // threads))
     parts = -(-lines // per_part)
-    each = 8 * (64 + min(kernel[0], size[0]) * min(kernel[1], size[1]))
+    each = 8 * (8 + min(kernel[0], size[0]) * min(kernel[1], size[1]))
     scratch = _take(threads * each)
     job = record_of(
         POOL, x=_address(x), y=_address(out), scratch=scratch.start, index=0 if indices is None else _address(indices),
