@@ -13,6 +13,9 @@ from voxconv.backends._numba_rows import windows
 MOST_STEP = 4
 """Largest stride whose taps are shuffled out of whole vectors."""
 
+GROUP_BYTES = 16 << 10
+"""Input that one vector after the other reads, line by line, before the next does: it stays in L1."""
+
 MOST_PLACES = (1 << 31) - 1
 """Most elements of a plane whose positions go into 32 bits."""
 
@@ -47,69 +50,84 @@ def taps_met(start: int, taps: int, dilation: int, size: int) -> tuple[int, int]
 
 @_helper
 def vectors(
-    dtype: Any, step: int, edge: bool, blocks: int, y: int, index: int, x: int, at: int, rows: int, n: int, col: int,
-    dilation: int, taps: int, count: int, size: int, stride: int,
+    dtype: Any, step: int, edge: bool, lines: int, jump: int, pitch: int, blocks: int, y: int, index: int, x: int,
+    at: int, rows: int, n: int, col: int, dilation: int, taps: int, count: int, size: int, stride: int,
 ) -> None:  # fmt: skip
     """Run `windows` in the form of its stride; common windows have their taps known to the compiler."""
     if not edge and step == 2 and taps == 2 and dilation == 1:
         windows(
-            dtype, 2, 2, 0, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 2, 2, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
     elif not edge and step == 2 and taps == 3 and dilation == 1:
         windows(
-            dtype, 2, 3, 0, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 2, 3, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
     elif not edge and step == 1 and taps == 3 and dilation == 1:
         windows(
-            dtype, 1, 3, 0, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 1, 3, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
     elif not edge and step == 1:
         windows(
-            dtype, 1, 0, 0, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 1, 0, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
     elif not edge and step == 2:
         windows(
-            dtype, 2, 0, 0, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 2, 0, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
     elif not edge and step == 3:
         windows(
-            dtype, 3, 0, 0, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 3, 0, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
     elif not edge and step == 4:
         windows(
-            dtype, 4, 0, 0, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 4, 0, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
     elif step == 2 and taps == 2 and dilation == 1:
         windows(
-            dtype, 2, 2, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 2, 2, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
     elif step == 2 and taps == 3 and dilation == 1:
         windows(
-            dtype, 2, 3, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 2, 3, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
     elif step == 1 and taps == 3 and dilation == 1:
         windows(
-            dtype, 1, 3, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 1, 3, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
     elif step == 1:
         windows(
-            dtype, 1, 0, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 1, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
     elif step == 2:
         windows(
-            dtype, 2, 0, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 2, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
     elif step == 3:
         windows(
-            dtype, 3, 0, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 3, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
     elif step == 4:
         windows(
-            dtype, 4, 0, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 4, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
     else:
         windows(
-            dtype, 0, 0, 1, 1, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+            dtype, 0, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride,
         )  # fmt: skip
 
 
@@ -132,12 +150,17 @@ def max_pool(dtype: Any) -> Callable[..., None]:
             step = 0
         wide = max(step, 1)
         reach = (-(-taps // wide) - 1) * wide * dilation + wide * lanes  # of what a vector of windows reads
-        deep, tall = 0, 0
+        deep, tall, jump = 0, 0, job.stride_h * width
+        # Windows above this line of outputs do not reach below the plane; lines go together while x stays in L1.
+        below = (job.size_h - 1 - (job.kernel_h - 1) * job.dilation_h + job.before_h) // job.stride_h + 1
+        group = max(1, GROUP_BYTES // (itemsize * width * min(job.stride_h, job.size_h)))
+        past = min((part + 1) * job.per_part, lines)
         for plane in range(first, min(first + job.run, job.planes)):
             x = job.x + plane * image * itemsize
-            for line in range(part * job.per_part, min((part + 1) * job.per_part, lines)):
-                start_d = line // job.outputs_h * job.stride_d - job.before_d
-                start_h = line % job.outputs_h * job.stride_h - job.before_h
+            line = part * job.per_part
+            while line < past:
+                d, h = line // job.outputs_h, line % job.outputs_h
+                start_d, start_h = d * job.stride_d - job.before_d, h * job.stride_h - job.before_h
                 low_d, high_d = taps_met(start_d, job.kernel_d, job.dilation_d, job.size_d)
                 low_h, high_h = taps_met(start_h, job.kernel_h, job.dilation_h, job.size_h)
                 at = ((start_d + low_d * job.dilation_d) * job.size_h + start_h + low_h * job.dilation_h) * width
@@ -146,8 +169,11 @@ def max_pool(dtype: Any) -> Callable[..., None]:
                     for i in range(deep):
                         for j in range(tall):
                             rows[i * tall + j] = (i * job.dilation_d * job.size_h + j * job.dilation_h) * width
-                n = deep * tall
+                n, together = deep * tall, 1
+                if start_h >= 0:
+                    together = max(1, min(min(group, below - h), min(job.outputs_h - h, past - line)))
                 to = (plane * lines + line) * columns
+                line += together
                 done = 0
                 while done < columns:
                     # The last vector goes back to overlap the one before, rather than be masked.
@@ -158,8 +184,8 @@ def max_pool(dtype: Any) -> Callable[..., None]:
                     if step > 0 and count == lanes and col >= 0 and col + reach <= width:
                         blocks = min((columns - o) // lanes, (width - col - reach) // (lanes * stride) + 1)
                         vectors(
-                            dtype, step, False, blocks, y, index, x, at, listed, n, col, dilation, taps, lanes, width,
-                            stride,
+                            dtype, step, False, together, jump, columns, blocks, y, index, x, at, listed, n, col,
+                            dilation, taps, lanes, width, stride,
                         )  # fmt: skip
                         done = o + blocks * lanes
                         continue
@@ -174,8 +200,9 @@ def max_pool(dtype: Any) -> Callable[..., None]:
                         if each == 1:
                             low, high = taps_met(start, taps, dilation, width)
                         vectors(
-                            dtype, step, True, 1, y + i * itemsize, index + i * 8 if index != 0 else 0, x, at, listed, n,
-                            start + low * dilation, dilation, high - low, each, width, stride,
+                            dtype, step, True, together, jump, columns, 1, y + i * itemsize,
+                            index + i * 8 if index != 0 else 0, x, at, listed, n, start + low * dilation, dilation,
+                            high - low, each, width, stride,
                         )  # fmt: skip
 
     return kernel

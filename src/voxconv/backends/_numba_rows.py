@@ -170,9 +170,7 @@ def _loop(v: Vectors, count: Any, start: list[Any], body: Callable[[Any, list[An
     return [_either(v, first, before, result, inside) for first, result in zip(start, results, strict=True)]
 
 
-def _window_taps(
-    v: Vectors, step: int, edge: int, columns: Any, size: Any
-) -> Callable[[Any, Any], list[Any]]:
+def _window_taps(v: Vectors, step: int, edge: int, columns: Any, size: Any) -> Callable[[Any, Any], list[Any]]:
     """What loads neighbouring taps, as many as a step has elements, of all lanes; see `_windows`."""
     builder, lanes, wide = v.builder, v.lanes, max(step, 1)
     every, least = list(range(lanes)), v.constant(v.least)
@@ -186,11 +184,11 @@ def _window_taps(
         found = []
         for t in range(wide):
             value = raw[0]
-            for k in range(1, wide):  # lanes whose element is not in a later vector keep what they have
-                places = [(t + i * step, i) for i in every]
-                first = [place if place < lanes else lanes if k == 1 else i for place, i in places]
-                picks = [place + lanes - k * lanes if place // lanes == k else at
-                         for (place, _), at in zip(places, first if k == 1 else every, strict=True)]  # fmt: skip
+            for k in range(1, wide):  # the first round sorts two vectors, each further one adds what its vector has
+                picks = []
+                for i in every:
+                    vector, lane = divmod(t + i * step, lanes)
+                    picks.append(lanes + lane if vector == k else lane if k == 1 else i)
                 value = builder.shuffle_vector(value, raw[k], ir.Constant(ir.VectorType(INT32, lanes), picks))
             found.append(value)
         return found
@@ -211,17 +209,19 @@ def _window_taps(
 
 
 def _windows(
-    v: Vectors, step: int, known: int, edge: int, indexed: int, blocks: Any, y: Any, index: Any, x: Any, at: Any,
-    rows: Any, n: Any, col: Any, dilation: Any, taps: Any, count: Any, size: Any, stride: Any,
+    v: Vectors, step: int, known: int, edge: int, indexed: int, lines: Any, jump: Any, pitch: Any, blocks: Any, y: Any,
+    index: Any, x: Any, at: Any, rows: Any, n: Any, col: Any, dilation: Any, taps: Any, count: Any, size: Any,
+    stride: Any,
 ) -> None:  # fmt: skip
-    """Maxima of vectors of windows, and where they stand: lane i sees x[at + rows[r] + col + i * stride + t * dilation].
+    """Maxima of vectors of windows, and where they are: lane i sees x[at + rows[r] + col + i * stride + t * dilation].
 
     For r < n and t < taps, in this order; one replaces the maximum if it is greater or not a number.  ``rows[0]`` is 0.
     ``step`` is the stride where taps are shuffled out of whole vectors, with a dilation of 1 if it is above 1, and 0
-    where they come one by one.  ``known`` is the number of taps if that is common, else 0.  Inside there are ``blocks``
-    vectors beside each other; at an ``edge`` there is one, a column has to be in [0, size), and the first ``count``
-    lanes are stored.  Where ``indexed``, ``index`` is written unless it is 0; positions in a window have 32 bits except
-    where taps come one by one.
+    where they come one by one.  ``known`` is the number of taps if that is common, else 0.  There are ``lines`` of
+    windows, ``jump`` apart in x and ``pitch`` in y.  Inside there are ``blocks`` vectors beside each other; at an
+    ``edge`` there is one, a column has to be in [0, size), and the first ``count`` lanes are stored.  Where
+    ``indexed``, ``index`` is written unless it is 0; positions in a window have 32 bits except where taps come one by
+    one.
     """
     builder, lanes, wide = v.builder, v.lanes, max(step, 1)
     place = INT64 if v.size == 8 or not step else INT32
@@ -280,7 +280,7 @@ def _windows(
             spread, within = builder.mul(builder.sdiv(up, every), every), builder.block
         return narrow(_either(v, outside, before, spread, within))
 
-    def block(y: Any, index: Any, column: Any) -> None:
+    def block(y: Any, index: Any, at: Any, column: Any) -> None:
         line = v.address(x, builder.add(at, column))
         initial = row(line, column, int64(0), None)
 
@@ -304,15 +304,15 @@ def _windows(
             else:
                 builder.store(places, v.pointer(index, longs), align=8)
 
-    if edge:
-        block(y, index, col)
-        return
-    with cgutils.for_range(builder, blocks) as loop:
-        move = builder.mul(loop.index, int64(lanes))
-        there = builder.select(
-            builder.icmp_signed("!=", index, int64(0)), builder.add(index, builder.mul(move, int64(8))), index
-        )
-        block(v.address(y, move), there, builder.add(col, builder.mul(move, int64(step))))
+    unwanted = builder.icmp_signed("==", index, int64(0))
+    with cgutils.for_range(builder, lines) as outer:
+        line = builder.mul(outer.index, pitch)
+        here = builder.add(at, builder.mul(outer.index, jump))
+        with cgutils.for_range(builder, int64(1) if edge else blocks) as inner:
+            beside = builder.mul(inner.index, int64(lanes))
+            move = builder.add(line, beside)
+            there = builder.select(unwanted, int64(0), builder.add(index, builder.mul(move, int64(8))))
+            block(v.address(y, move), there, here, builder.add(col, builder.mul(beside, int64(step))))
 
 
 @typed
@@ -343,11 +343,11 @@ def planes_tile(
 
 @typed
 def windows(
-    context, dtype, step, known, edge, indexed, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size,
-    stride,
+    context, dtype, step, known, edge, indexed, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation,
+    taps, count, size, stride,
 ):  # fmt: skip
     """See `_windows`."""
-    arguments = blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+    arguments = lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
     return emitted(4)(_windows)(context, dtype, step, known, edge, indexed, *arguments)
 
 
