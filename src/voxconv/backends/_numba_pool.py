@@ -28,7 +28,8 @@ POOL = job_type(
 )
 """y[plane, q] = max over taps t inside x of x[plane, q * stride - before + t * dilation]; ``index`` 0 if unwanted.
 
-An item is ``run`` planes and ``per_part`` of their (depth, row) lines of outputs; its scratch lists a line's rows.
+An item is ``run`` planes and ``per_part`` of their (depth, row) lines of outputs; its scratch has a
+flag for what is not a number, and lists a line's rows.
 """
 
 SCATTER = job_type(
@@ -49,86 +50,119 @@ def taps_met(start: int, taps: int, dilation: int, size: int) -> tuple[int, int]
 
 
 @_helper
-def vectors(
+def vectors_in_form(
     dtype: Any, step: int, edge: bool, lines: int, jump: int, pitch: int, blocks: int, y: int, index: int, x: int,
     at: int, rows: int, n: int, col: int, dilation: int, taps: int, count: int, size: int, stride: int,
+    spoilt: int,
 ) -> None:  # fmt: skip
     """Run `windows` in the form of its stride; common windows have their taps known to the compiler."""
     if not edge and step == 2 and taps == 2 and dilation == 1:
         windows(
             dtype, 2, 2, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
         )  # fmt: skip
     elif not edge and step == 2 and taps == 3 and dilation == 1:
         windows(
             dtype, 2, 3, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
         )  # fmt: skip
     elif not edge and step == 1 and taps == 3 and dilation == 1:
         windows(
             dtype, 1, 3, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
+        )  # fmt: skip
+    elif not edge and step == 1 and taps == 5 and dilation == 1:
+        windows(
+            dtype, 1, 5, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride, spoilt,
         )  # fmt: skip
     elif not edge and step == 1:
         windows(
             dtype, 1, 0, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
         )  # fmt: skip
     elif not edge and step == 2:
         windows(
             dtype, 2, 0, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
         )  # fmt: skip
     elif not edge and step == 3:
         windows(
             dtype, 3, 0, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
         )  # fmt: skip
     elif not edge and step == 4:
         windows(
             dtype, 4, 0, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
         )  # fmt: skip
     elif step == 2 and taps == 2 and dilation == 1:
         windows(
             dtype, 2, 2, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
         )  # fmt: skip
     elif step == 2 and taps == 3 and dilation == 1:
         windows(
             dtype, 2, 3, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
         )  # fmt: skip
     elif step == 1 and taps == 3 and dilation == 1:
         windows(
             dtype, 1, 3, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
+        )  # fmt: skip
+    elif step == 1 and taps == 5 and dilation == 1:
+        windows(
+            dtype, 1, 5, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
+            size, stride, spoilt,
         )  # fmt: skip
     elif step == 1:
         windows(
             dtype, 1, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
         )  # fmt: skip
     elif step == 2:
         windows(
             dtype, 2, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
         )  # fmt: skip
     elif step == 3:
         windows(
             dtype, 3, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
         )  # fmt: skip
     elif step == 4:
         windows(
             dtype, 4, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
         )  # fmt: skip
     else:
         windows(
             dtype, 0, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride,
+            size, stride, spoilt,
         )  # fmt: skip
+
+
+@_helper
+def vectors(
+    dtype: Any, step: int, edge: bool, lines: int, jump: int, pitch: int, blocks: int, y: int, index: int, x: int,
+    at: int, rows: int, n: int, col: int, dilation: int, taps: int, count: int, size: int, stride: int,
+    spoilt: int, itemsize: int,
+) -> None:  # fmt: skip
+    """Run `windows`, and again one by one where there is something that is not a number."""
+    vectors_in_form(
+        dtype, step, edge, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size,
+        stride, spoilt,
+    )  # fmt: skip
+    flag = pointer(types.int64, spoilt)
+    if flag[0] != 0:
+        flag[0] = 0
+        for block in range(blocks):
+            move = block * count
+            vectors_in_form(
+                dtype, 0, True, lines, jump, pitch, 1, y + move * itemsize, index + move * 8 if index != 0 else 0, x,
+                at, rows, n, col + move * stride, dilation, taps, count, size, stride, spoilt,
+            )  # fmt: skip
 
 
 def max_pool(dtype: Any) -> Callable[..., None]:
@@ -141,7 +175,9 @@ def max_pool(dtype: Any) -> Callable[..., None]:
         part, first = item % job.parts, item // job.parts * job.run
         stride, taps, dilation = job.stride_w, job.kernel_w, job.dilation_w
         width, columns, before = job.size_w, job.outputs_w, job.before_w
-        listed = job.scratch + slot * job.each
+        spoilt = job.scratch + slot * job.each
+        listed = spoilt + 8
+        pointer(types.int64, spoilt)[0] = 0
         rows = pointer(types.int64, listed)
         lines = job.outputs_d * job.outputs_h
         image = job.size_d * job.size_h * width
@@ -185,7 +221,7 @@ def max_pool(dtype: Any) -> Callable[..., None]:
                         blocks = min((columns - o) // lanes, (width - col - reach) // (lanes * stride) + 1)
                         vectors(
                             dtype, step, False, together, jump, columns, blocks, y, index, x, at, listed, n, col,
-                            dilation, taps, lanes, width, stride,
+                            dilation, taps, lanes, width, stride, spoilt, itemsize,
                         )  # fmt: skip
                         done = o + blocks * lanes
                         continue
@@ -202,7 +238,7 @@ def max_pool(dtype: Any) -> Callable[..., None]:
                         vectors(
                             dtype, step, True, together, jump, columns, 1, y + i * itemsize,
                             index + i * 8 if index != 0 else 0, x, at, listed, n, start + low * dilation, dilation,
-                            high - low, each, width, stride,
+                            high - low, each, width, stride, spoilt, itemsize,
                         )  # fmt: skip
 
     return kernel

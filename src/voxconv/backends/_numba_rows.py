@@ -170,12 +170,17 @@ def _loop(v: Vectors, count: Any, start: list[Any], body: Callable[[Any, list[An
     return [_either(v, first, before, result, inside) for first, result in zip(start, results, strict=True)]
 
 
-def _window_taps(v: Vectors, step: int, edge: int, columns: Any, size: Any) -> Callable[[Any, Any], list[Any]]:
-    """What loads neighbouring taps, as many as a step has elements, of all lanes; see `_windows`."""
+def _window_taps(
+    v: Vectors, step: int, edge: int, columns: Any, size: Any
+) -> Callable[[Any, Any], tuple[list[Any], list[Any]]]:
+    """What loads neighbouring taps, as many as a step has elements, of all lanes; see `_windows`.
+
+    It returns them, and the vectors that they were in.
+    """
     builder, lanes, wide = v.builder, v.lanes, max(step, 1)
     every, least = list(range(lanes)), v.constant(v.least)
 
-    def shuffled(here: Any, column: Any) -> list[Any]:
+    def shuffled(here: Any, column: Any) -> tuple[list[Any], list[Any]]:
         raw = []
         for k in range(wide):
             address, begin = v.address(here, k * lanes), builder.add(column, int64(k * lanes))
@@ -191,9 +196,9 @@ def _window_taps(v: Vectors, step: int, edge: int, columns: Any, size: Any) -> C
                     picks.append(lanes + lane if vector == k else lane if k == 1 else i)
                 value = builder.shuffle_vector(value, raw[k], ir.Constant(ir.VectorType(INT32, lanes), picks))
             found.append(value)
-        return found
+        return found, raw
 
-    def one_by_one(here: Any, column: Any) -> list[Any]:
+    def one_by_one(here: Any, column: Any) -> tuple[list[Any], list[Any]]:
         at = builder.add(columns, v.splat(column))
         low = builder.icmp_signed(">=", at, ir.Constant(at.type, None))
         inside = builder.and_(low, builder.icmp_signed("<", at, v.splat(size)))
@@ -203,7 +208,8 @@ def _window_taps(v: Vectors, step: int, edge: int, columns: Any, size: Any) -> C
             there = builder.extract_element(inside, lane)
             move = builder.select(there, builder.extract_element(columns, lane), builder.neg(column))
             value = builder.insert_element(value, v.load_scalar(v.address(here, move)), lane)
-        return [builder.select(inside, value, least)]
+        value = builder.select(inside, value, least)
+        return [value], [value]
 
     return shuffled if step else one_by_one
 
@@ -211,7 +217,7 @@ def _window_taps(v: Vectors, step: int, edge: int, columns: Any, size: Any) -> C
 def _windows(
     v: Vectors, step: int, known: int, edge: int, indexed: int, lines: Any, jump: Any, pitch: Any, blocks: Any, y: Any,
     index: Any, x: Any, at: Any, rows: Any, n: Any, col: Any, dilation: Any, taps: Any, count: Any, size: Any,
-    stride: Any,
+    stride: Any, spoilt: Any,
 ) -> None:  # fmt: skip
     """Maxima of vectors of windows, and where they are: lane i sees x[at + rows[r] + col + i * stride + t * dilation].
 
@@ -221,7 +227,7 @@ def _windows(
     windows, ``jump`` apart in x and ``pitch`` in y.  Inside there are ``blocks`` vectors beside each other; at an
     ``edge`` there is one, a column has to be in [0, size), and the first ``count`` lanes are stored.  Where
     ``indexed``, ``index`` is written unless it is 0; positions in a window have 32 bits except where taps come one by
-    one.
+    one.  Shuffled taps lose what is not a number, but say so: then there is a 1 in ``spoilt``.
     """
     builder, lanes, wide = v.builder, v.lanes, max(step, 1)
     place = INT64 if v.size == 8 or not step else INT32
@@ -235,34 +241,47 @@ def _windows(
         kind = ir.VectorType(place, lanes) if isinstance(value.type, ir.VectorType) else place
         return value if place == INT64 else builder.trunc(value, kind)
 
+    quick = bool(step) and v.floating
+    others = [ir.Constant(ir.VectorType(ir.IntType(1), lanes), None)] if quick else []
+
     def meet(value: Any, move: Any, state: list[Any], present: Any = None) -> list[Any]:
-        better = v.replaces(value, state[0])
+        better = builder.fcmp_ordered(">", value, state[0]) if quick else v.replaces(value, state[0])
         if present is not None:
             better = builder.and_(better, v.splat(present))
         where = [builder.select(better, v.splat(narrow(move)), state[1])] if indexed else []
-        return [builder.select(better, value, state[0]), *where]
+        return [builder.select(better, value, state[0]), *where, *state[1 + indexed :]]
+
+    def look(raw: list[Any], state: list[Any]) -> list[Any]:
+        """Note what is not a number, in two vectors at a time."""
+        for a, b in zip(raw[::2], [*raw[1::2], raw[-1]], strict=False) if quick else ():
+            state = [*state[:-1], builder.or_(state[-1], builder.fcmp_unordered("uno", a, b))]
+        return state
 
     def row(line: Any, column: Any, move: Any, state: list[Any] | None) -> list[Any]:
         """The taps of a row, which begins ``move`` elements after the first; without a state its first tap is one."""
+        seen = []
         for base in range(0, known, wide):
-            values = load(v.address(line, base), builder.add(column, int64(base)))
+            values, raw = load(v.address(line, base), builder.add(column, int64(base)))
+            seen += raw
             for t, value in enumerate(values[: known - base]):
                 if state is None:
-                    state = [value, start(column)][: 1 + indexed]
+                    state = [*[value, start(column)][: 1 + indexed], *others]
                 else:
                     state = meet(value, builder.add(move, int64(base + t)), state)
         if known:
-            return state or []
+            return look(seen, state or [])
 
         def group(number: Any, held: list[Any]) -> list[Any]:
             base = builder.mul(builder.mul(number, int64(wide)), dilation)
-            for t, value in enumerate(load(v.address(line, base), builder.add(column, base))):
+            values, raw = load(v.address(line, base), builder.add(column, base))
+            held = look(raw, held)
+            for t, value in enumerate(values):
                 present = builder.icmp_signed("<", builder.add(base, int64(t)), taps) if t else None
                 held = meet(value, builder.add(move, builder.add(base, int64(t))), held, present)
             return held
 
         groups = builder.sdiv(builder.add(taps, int64(wide - 1)), int64(wide))
-        return _loop(v, groups, state or [v.constant(v.least), start(column)][: 1 + indexed], group)
+        return _loop(v, groups, state or [*[v.constant(v.least), start(column)][: 1 + indexed], *others], group)
 
     def start(column: Any) -> Any:
         """Each lane's first tap inside, which counts if none is greater than the least of all numbers."""
@@ -288,7 +307,12 @@ def _windows(
             move = v.loadint64(builder.add(rows, builder.mul(builder.add(number, int64(1)), int64(8))))
             return row(v.address(line, move), column, move, state)
 
-        best, *where = _loop(v, builder.sub(n, int64(1)), initial, further)
+        best, *rest = _loop(v, builder.sub(n, int64(1)), initial, further)
+        where, lost = rest[:indexed], rest[indexed:]
+        if lost:
+            bits = builder.bitcast(lost[0], ir.IntType(lanes))
+            with builder.if_then(builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0)), likely=False):
+                builder.store(int64(1), v.pointer(spoilt, INT64))
         stored = v.within(list(range(lanes)), int64(0), count) if edge else None
         if edge:
             v.store_masked(best, y, stored)
@@ -344,10 +368,10 @@ def planes_tile(
 @typed
 def windows(
     context, dtype, step, known, edge, indexed, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation,
-    taps, count, size, stride,
+    taps, count, size, stride, spoilt,
 ):  # fmt: skip
     """See `_windows`."""
-    arguments = lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride
+    arguments = lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size, stride, spoilt
     return emitted(4)(_windows)(context, dtype, step, known, edge, indexed, *arguments)
 
 

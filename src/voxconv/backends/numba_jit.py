@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -346,22 +346,32 @@ def _met_taps(problem: WindowProblem) -> Array:
     return np.unique(np.concatenate(reach))
 
 
-def max_pool(problem: WindowProblem, x: Array, out: Array, indices: Array | None) -> None:
-    """Maximum of each window and, where asked, its position in the plane."""
+@lru_cache(maxsize=256)
+def _pool(problem: WindowProblem, threads: int) -> tuple[Array, int, int]:
+    """The record of a max-pool without arrays, its items, and the bytes of scratch of a thread."""
     planes, size, kernel, stride, before = _window(problem)
-    outputs, threads = deep(problem.output, 1), _threads()
+    outputs = deep(problem.output, 1)
     lines, terms = outputs[0] * outputs[1], outputs[2] * min(math.prod(kernel), math.prod(size))
     per_part = max(1, min(lines, LINE_TERMS // terms))
     run = max(1, min(PLANE_TERMS // (lines * terms), planes // threads))
     parts = -(-lines // per_part)
     each = 8 * (8 + min(kernel[0], size[0]) * min(kernel[1], size[1]))
-    scratch = _take(threads * each)
-    job = record_of(
-        POOL, x=_address(x), y=_address(out), scratch=scratch.start, index=0 if indices is None else _address(indices),
-        each=each, planes=planes, run=run, parts=parts, per_part=per_part, size=size, kernel=kernel, stride=stride,
-        before=before, dilation=deep(problem.dilation, 1), outputs=outputs,
+    record = record_of(
+        POOL, each=each, planes=planes, run=run, parts=parts, per_part=per_part, size=size, kernel=kernel,
+        stride=stride, before=before, dilation=deep(problem.dilation, 1), outputs=outputs,
     )  # fmt: skip
-    _run("max_pool", problem.dtype, job, -(-planes // run) * parts)
+    return record, -(-planes // run) * parts, each
+
+
+def max_pool(problem: WindowProblem, x: Array, out: Array, indices: Array | None) -> None:
+    """Maximum of each window and, where asked, its position in the plane."""
+    threads = _threads()
+    record, items, each = _pool(problem, threads)
+    scratch = _take(threads * each)
+    job = record.copy()
+    job[0], job[1], job[2] = _address(x), _address(out), scratch.start
+    job[3] = 0 if indices is None else _address(indices)
+    _run("max_pool", problem.dtype, job, items, threads)
     _give(scratch)
 
 
