@@ -49,199 +49,110 @@ def taps_met(start: int, taps: int, dilation: int, size: int) -> tuple[int, int]
     return low, max(low, min(taps, (size - 1 - start) // dilation + 1))
 
 
-@_helper
-def vectors_in_form(
-    dtype: Any, step: int, edge: bool, lines: int, jump: int, pitch: int, blocks: int, y: int, index: int, x: int,
-    at: int, rows: int, n: int, col: int, dilation: int, taps: int, count: int, size: int, stride: int,
-    spoilt: int,
-) -> None:  # fmt: skip
-    """Run `windows` in the form of its stride; common windows have their taps known to the compiler."""
-    if not edge and step == 2 and taps == 2 and dilation == 1:
-        windows(
-            dtype, 2, 2, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif not edge and step == 2 and taps == 3 and dilation == 1:
-        windows(
-            dtype, 2, 3, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif not edge and step == 1 and taps == 3 and dilation == 1:
-        windows(
-            dtype, 1, 3, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif not edge and step == 1 and taps == 5 and dilation == 1:
-        windows(
-            dtype, 1, 5, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif not edge and step == 1:
-        windows(
-            dtype, 1, 0, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif not edge and step == 2:
-        windows(
-            dtype, 2, 0, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif not edge and step == 3:
-        windows(
-            dtype, 3, 0, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif not edge and step == 4:
-        windows(
-            dtype, 4, 0, 0, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif step == 2 and taps == 2 and dilation == 1:
-        windows(
-            dtype, 2, 2, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif step == 2 and taps == 3 and dilation == 1:
-        windows(
-            dtype, 2, 3, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif step == 1 and taps == 3 and dilation == 1:
-        windows(
-            dtype, 1, 3, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif step == 1 and taps == 5 and dilation == 1:
-        windows(
-            dtype, 1, 5, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif step == 1:
-        windows(
-            dtype, 1, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif step == 2:
-        windows(
-            dtype, 2, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif step == 3:
-        windows(
-            dtype, 3, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    elif step == 4:
-        windows(
-            dtype, 4, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
-    else:
-        windows(
-            dtype, 0, 0, 1, 1, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count,
-            size, stride, spoilt,
-        )  # fmt: skip
+FORMS = (1, 0), (1, 3), (1, 5), (2, 0), (2, 2), (2, 3), (3, 0), (4, 0), (0, 0)
+"""(step, known taps) that have a kernel of their own."""
 
 
-@_helper
-def vectors(
-    dtype: Any, step: int, edge: bool, lines: int, jump: int, pitch: int, blocks: int, y: int, index: int, x: int,
-    at: int, rows: int, n: int, col: int, dilation: int, taps: int, count: int, size: int, stride: int,
-    spoilt: int, itemsize: int,
-) -> None:  # fmt: skip
-    """Run `windows`, and again one by one where there is something that is not a number."""
-    vectors_in_form(
-        dtype, step, edge, lines, jump, pitch, blocks, y, index, x, at, rows, n, col, dilation, taps, count, size,
-        stride, spoilt,
-    )  # fmt: skip
-    flag = pointer(types.int64, spoilt)
-    if flag[0] != 0:
-        flag[0] = 0
-        for block in range(blocks):
-            move = block * count
-            vectors_in_form(
-                dtype, 0, True, lines, jump, pitch, 1, y + move * itemsize, index + move * 8 if index != 0 else 0, x,
-                at, rows, n, col + move * stride, dilation, taps, count, size, stride, spoilt,
-            )  # fmt: skip
+def form_of(stride: int, taps: int, dilation: int, places: int) -> tuple[int, int]:
+    """Which of `FORMS` serves windows along a line of a plane with so many places."""
+    step = stride if stride == 1 or (stride <= MOST_STEP and dilation == 1) else 0
+    if places > MOST_PLACES:
+        step = 0
+    return (step, taps) if (step, taps) in FORMS and dilation == 1 else (step, 0)
 
 
-def max_pool(dtype: Any) -> Callable[..., None]:
-    """The maximum of `POOL`, vectors of windows at a time."""
-    itemsize = dtype.bitwidth // 8
-    lanes = VECTOR_BYTES // max(itemsize, 4)
+def max_pool(step: int, known: int) -> Callable[[Any], Callable[..., None]]:
+    """What makes the maximum of `POOL`, vectors of windows at a time, for one of `FORMS`."""
 
-    def kernel(jobs: Any, item: int, slot: int) -> None:
-        job = record(jobs)
-        part, first = item % job.parts, item // job.parts * job.run
-        stride, taps, dilation = job.stride_w, job.kernel_w, job.dilation_w
-        width, columns, before = job.size_w, job.outputs_w, job.before_w
-        spoilt = job.scratch + slot * job.each
-        listed = spoilt + 8
-        pointer(types.int64, spoilt)[0] = 0
-        rows = pointer(types.int64, listed)
-        lines = job.outputs_d * job.outputs_h
-        image = job.size_d * job.size_h * width
-        step = stride if stride == 1 or (stride <= MOST_STEP and dilation == 1) else 0
-        if image > MOST_PLACES:
-            step = 0
+    def make(dtype: Any) -> Callable[..., None]:
+        itemsize = dtype.bitwidth // 8
+        lanes = VECTOR_BYTES // max(itemsize, 4)
         wide = max(step, 1)
-        reach = (-(-taps // wide) - 1) * wide * dilation + wide * lanes  # of what a vector of windows reads
-        deep, tall, jump = 0, 0, job.stride_h * width
-        # Windows above this line of outputs do not reach below the plane; lines go together while x stays in L1.
-        below = (job.size_h - 1 - (job.kernel_h - 1) * job.dilation_h + job.before_h) // job.stride_h + 1
-        group = max(1, GROUP_BYTES // (itemsize * width * min(job.stride_h, job.size_h)))
-        past = min((part + 1) * job.per_part, lines)
-        for plane in range(first, min(first + job.run, job.planes)):
-            x = job.x + plane * image * itemsize
-            line = part * job.per_part
-            while line < past:
-                d, h = line // job.outputs_h, line % job.outputs_h
-                start_d, start_h = d * job.stride_d - job.before_d, h * job.stride_h - job.before_h
-                low_d, high_d = taps_met(start_d, job.kernel_d, job.dilation_d, job.size_d)
-                low_h, high_h = taps_met(start_h, job.kernel_h, job.dilation_h, job.size_h)
-                at = ((start_d + low_d * job.dilation_d) * job.size_h + start_h + low_h * job.dilation_h) * width
-                if high_d - low_d != deep or high_h - low_h != tall:
-                    deep, tall = high_d - low_d, high_h - low_h
-                    for i in range(deep):
-                        for j in range(tall):
-                            rows[i * tall + j] = (i * job.dilation_d * job.size_h + j * job.dilation_h) * width
-                n, together = deep * tall, 1
-                if start_h >= 0:
-                    together = max(1, min(min(group, below - h), min(job.outputs_h - h, past - line)))
-                to = (plane * lines + line) * columns
-                line += together
-                done = 0
-                while done < columns:
-                    # The last vector goes back to overlap the one before, rather than be masked.
-                    o = max(0, min(done, columns - lanes))
-                    col = o * stride - before
-                    count = min(lanes, columns - o)
-                    y, index = job.y + (to + o) * itemsize, job.index + (to + o) * 8 if job.index != 0 else 0
-                    if step > 0 and count == lanes and col >= 0 and col + reach <= width:
-                        blocks = min((columns - o) // lanes, (width - col - reach) // (lanes * stride) + 1)
-                        vectors(
-                            dtype, step, False, together, jump, columns, blocks, y, index, x, at, listed, n, col,
-                            dilation, taps, lanes, width, stride, spoilt, itemsize,
-                        )  # fmt: skip
-                        done = o + blocks * lanes
-                        continue
-                    done = o + count
-                    # The taps that any of these windows meets; where these are far more than one does, one by one.
-                    last = col + (count - 1) * stride
-                    low = taps_met(last, taps, dilation, width)[0] if last < 0 else 0
-                    high = taps_met(col, taps, dilation, width)[1] if col + (taps - 1) * dilation >= width else taps
-                    each = count if high - low <= 4 * (width + lanes) else 1
-                    for i in range(0, count, each):
-                        start = col + i * stride
-                        if each == 1:
-                            low, high = taps_met(start, taps, dilation, width)
-                        vectors(
-                            dtype, step, True, together, jump, columns, 1, y + i * itemsize,
-                            index + i * 8 if index != 0 else 0, x, at, listed, n, start + low * dilation, dilation,
-                            high - low, each, width, stride, spoilt, itemsize,
-                        )  # fmt: skip
 
-    return kernel
+        def kernel(jobs: Any, item: int, slot: int) -> None:
+            job = record(jobs)
+            part, first = item % job.parts, item // job.parts * job.run
+            stride, taps, dilation = job.stride_w, job.kernel_w, job.dilation_w
+            width, columns, before = job.size_w, job.outputs_w, job.before_w
+            spoilt = job.scratch + slot * job.each
+            listed = spoilt + 8
+            flag = pointer(types.int64, spoilt)
+            flag[0] = 0
+            rows = pointer(types.int64, listed)
+            lines = job.outputs_d * job.outputs_h
+            image = job.size_d * job.size_h * width
+            reach = (-(-taps // wide) - 1) * wide * dilation + wide * lanes  # of what a vector of windows reads
+            deep, tall, jump = 0, 0, job.stride_h * width
+            # Windows above this line of outputs do not reach below the plane; lines go together while x stays in L1.
+            below = (job.size_h - 1 - (job.kernel_h - 1) * job.dilation_h + job.before_h) // job.stride_h + 1
+            group = max(1, GROUP_BYTES // (itemsize * width * min(job.stride_h, job.size_h)))
+            past = min((part + 1) * job.per_part, lines)
+            for plane in range(first, min(first + job.run, job.planes)):
+                x = job.x + plane * image * itemsize
+                line = part * job.per_part
+                while line < past:
+                    d, h = line // job.outputs_h, line % job.outputs_h
+                    start_d, start_h = d * job.stride_d - job.before_d, h * job.stride_h - job.before_h
+                    low_d, high_d = taps_met(start_d, job.kernel_d, job.dilation_d, job.size_d)
+                    low_h, high_h = taps_met(start_h, job.kernel_h, job.dilation_h, job.size_h)
+                    at = ((start_d + low_d * job.dilation_d) * job.size_h + start_h + low_h * job.dilation_h) * width
+                    if high_d - low_d != deep or high_h - low_h != tall:
+                        deep, tall = high_d - low_d, high_h - low_h
+                        for i in range(deep):
+                            for j in range(tall):
+                                rows[i * tall + j] = (i * job.dilation_d * job.size_h + j * job.dilation_h) * width
+                    n, together = deep * tall, 1
+                    if start_h >= 0:
+                        together = max(1, min(min(group, below - h), min(job.outputs_h - h, past - line)))
+                    to = (plane * lines + line) * columns
+                    line += together
+                    done = 0
+                    while done < columns:
+                        # The last vector goes back to overlap the one before, rather than be masked.
+                        o = max(0, min(done, columns - lanes))
+                        col = o * stride - before
+                        count = min(lanes, columns - o)
+                        y, index = job.y + (to + o) * itemsize, job.index + (to + o) * 8 if job.index != 0 else 0
+                        blocks = 0
+                        if step > 0 and count == lanes and col >= 0 and col + reach <= width:
+                            blocks = min((columns - o) // lanes, (width - col - reach) // (lanes * stride) + 1)
+                            windows(
+                                dtype, step, known, 0, 1, together, jump, columns, blocks, y, index, x, at, listed, n,
+                                col, dilation, taps, lanes, width, stride, spoilt,
+                            )  # fmt: skip
+                        elif step > 0 and (taps - 1) * dilation <= 4 * (width + lanes):  # few taps lie outside
+                            windows(
+                                dtype, step, known, 1, 1, together, jump, columns, 1, y, index, x, at, listed, n, col,
+                                dilation, taps, count, width, stride, spoilt,
+                            )  # fmt: skip
+                            blocks = 1
+                        done = o + max(blocks, 1) * count
+                        if flag[0] == 0 and blocks > 0:
+                            continue
+                        # One by one: rare strides and what is not a number.
+                        flag[0] = 0
+                        for block in range(max(blocks, 1)):
+                            place = block * count
+                            begin, last = col + place * stride, col + (place + count - 1) * stride
+                            # Taps that any of these windows meets; if these are far more than one does, each its own.
+                            low = taps_met(last, taps, dilation, width)[0] if last < 0 else 0
+                            high = taps
+                            if begin + (taps - 1) * dilation >= width:
+                                high = taps_met(begin, taps, dilation, width)[1]
+                            each = count if high - low <= 4 * (width + lanes) else 1
+                            for i in range(place, place + count, each):
+                                start = col + i * stride
+                                if each == 1:
+                                    low, high = taps_met(start, taps, dilation, width)
+                                windows(
+                                    dtype, 0, 0, 1, 1, together, jump, columns, 1, y + i * itemsize,
+                                    index + i * 8 if index != 0 else 0, x, at, listed, n, start + low * dilation,
+                                    dilation, high - low, each, width, stride, spoilt,
+                                )  # fmt: skip
+
+        return kernel
+
+    return make
 
 
 def scatter(dtype: Any) -> Callable[..., None]:

@@ -27,7 +27,7 @@ from voxconv.backends._numba_cache import compiled
 from voxconv.backends._numba_conv import PACK, SWEEP, WEIGHT, padded_outs
 from voxconv.backends._numba_depthwise import DEPTHWISE
 from voxconv.backends._numba_ir import ROWS
-from voxconv.backends._numba_pool import POOL, SCATTER
+from voxconv.backends._numba_pool import FORMS, POOL, SCATTER, form_of
 from voxconv.backends._numba_tables import Sweep, Sweeps, record_of, sweeps_of, weight_sweep_of
 from voxconv.problem import ConvProblem, WindowProblem
 
@@ -63,7 +63,7 @@ KERNELS = {
     "sweep": (_numba_conv.sweep, SWEEP),
     "pack": (_numba_conv.pack, PACK),
     "weight": (_numba_conv.weight, WEIGHT),
-    "max_pool": (_numba_pool.max_pool, POOL),
+    **{f"max_pool-{step}-{known}": (_numba_pool.max_pool(step, known), POOL) for step, known in FORMS},
     "scatter": (_numba_pool.scatter, SCATTER),
     "depthwise": (_numba_depthwise.depthwise, DEPTHWISE),
     **{
@@ -347,8 +347,8 @@ def _met_taps(problem: WindowProblem) -> Array:
 
 
 @lru_cache(maxsize=256)
-def _pool(problem: WindowProblem, threads: int) -> tuple[Array, int, int]:
-    """The record of a max-pool without arrays, its items, and the bytes of scratch of a thread."""
+def _pool(problem: WindowProblem, threads: int) -> tuple[str, Array, int, int]:
+    """The kernel of a max-pool, its record without arrays, its items, and the bytes of scratch of a thread."""
     planes, size, kernel, stride, before = _window(problem)
     outputs = deep(problem.output, 1)
     lines, terms = outputs[0] * outputs[1], outputs[2] * min(math.prod(kernel), math.prod(size))
@@ -360,18 +360,19 @@ def _pool(problem: WindowProblem, threads: int) -> tuple[Array, int, int]:
         POOL, each=each, planes=planes, run=run, parts=parts, per_part=per_part, size=size, kernel=kernel,
         stride=stride, before=before, dilation=deep(problem.dilation, 1), outputs=outputs,
     )  # fmt: skip
-    return record, -(-planes // run) * parts, each
+    step, known = form_of(stride[2], kernel[2], problem.dilation[-1], math.prod(size))
+    return f"max_pool-{step}-{known}", record, -(-planes // run) * parts, each
 
 
 def max_pool(problem: WindowProblem, x: Array, out: Array, indices: Array | None) -> None:
     """Maximum of each window and, where asked, its position in the plane."""
     threads = _threads()
-    record, items, each = _pool(problem, threads)
+    name, record, items, each = _pool(problem, threads)
     scratch = _take(threads * each)
     job = record.copy()
     job[0], job[1], job[2] = _address(x), _address(out), scratch.start
     job[3] = 0 if indices is None else _address(indices)
-    _run("max_pool", problem.dtype, job, items, threads)
+    _run(name, problem.dtype, job, items, threads)
     _give(scratch)
 
 
