@@ -19,10 +19,13 @@ def activated(v: Vectors, totals: list[Any], slope: Any) -> list[Any]:
             plainly = builder.block
         with active:
             zero, every_slope = v.constant(0.0), v.splat(slope)
-            flat = builder.fcmp_ordered("==", slope, ir.Constant(v.scalar, 0.0))
+            bits = ir.VectorType(ir.IntType(8 * v.size), v.lanes)
+            sloping = builder.fcmp_unordered("!=", slope, ir.Constant(v.scalar, 0.0))
+            kept = v.splat(builder.sext(sloping, bits.element))  # no bit of a product with a slope of 0
             bent = []
             for total in totals:
-                less = builder.select(flat, zero, builder.fmul(total, every_slope))
+                product = builder.bitcast(builder.fmul(total, every_slope), bits)
+                less = builder.bitcast(builder.and_(product, kept), v.type)
                 bent.append(builder.select(builder.fcmp_ordered("<", total, zero), less, total))
             actively = builder.block
     finished = []
@@ -128,9 +131,10 @@ def _put(
                 with cgutils.for_range_slice(builder, firsts[j], firsts[j + 1], int64(3)) as (at, _):
                     move, low, high = (entry(at, field) for field in range(3))
                     mask = v.within(list(range(v.lanes)), low, high)
+                    nowhere = ir.Constant(mask.type, None)
                     for i, channel in enumerate(channels):
-                        with builder.if_then(there[i]):
-                            v.store_masked(results[i * vectors + j], builder.add(channel, move), mask)
+                        kept = builder.select(there[i], mask, nowhere)  # compiles faster than a branch for each
+                        v.store_masked(results[i * vectors + j], builder.add(channel, move), kept)
 
 
 def _row_tile(v: Vectors, rows: int, vectors: int, n: Any, x: Any, row: Any, off: Any, d: Any, c: Any) -> None:
