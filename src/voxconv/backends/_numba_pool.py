@@ -53,12 +53,14 @@ FORMS = (1, 0), (1, 3), (1, 5), (2, 0), (2, 2), (2, 3), (3, 0), (4, 0), (0, 0)
 """(step, known taps) that have a kernel of their own."""
 
 
-def form_of(stride: int, taps: int, dilation: int, places: int) -> tuple[int, int]:
-    """Which of `FORMS` serves windows along a line of a plane with so many places."""
-    step = stride if stride == 1 or (stride <= MOST_STEP and dilation == 1) else 0
-    if places > MOST_PLACES:
-        step = 0
-    return (step, taps) if (step, taps) in FORMS and dilation == 1 else (step, 0)
+def form_of(stride: int, taps: int, dilation: int, places: int, floating: bool) -> tuple[int, int]:
+    """Which of `FORMS` serves windows along a line of a plane with so many places.
+
+    Integers have fewer, since each form of each type is compiled.
+    """
+    most = MOST_STEP if floating else 2
+    step = stride if places <= MOST_PLACES and (stride == 1 or (stride <= most and dilation == 1)) else 0
+    return (step, taps) if floating and dilation == 1 and (step, taps) in FORMS else (step, 0)
 
 
 def max_pool(step: int, known: int) -> Callable[[Any], Callable[..., None]]:

@@ -360,7 +360,8 @@ def _pool(problem: WindowProblem, threads: int) -> tuple[str, Array, int, int]:
         POOL, each=each, planes=planes, run=run, parts=parts, per_part=per_part, size=size, kernel=kernel,
         stride=stride, before=before, dilation=deep(problem.dilation, 1), outputs=outputs,
     )  # fmt: skip
-    step, known = form_of(stride[2], kernel[2], problem.dilation[-1], math.prod(size))
+    floating = problem.dtype.kind == "f"
+    step, known = form_of(stride[2], kernel[2], problem.dilation[-1], math.prod(size), floating)
     return f"max_pool-{step}-{known}", record, -(-planes // run) * parts, each
 
 
