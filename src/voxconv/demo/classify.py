@@ -30,7 +30,7 @@ class Settings:
     train: int = 2400
     test: int = 600
     seen: int = 1200
-    epochs: tuple[int, int] = (10, 5)
+    epochs: tuple[int, int] = (10, 18)
     resamples: int = 500
 
 
