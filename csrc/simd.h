@@ -534,6 +534,6 @@ INLINE void v_transpose(vec *a) {
 
 INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
 /* Of a stream that is read once: what the processor's own prefetching fetches too late from beyond L2. */
-INLINE void prefetch_ahead(const void *p) { __builtin_prefetch((const char *)p + 2048, 0, 3); }
+INLINE void prefetch_ahead(const void *p) { __builtin_prefetch((const char *)p + 4096, 0, 3); }
 
 #endif
