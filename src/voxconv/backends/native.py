@@ -30,6 +30,9 @@ BAND_LIMIT = 64 << 20
 WINOGRAD_GAIN = 1.2
 """Winograd is taken from this estimated gain over the direct sum on: it rounds more."""
 
+SMALL_PLANE = 1024
+"""Up to so many outputs a plane, direct's band costs more than depthwise's repeated loads."""
+
 FLOPS_A_THREAD = 1 << 20
 """Small work stays on the caller's thread: another takes microseconds to come, or 100 where it sleeps."""
 
@@ -244,6 +247,8 @@ def _depthwise_refusal(problem: ConvProblem, operation: str, *, asked: bool) -> 
     c, k, groups = problem.c, problem.k, problem.groups
     if groups != c or (operation != "conv" and groups != k):
         return f"depthwise wants one channel a group: {c} -> {k} channels in {groups} groups"
+    if not asked and k > 4 * groups and math.prod(problem.output) > SMALL_PLANE:
+        return f"a plane gives {k // groups} outputs: direct loads it once for several of them, depthwise for each"
     if _call(problem, operation, "depthwise").workspace_bytes(1) < 0:
         return "it sums a channel's weight gradient in one piece, which here would take too long"
     return None
