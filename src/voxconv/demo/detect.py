@@ -164,8 +164,8 @@ def draw(view: View, figures: dict[str, Any], path: Path) -> None:
     lower.axvline(view.anatomy.split, color="cyan", linestyle="--", linewidth=1)
     lines = [
         f"At 1 false positive an image: {figures['sensitivity_at_1']['mean']:.0%} of the synthetic",
-        f"lesions found, matched filter {figures['baseline_sensitivity_at_1']['mean']:.0%}; hits lie "
-        f"{figures['hit_distance_mm']['mean'] or float('nan'):.1f} mm off the centre.",
+        f"lesions found, matched filter {figures['baseline_sensitivity_at_1']['mean']:.0%};",
+        f"hits lie {figures['hit_distance_mm']['mean'] or float('nan'):.1f} mm off the centre.",
         "Left of the dashed line: training half. Right: test half.",
     ]
     if "real_outline_hit" in figures:

@@ -27,7 +27,7 @@ class Settings:
     """Digits kept for the test, and epochs."""
 
     test: int = 450
-    epochs: int = 20
+    epochs: int = 60
 
 
 @dataclass(frozen=True, slots=True)
