@@ -57,28 +57,23 @@ static void conv_places(const vox_phase *ph, const int64_t *size, int64_t line, 
   int64_t start = line_offset(ph, size, line + row) + w0 * spread;
   for (int64_t p = 0; p < pixels; p += LANES, places++, lanes += LANES) {
     const int64_t count = vox_min(LANES, pixels - p);
-    *places = (place){.at = start + col * spread, .mask = ALL_LANES, .packed = 1};
-    if (spread == 1 && count == LANES && col + LANES <= cols) {
-      col += LANES;
-    } else {
-      int64_t next = -1;
-      places->mask = 0;
-      for (int64_t i = 0; i < count; i++, col++) {
-        if (col >= pitch) {
-          col -= pitch;
-          start = line_offset(ph, size, line + ++row) + w0 * spread;
-        }
-        if (col >= cols) continue;
-        lanes[i] = start + col * spread;
-        if (!places->mask) places->at = lanes[i];
-        places->packed &= !places->mask || lanes[i] == next;
-        places->mask |= 1u << i;
-        next = lanes[i] + 1;
+    int64_t next = 0;
+    *places = (place){.packed = spread == 1};
+    for (int64_t i = 0, n; i < count; i += n, col += n) {
+      if (col >= pitch) {
+        col -= pitch;
+        start = line_offset(ph, size, line + ++row) + w0 * spread;
       }
-    }
-    if (col >= pitch && p + LANES < pixels) {
-      col -= pitch;
-      start = line_offset(ph, size, line + ++row) + w0 * spread;
+      n = vox_min(count - i, (col < cols ? cols : pitch) - col);
+      if (col >= cols) continue;
+      const int64_t at = start + col * spread;
+      for (int64_t lane = 0; lane < n; lane++) lanes[i + lane] = at + lane * spread;
+      if (!places->mask)
+        places->at = at;
+      else
+        places->packed &= at == next;
+      places->mask |= (uint32_t)((1u << n) - 1) << i;
+      next = at + n;
     }
   }
 }

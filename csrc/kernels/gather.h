@@ -4,13 +4,25 @@
 /* to[i] = line[(i + low) * step + residue] for i < count, 0 outside the line's `size` elements. */
 INLINE void gather_line(const real *line, int64_t size, int64_t step, int64_t at, int64_t count, real *to) {
   int64_t first, last;
+  if (step == 1) { /* most lines are short, and not worth a division */
+    for (int64_t i = 0; i < count; i += LANES, at += LANES) {
+      vec a;
+      if (at >= 0 && at + LANES <= size)
+        a = v_load(line + at);
+      else if (at + LANES <= 0 || at >= size)
+        a = v_zero();
+      else
+        a = v_load_range(line + at, -at, size - at, v_zero());
+      if (i + LANES <= count)
+        v_store(to + i, a);
+      else
+        v_store_n(to + i, a, count - i);
+    }
+    return;
+  }
   vox_inside(size, step, at, count, &first, &last);
   for (int64_t i = 0; i < first; i++) to[i] = 0;
-  if (step == 1) {
-    int64_t i = first;
-    for (; i + LANES <= last; i += LANES) v_store(to + i, v_load(line + (at + i)));
-    if (i < last) v_store_n(to + i, v_load_n(line + (at + i), last - i), last - i);
-  } else if (step == 2) {
+  if (step == 2) {
     for (int64_t i = first; i < last; i += LANES) {
       int64_t n = vox_min(LANES, last - i);
       v_store_n(to + i, v_load_stride2(line + (at + 2 * i), n), n);
