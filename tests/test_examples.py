@@ -13,11 +13,11 @@ EXAMPLES = {path.stem: path for path in (Path(__file__).parent.parent / "example
 TRAINING = {
     "classify_patches": r"right on (\d+\.\d)% of 400 held-out patches",
     "denoise_ct": r"network +(\d+\.\d) dB",
-    "detect_lesions": r"matched filter (\d\.\d\d) at",
+    "detect_lesions": r"matched filter (\d+\.\d\d) at",
     "digits": r"right on (\d+\.\d)% of 450 test digits",
     "segment_volume": r"Dice on the left half, which was never trained on: (0\.\d\d)",
 }
-LEAST = {"classify_patches": 50, "denoise_ct": 25, "detect_lesions": 0.3, "digits": 50, "segment_volume": 0.01}
+LEAST = {"classify_patches": 50, "denoise_ct": 25, "detect_lesions": 5, "digits": 50, "segment_volume": 0.01}
 
 
 def test_every_example_is_run():
