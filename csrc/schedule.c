@@ -308,7 +308,7 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   const int64_t per_part = vox_ceil_div(panels, vox_min(panels, wide)) * l->panel;
   l->parts = vox_max(1, vox_ceil_div(l->cout, per_part));
   if (__builtin_mul_overflow(visits, l->parts, &l->items)) return VOX_OVERFLOW;
-  l->k_block = l->columns <= 1 * V_BYTES / size / l->positions ? l->panel : per_part;
+  l->k_block = l->columns <= V_BYTES / size / l->positions ? l->panel : per_part;
   if (product((const int64_t[]){l->positions, l->vectors, u->lanes, l->k_block}, 4, &l->sums)) return VOX_OVERFLOW;
   /* offsets of taps, runs of tiles with the first of each vector, and the images */
   if (__builtin_mul_overflow(depth_taps, l->cin, &l->taps)) return VOX_OVERFLOW;

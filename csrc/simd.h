@@ -533,6 +533,7 @@ INLINE void v_transpose(vec *a) {
 }
 
 INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
+INLINE void prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3); }
 /* Of a stream that is read once: what the processor's own prefetching fetches too late from beyond L2. */
 INLINE void prefetch_ahead(const void *p) { __builtin_prefetch((const char *)p + 4096, 0, 3); }
 

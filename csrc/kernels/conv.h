@@ -198,7 +198,7 @@ static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_it
       end.y += k0 * plane;
       if (out.bias) end.bias += k0;
       if (l->by_channels) {
-        channel_tiles(pixels, depth, packed + k0 * terms, scratch, off, NULL, 0, &end, places->at);
+        channel_tiles(pixels, depth, packed + k0 * terms, scratch, off, end.y + places->at, plane, &end);
         continue;
       }
       for (int64_t p0 = 0; p0 < pixels; p0 += width) {

@@ -49,7 +49,7 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
       UNROLL for (int v = 0; v < V; v++) sum[i][v] = v_load(c + i * ldc + v * LANES);
   if (end)
     UNROLL for (int i = 0; i < M; i++)
-      UNROLL for (int v = 0; v < V; v++) __builtin_prefetch(end->y + i * end->plane + end->places[v].at, 1, 3);
+      UNROLL for (int v = 0; v < V; v++) prefetch_write(end->y + i * end->plane + end->places[v].at);
   for (int64_t t = 0; t < n; t++, a += M) {
     const real *x = b + off[t];
     prefetch_ahead(a);
@@ -155,8 +155,9 @@ INLINE void channel_tile(const int V, const int T, int64_t n, const real *a, con
     UNROLL for (int v = 0; v < V; v++) v_store(sums + (j * V + v) * LANES, sum[j][v]);
 }
 
-/* Its sums, turned to rows of `count` pixels, one for each channel: to c, or finished to y + at. */
-static void channel_finish(const real *sums, int64_t count, real *c, int64_t ldc, const finish *end, int64_t at) {
+/* Its sums, turned to rows of `count` pixels, one for each channel and `pitch` apart; with bias and activation if `end` is
+ * given. */
+static void channel_finish(const real *sums, int64_t count, real *rows, int64_t pitch, const finish *end) {
   for (int v = 0; v < CHANNEL_V; v++)
     for (int64_t j = 0; j < count; j += LANES) {
       const int64_t here = vox_min(LANES, count - j);
@@ -169,14 +170,13 @@ static void channel_finish(const real *sums, int64_t count, real *c, int64_t ldc
       if (end && end->activation)
         for (int i = 0; i < LANES; i++) a[i] = activate(a[i], end->activation, v_set1(end->slope));
       v_transpose(a);
-      real *to = (end ? end->y + v * LANES * end->plane + at : c + v * LANES * ldc) + j;
-      for (int i = 0; i < LANES; i++, to += end ? end->plane : ldc) v_store_n(to, a[i], here);
+      for (int i = 0; i < LANES; i++) v_store_n(rows + (v * LANES + i) * pitch + j, a[i], here);
     }
 }
 
 /* `count` pixels, of which up to one more may be read. */
-static void channel_tiles(int64_t count, int64_t n, const real *a, const real *b, const int64_t *off, real *c, int64_t ldc,
-                          const finish *end, int64_t at) {
+static void channel_tiles(int64_t count, int64_t n, const real *a, const real *b, const int64_t *off, real *rows, int64_t pitch,
+                          const finish *end) {
   real sums[CHANNEL_T * CHANNEL_V * LANES];
   for (int64_t j = 0; j < count; j += CHANNEL_T) {
     const int64_t here = vox_min(CHANNEL_T, count - j);
@@ -190,7 +190,7 @@ static void channel_tiles(int64_t count, int64_t n, const real *a, const real *b
     case 2: channel_tile(CHANNEL_V, 4, n, a, b + j, off, sums); break;
     case 1: channel_tile(CHANNEL_V, 2, n, a, b + j, off, sums); break;
     }
-    channel_finish(sums, here, c + j, ldc, end, at + j);
+    channel_finish(sums, here, rows + j, pitch, end);
   }
 }
 

@@ -503,7 +503,7 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
         const real *panel = u + (i * l->cout + k) * depth, *from = v + i * v_stride;
         real *to = products + i * stride + (k - kb) * outputs;
         if (l->by_channels)
-          channel_tiles(tiles, depth, panel, from, off, to, outputs, NULL, 0);
+          channel_tiles(tiles, depth, panel, from, off, to, outputs, NULL);
         else
           for (int64_t p0 = 0; p0 < outputs; p0 += TILE_V * LANES)
             pixel_tiles(m, vox_min(TILE_V, (outputs - p0) / LANES), 0, depth, panel, from + p0, off, to + p0, outputs, NULL);
