@@ -91,6 +91,12 @@ static band band_of(const vox_phase *ph, int64_t rows, int64_t cols) {
   return b;
 }
 
+/* The next channel's part of a line: lines of a band are too short for the processor to guess where the next one lies. */
+INLINE void prefetch_line(const real *line, int64_t at, int64_t count) {
+  enum { LINE = 64 / sizeof(real) };
+  for (int64_t i = 0; i < count; i += LINE) prefetch(line + at + i);
+}
+
 static void band_copy(const vox_phase *ph, const band *b, int64_t d, int64_t h0, int64_t w0, const real *x,
                       int64_t channels, real *scratch) {
   const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
@@ -107,6 +113,7 @@ static void band_copy(const vox_phase *ph, const band *b, int64_t d, int64_t h0,
           for (int64_t i = 0; i < b->lines; i++, to += b->pitch) {
             int64_t row = top + i * ay->step;
             const real *line = x + c * image + (z * ay->size + row) * ax->size;
+            prefetch_line(line + image, at, ax->step * b->pitch);
             if (z < 0 || z >= az->size || row < 0 || row >= ay->size)
               for (int64_t sw = 0; sw < b->slots_w; sw++) memset(to + sw * slot, 0, (size_t)b->pitch * sizeof(real));
             else if (ax->step == 4)

@@ -362,7 +362,7 @@ static void winograd_transform(const vox_layout *l, const winograd_block *block,
 
 /* The lines of one vector of tiles, cut to what exists, to an output channel that begins `y` elements from channel 0. */
 static void winograd_store(const vox_layout *l, const winograd_block *block, int64_t q, int64_t pitch, const int64_t spread[2],
-                           const real *lines, real *y) {
+                           int64_t plane, const real *lines, real *y) {
   for (int64_t r = block->first[q]; r < block->first[q + 1]; r++) {
     const winograd_run *run = &block->runs[r];
     for (int64_t i = 0; i < run->lines; i++) {
@@ -370,8 +370,14 @@ static void winograd_store(const vox_layout *l, const winograd_block *block, int
       real *to = y + run->y + i * spread[0] * pitch;
       if (spread[1] == 1) {
         int64_t j = 0;
-        for (; j + LANES <= run->count; j += LANES) v_store(to + j, v_load(from + j));
-        if (j < run->count) v_store_n(to + j, v_load_n(from + j, run->count - j), run->count - j);
+        for (; j + LANES <= run->count; j += LANES) {
+          prefetch_write(to + plane + j);
+          v_store(to + j, v_load(from + j));
+        }
+        if (j < run->count) {
+          prefetch_write(to + plane + j);
+          v_store_n(to + j, v_load_n(from + j, run->count - j), run->count - j);
+        }
       } else {
         for (int64_t j = 0; j < run->count; j++) to[j * spread[1]] = from[j];
       }
@@ -513,7 +519,7 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
       vec bias = v_set1(job->bias ? ((const real *)job->bias)[channel] : 0);
       for (int64_t q = 0; q * LANES < outputs; q++) {
         winograd_outputs(mh, mw, products + (k - kb) * outputs + q * LANES, stride, bias, p->activation, slope, lines);
-        winograd_store(l, &block, q, size[2], spread, lines, (real *)job->y + channel * plane);
+        winograd_store(l, &block, q, size[2], spread, plane, lines, (real *)job->y + channel * plane);
       }
     }
   }
