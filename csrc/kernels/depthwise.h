@@ -45,79 +45,90 @@ INLINE void depthwise_masks(const int KW, const int S, int64_t column, int64_t l
   }
 }
 
-/* ROWS outputs below each other by LANES beside each other of a KH x KW kernel, of all planes; S is the stride of both
- * axes.
+/* Tiles of ROWS outputs below each other by LANES beside each other of a KH x KW kernel, in all planes: `tiles` beside
+ * each other, and as many below each other as rows [from, to) take; the last begins early enough to be full where there is
+ * room, and computes some outputs twice.  S is the stride of both axes.
  *
- * first[0..2]  where the first output's first tap reads: slice, row, column; may lie outside
- * slices       depth taps [slices[0], slices[1]) lie inside, `slice_step` apart
- * y, pitch     the first output, and from one row of outputs to the next; rows x count of the outputs are stored
- * An input row is loaded once and serves all outputs that see it.  Ragged: rows and columns, by mask. */
-INLINE void depthwise_tile(const int KH, const int KW, const int S, const int ROWS, const int form,
-                           const vox_phase *ph, const depthwise_planes *c, const int64_t first[3],
-                           const int64_t slices[2], int64_t slice_step, int64_t at, int64_t pitch, int64_t rows,
-                           int64_t count) {
-  const int64_t height = ph->axis[1].size, width = ph->axis[2].size, top = first[1];
+ * d, left      first output's depth and column
+ * slices       depth taps [slices[0], slices[1]) lie inside
+ * count        columns that are stored: of a tile alone LANES or fewer, by mask
+ * An input row is loaded once and serves all outputs that see it. */
+INLINE void depthwise_tile(const int KH, const int KW, const int S, const int ROWS, const int form, const vox_phase *ph,
+                           const depthwise_planes *c, int64_t d, const int64_t slices[2], int64_t from, int64_t to,
+                           int64_t left, int64_t count, int64_t tiles) {
+  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
+  const int64_t height = ay->size, width = ax->size, slice = az->offset_step * height * width, pitch = ax->count;
+  const int64_t column = left * S + ax->offset0;
   enum { MOST_ROWS = 8, MOST_K = 8, HELD = 25 };
   vmask inside[MOST_K];
   const vmask stored = v_range(0, count);
-  if (form) depthwise_masks(KW, S, first[2], width - first[2], inside);
-  const real *x = c->x + first[0] * height * width + top * width + first[2], *weight = c->weight;
-  real *y = c->y + at;
+  if (form) depthwise_masks(KW, S, column, width - column, inside);
+  const real *x = c->x + (d * az->step + az->offset0) * height * width + column, *weight = c->weight;
+  real *y = c->y + d * ay->count * pitch + left;
   for (int64_t plane = 0, part = c->part; plane < c->count; plane++, weight += c->taps, y += c->plane) {
-    vec sum[MOST_ROWS];
-    UNROLL for (int j = 0; j < ROWS; j++) sum[j] = v_zero();
-    for (int64_t td = slices[0]; td < slices[1]; td++) {
-      const real *line = x + td * slice_step * height * width, *taps = weight + td * KH * KW;
-      vec held[HELD];
-      if (KH * KW <= HELD)
-        UNROLL for (int t = 0; t < KH * KW; t++) held[t] = v_opaque(v_set1(taps[t]));
-      UNROLL for (int i = 0; i < (ROWS - 1) * S + KH; i++, line = p_opaque(line + width)) {
-        if ((uint64_t)(top + i) >= (uint64_t)height) continue;
-        UNROLL for (int t = 0; t < KW; t++) {
-          const vec v = depthwise_load(S, form, line, t, inside);
-          UNROLL for (int j = 0; j < ROWS; j++)
-            if (i >= j * S && i < j * S + KH) {
-              const int tap = (i - j * S) * KW + t;
-              sum[j] = v_fma(KH * KW <= HELD ? held[tap] : v_set1(taps[tap]), v, sum[j]);
+    const vec bias = v_set1(c->bias ? c->bias[plane] : 0);
+    for (int64_t h = from; h < to; h += ROWS) {
+      const int64_t row = vox_max(from, vox_min(h, to - ROWS)), top = row * S + ay->offset0, rows = to - row;
+      for (int64_t q = 0; q < (form ? 1 : tiles); q++) {
+        vec sum[MOST_ROWS];
+        UNROLL for (int j = 0; j < ROWS; j++) sum[j] = v_zero();
+        for (int64_t td = slices[0]; td < slices[1]; td++) {
+          const real *line = x + top * width + q * S * LANES + td * slice, *taps = weight + td * KH * KW;
+          vec held[HELD];
+          if (KH * KW <= HELD)
+            UNROLL for (int t = 0; t < KH * KW; t++) held[t] = v_opaque(v_set1(taps[t]));
+          UNROLL for (int i = 0; i < (ROWS - 1) * S + KH; i++, line = p_opaque(line + width)) {
+            if ((uint64_t)(top + i) >= (uint64_t)height) continue;
+            UNROLL for (int t = 0; t < KW; t++) {
+              const vec v = v_opaque(depthwise_load(S, form, line, t, inside)); /* once, not for each product */
+              UNROLL for (int j = 0; j < ROWS; j++)
+                if (i >= j * S && i < j * S + KH) {
+                  const int tap = (i - j * S) * KW + t;
+                  sum[j] = v_fma(KH * KW <= HELD ? held[tap] : v_set1(taps[tap]), v, sum[j]);
+                }
             }
+          }
         }
+        if (c->bias)
+          UNROLL for (int j = 0; j < ROWS; j++) sum[j] += bias;
+        if (c->activation)
+          UNROLL for (int j = 0; j < ROWS; j++) sum[j] = activate(sum[j], c->activation, v_set1(c->slope));
+        real *line = y + row * pitch + q * LANES;
+        UNROLL for (int j = 0; j < ROWS; j++, line += pitch)
+          if (j < rows) {
+            if (form)
+              v_store_masked(line, sum[j], stored);
+            else
+              v_store(line, sum[j]);
+          }
       }
     }
-    UNROLL for (int j = 0; j < ROWS; j++)
-      if (j < rows) {
-        vec result = depthwise_result(c, plane, sum[j]);
-        if (form)
-          v_store_masked(y + j * pitch, result, stored);
-        else
-          v_store(y + j * pitch, result);
-      }
     if (++part == c->multiplier) part = 0, x += c->image;
   }
 }
 
-/* Outputs [from, to) of a phase, in tiles.  The last tile of rows or columns begins early enough to be full where there
- * is room, and computes some outputs twice. */
+/* Outputs [from, to) of a phase, by columns of tiles, whose masks and taps are then found once.  The last tile of a row
+ * too begins early enough to be full. */
 INLINE void depthwise_fixed(const int KH, const int KW, const int S, const int ROWS, const vox_phase *ph,
                             const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
+  const vox_axis *az = &ph->axis[0], *ax = &ph->axis[2];
   const int64_t reach = (LANES - 1) * S + (S == 1 ? KW : (KW + 1) / 2 * 2);
   for (int64_t d = from[0]; d < to[0]; d++) {
-    int64_t slices[2], first[3] = {d * az->step + az->offset0};
-    vox_inside(az->size, vox_max(1, az->offset_step), first[0], az->taps, &slices[0], &slices[1]);
-    for (int64_t h = from[1]; h < to[1]; h += ROWS) {
-      const int64_t top = vox_max(from[1], vox_min(h, to[1] - ROWS));
-      first[1] = top * S + ay->offset0;
-      for (int64_t w = from[2]; w < to[2]; w += LANES) {
-        const int64_t left = vox_max(from[2], vox_min(w, to[2] - LANES)), at = (d * ay->count + top) * ax->count + left;
-        const int64_t rows = to[1] - top, count = to[2] - left;
-        first[2] = left * S + ax->offset0;
-        if (S == 2 && count <= LANES / 2)
-          depthwise_tile(KH, KW, S, ROWS, NARROW, ph, c, first, slices, az->offset_step, at, ax->count, rows, count);
-        else if (count >= LANES && first[2] >= 0 && first[2] + reach <= ax->size)
-          depthwise_tile(KH, KW, S, ROWS, WHOLE, ph, c, first, slices, az->offset_step, at, ax->count, rows, count);
-        else
-          depthwise_tile(KH, KW, S, ROWS, MASKED, ph, c, first, slices, az->offset_step, at, ax->count, rows, count);
+    int64_t slices[2];
+    vox_inside(az->size, vox_max(1, az->offset_step), d * az->step + az->offset0, az->taps, &slices[0], &slices[1]);
+    for (int64_t w = from[2], tiles; w < to[2]; w += tiles * LANES) {
+      const int64_t left = vox_max(from[2], vox_min(w, to[2] - LANES)), count = to[2] - left;
+      const int64_t column = left * S + ax->offset0;
+      tiles = column < 0 ? 0 : vox_min(count, (ax->size - column - reach + S * LANES) / S) / LANES;
+      if (tiles > 0 && column + reach <= ax->size) {
+        depthwise_tile(KH, KW, S, ROWS, WHOLE, ph, c, d, slices, from[1], to[1], left, count, tiles);
+        continue;
       }
+      tiles = 1;
+      if (S == 2 && count <= LANES / 2)
+        depthwise_tile(KH, KW, S, ROWS, NARROW, ph, c, d, slices, from[1], to[1], left, count, 1);
+      else
+        depthwise_tile(KH, KW, S, ROWS, MASKED, ph, c, d, slices, from[1], to[1], left, count, 1);
     }
   }
 }
