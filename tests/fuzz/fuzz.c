@@ -72,6 +72,20 @@ static void draw_geometry(caller *c, int64_t lanes, int64_t budget, int reaches,
   }
 }
 
+/* One channel a group in rows of several bands of columns, which few rows and many taps take; few of those meet the image. */
+static void draw_wide_rows(caller *c) {
+  fuzz_case *f = &c->now;
+  f->groups = PICK(c, 1, 1, 2), f->n = 1;
+  if (f->kg > 2) f->kg = 1;
+  for (int i = 0; i < 3; i++) {
+    f->kernel[i] = i == 0 ? PICK(c, 3, 5) : i == 1 ? PICK(c, 7, 9, 11) : PICK(c, 5, 7);
+    f->stride[i] = f->dilation[i] = 1;
+    f->pad[i] = f->pad_after[i] = f->kernel[i] / 2;
+    f->spatial[i] = i == 2 ? 1250 + draw(c, 1000) : 1 + draw(c, 3);
+    f->output[i] = f->spatial[i];
+  }
+}
+
 /* Most cases are small, so that there are many; some are large enough for several blocks, chunks and bands. */
 static int64_t draw_budget(caller *c) {
   int64_t d = draw(c, 1000);
@@ -82,7 +96,7 @@ static void draw_conv(caller *c, int64_t budget) {
   fuzz_case *f = &c->now;
   f->type = draw(c, 4) == 0 ? VOX_F64 : VOX_F32;
   const int64_t lanes = vox_isa_lanes(vox_isa_used(), (int)f->type);
-  const int depthwise = draw(c, 4) == 0, deep = !depthwise && draw(c, 150) == 0;
+  const int depthwise = draw(c, 4) == 0, deep = !depthwise && draw(c, 150) == 0, wide = depthwise && draw(c, 50) == 0;
   if (deep) budget = 1 << 21; /* channels in the lanes: many of them, and few pixels */
   do {
     f->groups = PICK(c, 1, 1, 1, 1, 2, 3, 8, 17);
@@ -98,6 +112,7 @@ static void draw_conv(caller *c, int64_t budget) {
     f->kernel[i] = f->stride[i] = f->dilation[i] = 1, f->pad[i] = f->pad_after[i] = 0;
     f->spatial[i] = f->output[i] = i ? 1 + draw(c, 9) : 1;
   }
+  if (wide && f->kind != WEIGHT_GRAD) draw_wide_rows(c);
   f->activation = f->kind == WEIGHT_GRAD ? VOX_IDENTITY : PICK(c, VOX_IDENTITY, VOX_IDENTITY, VOX_RELU, VOX_LEAKY_RELU);
   f->bias = f->kind != WEIGHT_GRAD && draw(c, 2);
   f->planted = draw(c, 2);
@@ -113,7 +128,7 @@ static void draw_conv(caller *c, int64_t budget) {
 static void draw_window(caller *c, int64_t budget) {
   fuzz_case *f = &c->now;
   const int mean = f->kind == AVG_POOL || f->kind == AVG_POOL_GRAD;
-  f->type = draw(c, f->kind == MAX_POOL ? 10 : 2);
+  f->type = draw(c, f->kind == MAX_POOL && draw(c, 2) ? 10 : 2);
   f->n = PICK(c, 0, 1, 1, 2, 3);
   draw_geometry(c, vox_isa_lanes(vox_isa_used(), VOX_F32), budget / 2, mean || f->kind == MAX_POOL, !mean);
   f->count_include_pad = draw(c, 2);
