@@ -9,7 +9,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc src -name '*.c' -o -n
 PEERS := build/peers
 MNN := build/mnn
 
-.PHONY: demo test lint check long soak scoreboard bench peers docs-bench wheel clean
+.PHONY: demo test lint check long soak scoreboard bench peers docs-bench wheel release clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -75,6 +75,10 @@ docs-bench: $(PEERS)/installed
 
 wheel: $(BIN)/python
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# Wheel and source archive of the commit, built twice from pinned tools, with a statement of what they came from.
+release:
+	.ci/release
 
 clean:
 	rm -rf build dist

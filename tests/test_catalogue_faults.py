@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib.util
+import inspect
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -17,11 +19,15 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from unittest import mock
 
+import dask
+import joblib
 import numpy as np
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 import oracle
 import voxconv as vc
@@ -31,27 +37,50 @@ HERE = Path(__file__).parent
 
 
 def everything(backend):
-    """Each kind of entry point once, by name."""
+    """Each public function at least once, by its name and what is special about that call."""
     x, w, b = numbers(2, 8, 20, 21), numbers(8, 8, 3, 3), numbers(8)
-    gy = numbers(2, 8, 20, 21)
+    gy, wide, lone = numbers(2, 8, 20, 21), numbers(2, 8, 40, 42), numbers(8, 1, 3, 3)
     how = {"backend": backend}
     at = np.arange(2 * 8 * 10 * 10).reshape(2, 8, 10, 10) % 420
+    side = 2 * np.arange(20)[:, None] * 42 + 2 * np.arange(21) + np.zeros((2, 8, 1, 1), int)
+    each = {"groups": 8, "padding": 1, **how}
     return {
         "conv": lambda: vc.conv2d(x, w, b, padding=1, **how),
-        "strict": lambda: vc.conv2d(x, w, b, padding=1, precision="strict", **how),
-        "transpose": lambda: vc.conv_transpose2d(x, w, padding=1, **how),
-        "strided": lambda: vc.conv2d(np.asfortranarray(x), w, stride=2, **how),
-        "input": lambda: vc.grad.conv2d_input(x.shape, w, gy, padding=1, **how),
-        "weight": lambda: vc.grad.conv2d_weight(x, w.shape, gy, padding=1, **how),
-        "bias": lambda: vc.grad.conv2d_bias(gy, **how),
-        "plan": lambda: vc.plan_conv2d(x.shape, w, b, **how)(x),
-        "max_pool": lambda: vc.max_pool2d(x, 2, return_indices=True, **how)[0],
-        "max_pool_grad": lambda: vc.grad.max_pool2d_input(x[..., :10, :10], at, x.shape, **how),
+        "conv strict": lambda: vc.conv2d(x, w, b, padding=1, precision="strict", **how),
+        "conv strided": lambda: vc.conv2d(np.asfortranarray(x), w, stride=2, **how),
+        "conv depthwise": lambda: vc.conv2d(x, lone, b, activation="relu", **each),
+        "conv_transpose": lambda: vc.conv_transpose2d(x, w, padding=1, **how),
+        "conv_transpose side by side": lambda: vc.conv_transpose2d(x, w[..., :2, :2], b, stride=2, **how),
+        "conv_input": lambda: vc.grad.conv2d_input(x.shape, w, gy, padding=1, **how),
+        "conv_input depthwise": lambda: vc.grad.conv2d_input(x.shape, lone, gy, **each),
+        "conv_weight": lambda: vc.grad.conv2d_weight(x, w.shape, gy, padding=1, **how),
+        "conv_weight strict": lambda: vc.grad.conv2d_weight(x, w.shape, gy, padding=1, precision="strict", **how),
+        "conv_weight depthwise": lambda: vc.grad.conv2d_weight(x, lone.shape, gy, **each),
+        "conv_bias": lambda: vc.grad.conv2d_bias(gy, **how),
+        "conv_transpose_input": lambda: vc.grad.conv_transpose2d_input(x.shape, w, gy, padding=1, **how),
+        "conv_transpose_weight": lambda: vc.grad.conv_transpose2d_weight(x, w.shape, gy, padding=1, **how),
+        "conv_transpose_bias": lambda: vc.grad.conv_transpose2d_bias(gy, **how),
+        "relu": lambda: vc.grad.relu(x, gy, **how),
+        "relu_bias": lambda: np.append(*vc.grad.relu_bias(x, gy, **how)),
+        "plan_conv": lambda: vc.plan_conv2d(x.shape, w, b, **how)(x),
+        "max_pool": lambda: vc.max_pool2d(x, 2, **how),
+        "max_pool places": lambda: np.append(*vc.max_pool2d(x, 2, return_indices=True, **how)),
+        "max_pool bytes": lambda: vc.max_pool2d(x.astype("i1"), 2, **how),
+        "max_unpool": lambda: vc.max_unpool2d(x[..., :10, :10], at, 2, output_size=x.shape[2:], **how),
+        "max_pool_input": lambda: vc.grad.max_pool2d_input(x[..., :10, :10], at, x.shape, **how),
+        "max_pool_input side by side": lambda: vc.grad.max_pool2d_input(gy, side, wide.shape, **how),
         "avg_pool": lambda: vc.avg_pool2d(x, 3, 2, **how),
-        "avg_pool_grad": lambda: vc.grad.avg_pool2d_input(x, (2, 8, 40, 42), 2, **how),
+        "avg_pool_input": lambda: vc.grad.avg_pool2d_input(x, wide.shape, 2, **how),
         "unfold": lambda: vc.unfold(x, 3, **how),
         "fold": lambda: vc.fold(numbers(2, 8 * 4, 100), (20, 20), 2, stride=2, **how),
     }
+
+
+def test_everything_is_every_public_function():
+    public = {name for home in (vc, vc.grad) for name in home.__all__ if inspect.isfunction(getattr(home, name))}
+    settings = {"get_num_threads", "set_num_threads", "release_memory", "runtime_info"}
+    called = {name.split()[0] for name in everything("reference")}
+    assert {re.sub(r"\dd", "", name) for name in public - settings} == called
 
 
 def live_bytes():
@@ -94,6 +123,7 @@ def refuse_each_allocation(backend):
     for name, call in everything(backend).items():
         expected = call()
         before = live_bytes()
+        gc.freeze()  # a collection looks at what comes from now on
         for n in range(1, 1000):
             live_bytes()  # nothing kept: every allocation is made anew
             faults.fault_allocation(ctypes.c_long(n))
@@ -334,13 +364,19 @@ def i2_i7_pools_of_pools(backend):
         for result in pool.map(call, range(40)):
             oracle.assert_same_bits(result, expected)
     assert most <= started + 5 + 2, "one pool serves all callers"
-    if importlib.util.find_spec("joblib") and backend == "native":
-        import joblib
-
+    with ThreadPool(5) as pool:
+        for result in pool.map(call, range(40)):
+            oracle.assert_same_bits(result, expected)
+    assert most <= started + 5 + 2 + 3, "one pool serves all callers, and ThreadPool has three threads of its own"
+    if backend == "native":
         for kind in ("threading", "loky"):
             jobs = (joblib.delayed(vc.conv2d)(x, w, backend=backend) for _ in range(4))
-            found = joblib.Parallel(2, backend=kind)(jobs)
-            for result in found:
+            for result in joblib.Parallel(2, backend=kind)(jobs):
+                oracle.assert_same_bits(result, expected)
+        get_reusable_executor().shutdown()  # or its processes, and so this one, live for another five minutes
+        for kind in ("threads", "processes"):
+            jobs = [dask.delayed(vc.conv2d, pure=False)(x, w, backend=backend) for _ in range(8)]
+            for result in dask.compute(*jobs, scheduler=kind, num_workers=3):
                 oracle.assert_same_bits(result, expected)
     vc.set_num_threads(before)
 

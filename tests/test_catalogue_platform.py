@@ -6,6 +6,7 @@ What takes minutes, or wants a tool that is not everywhere, is marked `long` and
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -260,22 +262,66 @@ def test_m3_m4_symbols_and_dependencies():
         assert newest <= (2, 34), "older systems of the manylinux_2_34 kind would refuse it"
 
 
+def git(folder, *arguments):
+    names = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    command = ["git", *names, "-C", folder, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def committed(tmp_path):
+    """The working tree as a commit of its own."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns("build", "dist", ".git", ".*cache", "__pycache__"))
+    git(source, "init", "--quiet")
+    git(source, "add", "--all")
+    git(source, "commit", "--quiet", "--message", "what is tested")
+    return source
+
+
+def release(source):
+    return subprocess.run([source / ".ci" / "release"], capture_output=True, text=True)
+
+
+def pinned():
+    text = (ROOT / ".ci" / "release-requirements.txt").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    tools = [re.fullmatch(r"([\w-]+)==(\S+) --hash=sha256:([0-9a-f]{64})", line) for line in lines]
+    assert all(tools), lines
+    return {tool[1]: tool[3] for tool in tools}
+
+
+def test_m7_what_a_build_wants_is_pinned():
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert {re.match(r"[\w-]+", name)[0] for name in wanted} <= set(pinned())
+
+
+@pytest.mark.long
+def test_m7_another_file_of_a_tool_is_refused(committed):
+    tools = committed / ".ci" / "release-requirements.txt"
+    tools.write_text(tools.read_text().replace(pinned()["cffi"], "0" * 64))
+    assert "differs" in release(committed).stderr
+    git(committed, "commit", "--quiet", "--all", "--message", "another file")
+    result = release(committed)
+    assert result.returncode
+    assert "HASH" in result.stderr.upper()
+    assert not (committed / "dist").exists()
+
+
 @native
 @pytest.mark.long
-def test_m6_m9_two_builds_are_one_and_it_installs_in_odd_places(tmp_path):
-    hashes = []
-    for i in (0, 1):
-        source = tmp_path / f"source {i}"
-        shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns("build", ".git", ".*cache", "__pycache__"))
-        dist = tmp_path / f"dist{i}"
-        environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
-        subprocess.run(
-            [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", dist, source],
-            env=environment, check=True,
-        )  # fmt: skip
-        (wheel,) = dist.glob("*.whl")
-        hashes.append(wheel.read_bytes())
-    assert hashes[0] == hashes[1], "two builds differ"
+def test_m6_m7_m9_a_release_is_built_twice_and_installs_in_odd_places(committed, tmp_path):
+    result = release(committed)  # which compares its two builds
+    assert result.returncode == 0, result.stderr[-3000:]
+    dist = committed / "dist"
+    artifacts = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in dist.glob("voxconv-*")}
+    assert dict(line.split()[::-1] for line in (dist / "SHA256SUMS").read_text().splitlines()) == artifacts
+    said = json.loads((dist / "provenance.json").read_text())
+    assert {entry["name"]: entry["digest"]["sha256"] for entry in said["subject"]} == artifacts
+    commit, *tools = (entry["digest"] for entry in said["predicate"]["buildDefinition"]["resolvedDependencies"])
+    assert commit["gitCommit"] == git(committed, "rev-parse", "HEAD")
+    assert {tool["sha256"] for tool in tools} == set(pinned().values())
+    (wheel,) = dist.glob("*.whl")
     place = tmp_path / "a place with späces"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", place, wheel]
     subprocess.run(install, check=True)
@@ -329,7 +375,6 @@ ELSEWHERE = {
 
 OPEN = {
     "I16": "the extension is built for the stable ABI, which free-threaded interpreters do not load",
-    "M7": "there is no release job yet, so nothing pins or attests what it would publish",
 }
 """Rows that do not hold, and why."""
 
