@@ -498,6 +498,22 @@ def test_i12_depthwise_of_a_large_kernel_is_cut_into_items():
     assert plan.problem.flops / 2 / cursor[0] < 1 << 27
 
 
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_i1_a_fork_before_the_first_call(threads):
+    """Then another, of the parent that has a pool by now and of the child that has one of its own."""
+    script(f"""
+        import os, signal
+        vc.set_num_threads({threads})
+        x, w = np.ones((2, 16, 30, 30), "f4"), np.ones((16, 16, 3, 3), "f4")
+        for _ in range(2):
+            child = os.fork()
+            signal.alarm(60)
+            assert (vc.conv2d(x, w) == 144).all()
+            if child:
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    """)
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_i14_a_process_ends_with_its_pool_alive(threads):
     script(f"""
