@@ -38,32 +38,57 @@ INLINE void gather_line(const real *line, int64_t size, int64_t step, int64_t at
   for (int64_t i = last; i < count; i++) to[i] = 0;
 }
 
-/* to[r * slot + i] = line[at + r + i * S] for r < S, i < count, 0 outside the line: all residues of a step of 2 or 4 at
- * once. */
-INLINE void gather_residues(const int S, const real *line, int64_t size, int64_t at, int64_t count, real *to, int64_t slot) {
-  for (int64_t i = 0; i < count; i += LANES, at += S * LANES) {
-    const int64_t n = vox_min(LANES, count - i);
+/* How a column of lines is read and written: whole, by masks, or by masks and all of it from the first vector. */
+enum { GATHER_WHOLE, GATHER_MASKED, GATHER_NARROW };
+
+/* to[r * slot + l * pitch + i] = x[l * row + at + r + i * S] for r < R, l < lines, i < n <= LANES; 0 outside a line's `size`
+ * elements.  R is 1 or S.  What lies `next` further will be wanted soon: lines are too short for the processor to guess. */
+INLINE void gather_column(const int S, const int R, const int form, const real *x, int64_t row, int64_t lines, int64_t size,
+                          int64_t at, int64_t n, real *to, int64_t pitch, int64_t slot, int64_t next) {
+  vmask inside[4];
+  const vmask stored = v_range(0, n);
+  UNROLL for (int j = 0; j < S; j++) inside[j] = v_range(-at - j * LANES, size - at - j * LANES);
+  const real *from = x + at;
+  for (int64_t l = 0; l < lines; l++, from += row, to += pitch) {
     vec in[4], out[4];
-    if (at >= 0 && at + S * LANES <= size)
-      UNROLL for (int j = 0; j < S; j++) in[j] = v_load(line + (at + j * LANES));
-    else
-      UNROLL for (int j = 0; j < S; j++) {
-        const int64_t start = at + j * LANES;
-        in[j] = start + LANES <= 0 || start >= size ? v_zero() : v_load_range(line + start, -start, size - start, v_zero());
-      }
-    if (S == 2) {
-      out[0] = v_even(in[0], in[1]), out[1] = v_odd(in[0], in[1]);
-    } else {
-      vec even_low = v_even(in[0], in[1]), odd_low = v_odd(in[0], in[1]);
-      vec even_high = v_even(in[2], in[3]), odd_high = v_odd(in[2], in[3]);
-      out[0] = v_even(even_low, even_high), out[1] = v_even(odd_low, odd_high);
-      out[2] = v_odd(even_low, even_high), out[3] = v_odd(odd_low, odd_high);
+    UNROLL for (int j = 0; j < S; j++) {
+      const real *p = from + j * LANES;
+      if (S > 1) prefetch(p + next);
+      in[j] = form == GATHER_WHOLE ? v_load(p) : form == GATHER_NARROW && j > 0 ? in[0] : v_load_masked(p, inside[j]);
     }
-    UNROLL for (int j = 0; j < S; j++)
-      if (n == LANES)
-        v_store(to + j * slot + i, out[j]);
+    if (S == 1) {
+      out[0] = in[0];
+    } else if (S == 2) {
+      out[0] = v_even(in[0], in[1]);
+      if (R == 2) out[1] = v_odd(in[0], in[1]);
+    } else {
+      vec even_low = v_even(in[0], in[1]), even_high = v_even(in[2], in[3]);
+      out[0] = v_even(even_low, even_high);
+      if (R == 4) {
+        vec odd_low = v_odd(in[0], in[1]), odd_high = v_odd(in[2], in[3]);
+        out[1] = v_even(odd_low, odd_high);
+        out[2] = v_odd(even_low, even_high), out[3] = v_odd(odd_low, odd_high);
+      }
+    }
+    UNROLL for (int r = 0; r < R; r++)
+      if (form == GATHER_WHOLE)
+        v_store(to + r * slot, out[r]);
       else
-        v_store_n(to + j * slot + i, out[j], n);
+        v_store_masked(to + r * slot, out[r], stored);
+  }
+}
+
+/* The same for i < pitch: a column's masks serve all its lines. */
+INLINE void gather_lines(const int S, const int R, const real *x, int64_t row, int64_t lines, int64_t size, int64_t at,
+                         real *to, int64_t pitch, int64_t slot, int64_t next) {
+  for (int64_t i = 0; i < pitch; i += LANES, at += S * LANES) {
+    const int64_t n = vox_min(LANES, pitch - i);
+    if (n == LANES && at >= 0 && at + S * LANES <= size)
+      gather_column(S, R, GATHER_WHOLE, x, row, lines, size, at, n, to + i, pitch, slot, next);
+    else if (S > 1 && S * n <= LANES)
+      gather_column(S, R, GATHER_NARROW, x, row, lines, size, at, n, to + i, pitch, slot, next);
+    else
+      gather_column(S, R, GATHER_MASKED, x, row, lines, size, at, n, to + i, pitch, slot, next);
   }
 }
 
@@ -91,48 +116,44 @@ static band band_of(const vox_phase *ph, int64_t rows, int64_t cols) {
   return b;
 }
 
-/* The next channel's part of a line: lines of a band are too short for the processor to guess where the next one lies. */
-INLINE void prefetch_line(const real *line, int64_t at, int64_t count) {
-  enum { LINE = 64 / sizeof(real) };
-  for (int64_t i = 0; i < count; i += LINE) prefetch(line + at + i);
-}
-
 static void band_copy(const vox_phase *ph, const band *b, int64_t d, int64_t h0, int64_t w0, const real *x,
                       int64_t channels, real *scratch) {
   const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
-  int64_t image = az->size * ay->size * ax->size, low_h = vox_axis_low(ay), low_w = vox_axis_low(ax);
-  const int all_residues = ax->offset_step == 1 && b->slots_w == ax->step && (ax->step == 2 || ax->step == 4);
+  const int64_t image = az->size * ay->size * ax->size, low_h = vox_axis_low(ay), low_w = vox_axis_low(ax);
+  const int64_t step = ax->step, pitch = b->pitch, slot = b->lines * pitch, row = ay->step * ax->size;
+  const int together = ax->offset_step == 1 && b->slots_w == step && (step == 2 || step == 4) ? (int)step : 1;
   for (int64_t c = 0; c < channels; c++) {
     real *to = scratch + c * b->plane;
     for (int64_t td = 0; td < az->taps; td++) {
-      int64_t z = d * az->step + vox_axis_offset(az, td);
+      const int64_t z = d * az->step + vox_axis_offset(az, td);
       for (int64_t sh = 0; sh < b->slots_h; sh++) {
-        int64_t top = (h0 + low_h) * ay->step + ay->offset0 + vox_axis_residue(ay, sh);
-        if (all_residues) {
-          int64_t at = (w0 + low_w) * ax->step + ax->offset0, slot = b->lines * b->pitch;
-          for (int64_t i = 0; i < b->lines; i++, to += b->pitch) {
-            int64_t row = top + i * ay->step;
-            const real *line = x + c * image + (z * ay->size + row) * ax->size;
-            prefetch_line(line + image, at, ax->step * b->pitch);
-            if (z < 0 || z >= az->size || row < 0 || row >= ay->size)
-              for (int64_t sw = 0; sw < b->slots_w; sw++) memset(to + sw * slot, 0, (size_t)b->pitch * sizeof(real));
-            else if (ax->step == 4)
-              gather_residues(4, line, ax->size, at, b->pitch, to, slot);
-            else
-              gather_residues(2, line, ax->size, at, b->pitch, to, slot);
-          }
-          to += (b->slots_w - 1) * slot;
-          continue;
+        const int64_t top = (h0 + low_h) * ay->step + ay->offset0 + vox_axis_residue(ay, sh);
+        int64_t first = 0, last = 0; /* lines that are not padding */
+        if (z >= 0 && z < az->size) {
+          if (top >= 0 && top + (b->lines - 1) * ay->step < ay->size)
+            last = b->lines;
+          else
+            vox_inside(ay->size, ay->step, top, b->lines, &first, &last);
         }
-        for (int64_t sw = 0; sw < b->slots_w; sw++) {
-          int64_t at = (w0 + low_w) * ax->step + ax->offset0 + vox_axis_residue(ax, sw);
-          for (int64_t i = 0; i < b->lines; i++, to += b->pitch) {
-            int64_t row = top + i * ay->step;
-            if (z < 0 || z >= az->size || row < 0 || row >= ay->size)
-              memset(to, 0, (size_t)b->pitch * sizeof(real));
-            else
-              gather_line(x + c * image + (z * ay->size + row) * ax->size, ax->size, ax->step, at, b->pitch, to);
+        const real *from = x + c * image + (z * ay->size + top + first * ay->step) * ax->size;
+        for (int64_t sw = 0; sw < b->slots_w; sw += together, to += together * slot) {
+          const int64_t at = (w0 + low_w) * step + ax->offset0 + vox_axis_residue(ax, sw);
+          for (int r = 0; r < together && (first > 0 || last < b->lines); r++) {
+            memset(to + r * slot, 0, (size_t)(first * pitch) * sizeof(real));
+            memset(to + r * slot + last * pitch, 0, (size_t)((b->lines - last) * pitch) * sizeof(real));
           }
+          real *line = to + first * pitch;
+          if (step == 1 && last - first > 1)
+            gather_lines(1, 1, from, row, last - first, ax->size, at, line, pitch, slot, image);
+          else if (step == 2 && together == 2)
+            gather_lines(2, 2, from, row, last - first, ax->size, at, line, pitch, slot, image);
+          else if (step == 2)
+            gather_lines(2, 1, from, row, last - first, ax->size, at, line, pitch, slot, image);
+          else if (step == 4 && together == 4)
+            gather_lines(4, 4, from, row, last - first, ax->size, at, line, pitch, slot, image);
+          else
+            for (int64_t i = first; i < last; i++, line += pitch)
+              gather_line(from + (i - first) * row, ax->size, step, at, pitch, line);
         }
       }
     }
