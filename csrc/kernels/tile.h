@@ -92,7 +92,7 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
 #define TILE_M 8
 #define TILE_ROWS 8
 #define TILE_ODD_ROWS 9
-#define CHANNEL_T 12
+#define CHANNEL_T 14
 #else
 #define TILE_M 4
 #define TILE_ROWS 6
@@ -181,7 +181,8 @@ static void channel_tiles(int64_t count, int64_t n, const real *a, const real *b
   for (int64_t j = 0; j < count; j += CHANNEL_T) {
     const int64_t here = vox_min(CHANNEL_T, count - j);
     switch ((here + 1) / 2) {
-#if CHANNEL_T == 12
+#if CHANNEL_T == 14
+    case 7: channel_tile(CHANNEL_V, 14, n, a, b + j, off, sums); break;
     case 6: channel_tile(CHANNEL_V, 12, n, a, b + j, off, sums); break;
     case 5: channel_tile(CHANNEL_V, 10, n, a, b + j, off, sums); break;
     case 4: channel_tile(CHANNEL_V, 8, n, a, b + j, off, sums); break;
