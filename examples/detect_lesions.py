@@ -9,13 +9,15 @@ import numpy as np
 from voxconv.demo import detect, maps
 from voxconv.demo.lesions import matched_filter, planar
 
-# The patient's right half trains, the left half tests; how hard the lesions are is set in voxconv.demo.lesions.
+# The left half of the patient tests.  Of the right half, the upper part trains and the lower part says after which
+# epoch to stop.  How hard the lesions are is set in voxconv.demo.lesions.
 anatomy = planar("detect", None)
 print(f"{anatomy.scan.title}; lesions of {anatomy.difficulty.radius} pixels, contrast {anatomy.difficulty.contrast}")
 
 # A U-Net learns from crops which pixels belong to a lesion ...
 EPOCHS = 8
-model = maps.learn(anatomy, seed=0, settings=detect.Settings(epochs=(EPOCHS, 0)), label="detect", show=None)
+model, epoch = maps.learn(anatomy, seed=0, settings=detect.Settings(epochs=(EPOCHS, 0)), label="detect", show=None)
+print(f"the network of epoch {epoch} of {EPOCHS} did best on the part that it was not trained on")
 
 # ... and is asked about the test half as a whole, since convolutions do not care how large an image is.
 scene = anatomy.scene("test", lesions=5, rng=np.random.default_rng(0))

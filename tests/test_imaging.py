@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import voxconv as vc
 from voxconv import imaging
 
 nibabel = pytest.importorskip("nibabel")
@@ -163,3 +164,94 @@ def test_bad_data_is_one_line_on_the_command_line(tmp_path):
         assert result.returncode == 2
         assert text in result.stderr
         assert result.stderr.count("\n") == 1
+
+
+def test_peak_is_given_in_voxels_and_millimetres():
+    scan = imaging.read(PYDICOM / "CT_small.dcm")
+    response = np.zeros(scan.pixels.shape, np.float32)
+    response[20, 30] = 4
+    response[0] = np.nan
+    peak = imaging.peak_response(response, scan)
+    assert (peak.voxel, peak.value) == ((20, 30), 4.0)
+    assert peak.offset_mm == (20 * scan.spacing[0], 30 * scan.spacing[1])
+    file = pydicom.dcmread(PYDICOM / "CT_small.dcm")
+    along_row, along_column = np.reshape(np.array(file.ImageOrientationPatient, float), (2, 3))
+    place = np.array(file.ImagePositionPatient, float)
+    place += 30 * file.PixelSpacing[1] * along_row + 20 * file.PixelSpacing[0] * along_column
+    np.testing.assert_allclose(peak.patient_mm, place, atol=1e-9)
+
+
+def test_peak_of_a_volume_names_the_patients_sides():
+    axes = np.array([[0, 0, 1.0], [0, 1, 0], [1, 0, 0]])
+    scan = imaging.Scan(np.zeros((3, 4, 5), np.float32), (3.0, 2.0, 1.0), (0, 1), "", np.array([-9.0, -2, 1]), axes)
+    response = np.zeros((3, 4, 5))
+    response[1, 3, 2] = 1
+    assert str(imaging.peak_response(response, scan)) == "slice 1, row 3, column 2 (R 7.0, P 4.0, S 4.0 mm)"
+    with pytest.raises(ValueError, match="must be as large as the scan"):
+        imaging.peak_response(response[0], scan)
+    with pytest.raises(ValueError, match="must hold a number"):
+        imaging.peak_response(response * np.nan, scan)
+
+
+def test_kernels_answer_to_their_shape_and_not_to_an_even_area():
+    for kernel, size in ((imaging.square_kernel(), 2), (imaging.blob_kernel(), 9)):
+        assert kernel.sum() == pytest.approx(0, abs=1e-6)
+        image = np.full((40, 40), 100, np.float32)
+        image[20 : 20 + size, 11 : 11 + size] += 1
+        row, column = divmod(int(vc.conv2d(image[None], kernel[None, None])[0].argmax()), 41 - len(kernel))
+        before = (len(kernel) - size) // 2
+        assert (row, column) == (20 - before, 11 - before)
+
+
+def test_raster_marks_the_best_place_and_holds_all_sums():
+    pytest.importorskip("matplotlib")
+    image = np.random.default_rng(0).random((16, 20)).astype(np.float32)
+    kernel = imaging.square_kernel()
+    left, middle, right = imaging.figures.raster(image, kernel).axes
+    sums = vc.conv2d(image[None], kernel[None, None])[0]
+    np.testing.assert_array_equal(left.images[0].get_array(), image)
+    np.testing.assert_array_equal(middle.images[0].get_array(), kernel)
+    np.testing.assert_array_equal(right.images[0].get_array(), sums)
+    row, column = np.unravel_index(sums.argmax(), sums.shape)
+    first, second, best = left.patches
+    assert [box.get_xy() for box in (first, second, best)] == [
+        (-0.5, -0.5), (0.5, -0.5), (column - 0.5, row - 0.5),
+    ]  # fmt: skip
+    assert (best.get_width(), best.get_height()) == (4, 4)
+    assert f"row {row}, column {column}" in right.get_title()
+    assert [text.get_text() for text in middle.texts][:6] == ["-1", "-1", "-1", "-1", "-1", "+3"]
+    # The weights of a large kernel are shown in colour alone.
+    assert not imaging.figures.raster(image, imaging.blob_kernel()).axes[1].texts
+    with pytest.raises(ValueError, match="room for the kernel"):
+        imaging.figures.raster(image[:3], kernel)
+
+
+def test_montage_shows_each_slice_where_it_lies(tmp_path):
+    pytest.importorskip("matplotlib")
+    volume = imaging.example_volume()
+    figure = imaging.figures.montage(volume, every=2, columns=5)
+    assert len(figure.axes) == 12
+    for axes, level in zip(figure.axes, range(1, 24, 2), strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), volume.pixels[level])
+        assert axes.get_title() == f"slice {level}: {level * volume.spacing[0]:.0f} mm"
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert boxes[4].y0 == boxes[0].y0 > boxes[5].y1
+    assert all(0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1 for box in boxes)
+    imaging.figures.save(figure, tmp_path / "a.png")
+    with pytest.raises(ValueError, match="must be a volume"):
+        imaging.figures.montage(volume.slice(0))
+    with pytest.raises(ValueError, match="must be at least 1"):
+        imaging.figures.montage(volume, every=0)
+
+
+def test_maps_share_one_scale():
+    pytest.importorskip("matplotlib")
+    figure = imaging.figures.new_figure(2, 1)
+    places = figure.subplots(1, 2)
+    imaging.figures.show_maps(places, [np.eye(2), -3 * np.eye(2)], signed=True)
+    assert [axes.images[0].get_clim() for axes in places] == [(-3, 3), (-3, 3)]
+    imaging.figures.show_maps(places, np.ones((2, 4, 4)))
+    assert [axes.images[1].get_clim() for axes in places] == [(0, 1), (0, 1)]
+    imaging.figures.show_maps(places, np.zeros((2, 4, 4)))
+    with pytest.raises(ValueError, match="zip"):
+        imaging.figures.show_maps(places, np.ones((3, 4, 4)))

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from voxconv import imaging
-from voxconv.demo import classify, detect, digits, lesions, maps, reconstruct, segment, tasks
+from voxconv import imaging, nn
+from voxconv.demo import classify, detect, digits, lesions, maps, reconstruct, segment, tasks, training
 
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
@@ -21,10 +21,10 @@ pytest.importorskip("skimage")
 get_path = pytest.importorskip("pydicom.examples").get_path
 
 TINY = {
-    "classify": classify.Settings(train=64, test=40, seen=32, epochs=(1, 1), resamples=20),
+    "classify": classify.Settings(train=64, validation=20, test=40, seen=32, epochs=(1, 1), resamples=20),
     "detect": detect.Settings(crops=8, seen=8, epochs=(1, 1), scenes=2, lesions=2),
     "segment": segment.Settings(crops=8, seen=16, epochs=(1, 1), scenes=2, lesions=2),
-    "reconstruct": reconstruct.Settings(train=2, test=1, seen=8, epochs=1),
+    "reconstruct": reconstruct.Settings(train=2, validation=1, test=1, seen=8, epochs=1),
     "digits": digits.Settings(epochs=2),
 }
 
@@ -106,6 +106,61 @@ def test_training_never_sees_the_outline_nor_the_other_half():
     assert max(quiet.crop((64, 64), rng).image.max() for _ in range(200)) < 1e6
 
 
+def test_validation_comes_from_the_learned_half_and_from_no_place_that_is_trained_on():
+    for anatomy in (lesions.planar("classify", None), lesions.solid("classify", None)):
+        seen = np.zeros(anatomy.image.shape, int)
+        for box in anatomy.parts.values():
+            seen[box] += 1
+        assert (seen == 1).all()
+        seen[..., anatomy.split :] = 0
+        assert not (seen[anatomy.parts["test"]]).any()
+        share = anatomy.body[anatomy.parts["validation"]].sum() / anatomy.body[..., : anatomy.split].sum()
+        assert 0.15 < share < 0.25
+        patches, labels = classify.draw_patches(anatomy, "validation", 4, np.random.default_rng(0))
+        assert patches.shape[2:] == (lesions.PATCH[anatomy.image.ndim],) * anatomy.image.ndim
+        assert labels.tolist() == [0, 1, 0, 1]
+
+
+def test_the_epoch_that_validates_best_is_kept():
+    x = np.ones((4, 1), np.float32)
+    model = nn.Sequential(nn.Linear(1, 1, bias=False, rng=0))
+    model[0].weight.data[:] = 0
+    kept = {}
+
+    def batches(_):
+        for _ in range(20):
+            yield x, x  # draws the weight towards 1
+
+    def show(epochs, *_):
+        for epoch in epochs:
+            yield epoch
+            kept[epoch + 1] = float(model[0].weight.data[0, 0])
+
+    def train(target):
+        return training.train(
+            model, nn.mse_loss, batches, (x, target * x), 8, 0.02, decay=0.0, seed=0, label="", show=show
+        )
+
+    best = train(np.float32(0.5))
+    assert 1 <= best < 8
+    assert float(model[0].weight.data[0, 0]) == kept[best]
+    assert abs(kept[best] - 0.5) == min(abs(weight - 0.5) for weight in kept.values())
+
+
+def test_augmentation_moves_image_and_mask_alike():
+    rng = np.random.default_rng(0)
+    masks = (rng.random((3, 1, 4, 6, 6)) > 0.5).astype(np.float32)
+    shapes = set()
+    for _ in range(40):
+        images, moved = lesions.augmented(masks, masks, rng)
+        assert images.shape == moved.shape == masks.shape
+        for image, mask in zip(images, moved, strict=True):
+            assert len(np.unique(image[mask == 1])) == len(np.unique(image[mask == 0])) == 1
+        shapes.add(moved.tobytes())
+    assert len(shapes) > 10  # of eight mirrored ones and each of them turned
+    assert lesions.augmented(masks, np.arange(3), rng)[1].tolist() == [0, 1, 2]
+
+
 def test_masks_hold_the_centres_and_lesions_do_not_touch():
     measure = pytest.importorskip("skimage.measure")
     for anatomy in (lesions.planar("segment", None), lesions.solid("segment", None)):
@@ -128,7 +183,7 @@ def test_without_decoys_a_tuned_matched_filter_is_enough():
     anatomy = lesions.planar("classify", None)
     anatomy.difficulty = dataclasses.replace(anatomy.difficulty, decoy=(0.0, 0.0))
     rng = np.random.default_rng(3)
-    best = classify.tuned_filter(anatomy, *classify.draw_patches(anatomy, "train", 60, rng))
+    best = classify.tuned_filter(anatomy, *classify.draw_patches(anatomy, "train", 200, rng))
     patches, labels = classify.draw_patches(anatomy, "test", 120, rng)
     assert roc_auc_score(labels, classify._filtered(anatomy, patches, *best)) > 0.98
 

@@ -76,8 +76,9 @@ def run(out: Path, backend: str = "auto", settings: Settings | None = None, timi
             "specificity": outcome.specificity,
         },
         "response": {
-            "peak_px": list(outcome.peak),
-            "peak_mm": list(outcome.peak_mm),
+            "peak_px": list(outcome.peak.voxel),
+            "peak_mm": list(outcome.peak.offset_mm),
+            "peak_patient_mm": outcome.peak.patient_mm.tolist(),
             "distance_to_outline_px": outcome.distance,
             "distance_to_outline_mm": outcome.distance_mm,
             "inside_outline": outcome.inside,

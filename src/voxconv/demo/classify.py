@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,26 +11,27 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv import nn
-from voxconv.demo.lesions import FILTERS, Anatomy, augmented, matched_filter, planar, solid
+from voxconv.demo.lesions import FILTERS, PATCH, Anatomy, augmented, matched_filter, planar, solid
+from voxconv.demo.training import Show, train
 from voxconv.imaging.figures import new_figure, save, show_pixels
 from voxconv.imaging.scan import imported
 
 __all__ = ["Settings", "View", "draw", "notes", "once"]
 
 Array = npt.NDArray[Any]
-Show = Callable[[Iterable[int], int, str], Iterable[int]] | None
 
 QUESTION = "Does this patch contain a synthetic lesion?"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Patches to draw for training and test, those seen in an epoch, and epochs in 2-D and in 3-D."""
+    """Patches to draw for training, validation and test, those seen in an epoch, most epochs in 2-D and in 3-D."""
 
     train: int = 2400
+    validation: int = 300
     test: int = 600
     seen: int = 1200
-    epochs: tuple[int, int] = (10, 18)
+    epochs: tuple[int, int] = (10, 14)
     resamples: int = 500
 
 
@@ -46,23 +47,22 @@ class View:
 
 
 def build(rank: int, rng: np.random.Generator) -> nn.Sequential:
-    """Three convolutions, two pools, and the strongest answer anywhere in the patch."""
-    conv = nn.Conv2d if rank == 2 else nn.Conv3d
-    pool = nn.MaxPool2d if rank == 2 else nn.MaxPool3d
-    strongest = nn.AdaptiveMaxPool2d if rank == 2 else nn.AdaptiveMaxPool3d
-    side, widths = (5, (12, 24, 32)) if rank == 2 else (3, (12, 24, 32))
-    return nn.Sequential(
-        conv(1, widths[0], side, padding=side // 2, rng=rng), nn.ReLU(), pool(2),
-        conv(widths[0], widths[1], side, padding=side // 2, rng=rng), nn.ReLU(), *([pool(2)] if rank == 2 else []),
-        conv(widths[1], widths[2], 3, padding=1, rng=rng), nn.ReLU(), strongest(1),
-        nn.Flatten(), nn.Linear(widths[2], 2, rng=rng),
-    )  # fmt: skip
+    """Three convolutions with batch norm, pools between them, and the strongest answer anywhere in the patch."""
+    names = ("Conv", "BatchNorm", "MaxPool", "AdaptiveMaxPool")
+    conv, norm, pool, strongest = (getattr(nn, f"{name}{rank}d") for name in names)
+    sides = (5, 5, 3) if rank == 2 else (3, 3, 3)
+    steps: list[nn.Module] = []
+    for before, after, side in zip((1, 16, 32), (16, 32, 32), sides, strict=True):
+        steps += [conv(before, after, side, padding=side // 2, bias=False, rng=rng), norm(after), nn.ReLU()]
+        if before < (32 if rank == 2 else 16):  # a cube of 16 voxels is halved only once
+            steps.append(pool(2))
+    return nn.Sequential(*steps, strongest(1), nn.Flatten(), nn.Linear(32, 2, rng=rng))
 
 
 def draw_patches(anatomy: Anatomy, part: str, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Patches (count, 1, size, ...) and labels; every second one holds a lesion."""
-    size = 32 if anatomy.image.ndim == 2 else 16
     labels = np.arange(count) % 2
+    size = PATCH[anatomy.image.ndim]
     return np.stack([anatomy.patch(part, size, bool(label), rng).image for label in labels])[:, None], labels
 
 
@@ -97,18 +97,16 @@ def _learn(anatomy: Anatomy, seed: int, settings: Settings, show: Show) -> tuple
     rng = np.random.default_rng([seed, rank])
     patches, labels = draw_patches(anatomy, "train", settings.train, rng)
     model = build(rank, rng)
-    epochs = settings.epochs[rank - 2]
-    optimizer = nn.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
 
     def batches(rng: np.random.Generator) -> Iterable[tuple[Array, Array]]:
         order = rng.permutation(len(labels))[: settings.seen]
-        for start in range(0, len(order), 32):
-            chosen = order[start : start + 32]
+        for start in range(0, len(order), 16):
+            chosen = order[start : start + 16]
             yield augmented(patches[chosen], labels[chosen], rng)
 
-    nn.fit(
-        model, optimizer, nn.cross_entropy, batches, epochs, seed=seed, label=f"classify {rank}-D", show=show,
-        schedule=nn.CosineAnnealingLR(optimizer, epochs),
+    epoch = train(
+        model, nn.cross_entropy, batches, draw_patches(anatomy, "validation", settings.validation, rng),
+        settings.epochs[rank - 2], 3e-3, decay=0.05, seed=seed, label=f"classify {rank}-D", show=show,
     )  # fmt: skip
     asked, truth = draw_patches(anatomy, "test", settings.test, np.random.default_rng([seed, rank, 1]))
     logits = model(asked)
@@ -120,6 +118,7 @@ def _learn(anatomy: Anatomy, seed: int, settings: Settings, show: Show) -> tuple
         "auc_low": low,
         "auc_high": high,
         "baseline_auc": float(metrics.roc_auc_score(truth, filtered)),
+        "epoch": epoch,
     }
     return {f"{name}_{rank}d": value for name, value in figures.items()}, View(rank, asked, truth, network, filtered)
 

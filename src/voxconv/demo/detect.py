@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from voxconv.demo import maps
 from voxconv.demo.lesions import FILTERS, Anatomy, Scene, matched_filter, planar
-from voxconv.demo.maps import Settings, Show
+from voxconv.demo.maps import Settings
+from voxconv.demo.training import Show
 from voxconv.imaging.figures import new_figure, save, show_boxes, show_heat, show_pixels, show_slice
 from voxconv.imaging.scan import imported
 
@@ -71,8 +72,7 @@ def _curve(found: list[tuple[Array, Array]], scenes: list[Scene], radius: float,
 
 def _judge(anatomy: Anatomy, part: str, responses: list[Array], scenes: list[Scene]) -> Curve:
     """The curve of what peaks in the responses to scenes of "train" or "test"."""
-    columns = slice(0, anatomy.split) if part == "train" else slice(anatomy.split, None)
-    body, radius = anatomy.body[..., columns], anatomy.difficulty.radius[1]
+    body, radius = anatomy.body[anatomy.parts[part]], anatomy.difficulty.radius[1]
     return _curve([maps.peaks(response, body, radius) for response in responses], scenes, radius, anatomy.scan.spacing)
 
 
@@ -96,7 +96,7 @@ def boxes(heat: Array, threshold: float) -> list[tuple[int, int, int, int]]:
 def once(data: Path | None, seed: int, settings: Settings, show: Show) -> tuple[dict[str, float], View]:
     """Train and test once."""
     anatomy = planar("detect", data)
-    model = maps.learn(anatomy, seed, settings, "detect", show)
+    model, epoch = maps.learn(anatomy, seed, settings, "detect", show)
     rng = np.random.default_rng([seed, 1])
     scenes = [anatomy.scene("test", settings.lesions, rng) for _ in range(settings.scenes)]
     radius = anatomy.difficulty.radius[1]
@@ -108,6 +108,7 @@ def once(data: Path | None, seed: int, settings: Settings, show: Show) -> tuple[
         "sensitivity_at_1": network.sensitivity(1),
         "baseline_sensitivity_at_1": classical.sensitivity(1),
         "hit_distance_mm": float(network.distances.mean()) if len(network.distances) else float("nan"),
+        "epoch": epoch,
     }
     marked = anatomy.scan.marked
     if marked.ndim and marked.any():

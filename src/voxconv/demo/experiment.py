@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv import functional, nn
-from voxconv.imaging import Scan, cut_patches, dense_response, window_mean
+from voxconv.imaging import Peak, Scan, cut_patches, dense_response, peak_response, window_mean
 
 __all__ = ["Experiment", "Outcome", "Settings", "build_model", "insert_lesion"]
 
@@ -79,8 +79,8 @@ class Outcome:
         Time that training took.
     response : (rows, columns) ndarray
         The network's probability of a lesion in the patch around each pixel of the body; NaN elsewhere.
-    peak, peak_mm : (int, int), (float, float)
-        Row and column of its maximum, and the same in mm from the slice's first pixel.
+    peak : Peak
+        Where it is highest.
     distance, distance_mm : float
         From the peak to the nearest pixel of the file's outline.
     inside : bool
@@ -99,8 +99,7 @@ class Outcome:
     specificity: float
     train_seconds: float
     response: Array
-    peak: tuple[int, int]
-    peak_mm: tuple[float, float]
+    peak: Peak
     distance: float
     distance_mm: float
     inside: bool
@@ -234,9 +233,9 @@ class Experiment:
             for name, (patches, labels) in (("train", train), ("validation", validation), ("test", test))
         }
         response = self.respond()
-        row, column = (int(i) for i in np.unravel_index(np.nanargmax(response), response.shape))
+        peak = peak_response(response, self.source)
         spacing = np.asarray(self.source.spacing)
-        steps = np.argwhere(self.source.contour) - (row, column)
+        steps = np.argwhere(self.source.contour) - peak.voxel
         return Outcome(
             losses=losses,
             train_accuracy=float(right["train"].mean()),
@@ -246,11 +245,10 @@ class Experiment:
             specificity=float(right["test"][test[1] == 0].mean()),
             train_seconds=seconds,
             response=response,
-            peak=(row, column),
-            peak_mm=(row * self.source.spacing[0], column * self.source.spacing[1]),
+            peak=peak,
             distance=float(np.linalg.norm(steps, axis=1).min()),
             distance_mm=float(np.linalg.norm(steps * spacing, axis=1).min()),
-            inside=bool(self.source.marked[row, column]),
+            inside=bool(self.source.marked[peak.voxel]),
             outline_response=float(np.nanmax(response[self.source.marked])),
             as_high_elsewhere=self.as_high_elsewhere(response),
         )

@@ -14,6 +14,7 @@ from voxconv.imaging import Scan, example_slice, example_volume, read, window_me
 
 __all__ = [
     "FILTERS",
+    "PATCH",
     "Anatomy",
     "Difficulty",
     "Scene",
@@ -76,6 +77,10 @@ DIFFICULTY = {
 }
 
 
+PATCH = {2: 32, 3: 16}
+"""Side of the patches that are classified, in voxels."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
     """A piece of anatomy with synthetic lesions.
@@ -103,7 +108,7 @@ class Anatomy:
     scan : Scan
         A slice or a volume.
     split : int
-        Column that parts training (before it) from test (at it and beyond).
+        Column that parts the half to learn from (before it) from the test half (at it and beyond).
     difficulty : Difficulty
         How lesions look.
 
@@ -117,6 +122,9 @@ class Anatomy:
         Where some of a lesion may lie.
     ignored : ndarray of bool
         The file's outline and what lies around it: in no training image.
+    parts : dict
+        Index of the three parts.  "train" and "validation" are the upper and the lower rows of the half to learn from,
+        the lower ones with a fifth of the places for lesions, or more if patches need it; "test" is the other half.
     """
 
     def __init__(self, scan: Scan, split: int, difficulty: Difficulty) -> None:
@@ -134,14 +142,20 @@ class Anatomy:
         reach = 2 * int(difficulty.radius[1]) + 1
         self.near = window_mean(self.body.astype(np.float32), reach) > 0
         known = pixels[..., :split][tissue[..., :split]]
-        for name, part in (("training", self.body[..., :split]), ("test", self.body[..., split:])):
-            if part.sum() < 500 or not known.size or not known.std():
+        learned = self.body[..., :split]
+        for name, half in (("training", learned), ("test", self.body[..., split:])):
+            if half.sum() < 500 or not known.size or not known.std():
                 raise ValueError(f"the {name} half of this scan ({scan.title}) holds too little tissue for lesions")
+        share = np.cumsum(learned.sum(axis=tuple(axis for axis in range(pixels.ndim) if axis != pixels.ndim - 2)))
+        side, rows = PATCH[pixels.ndim], pixels.shape[-2]
+        last = min(rows, int(np.searchsorted(share, share[-1])) + side // 2)
+        row = min(int(np.searchsorted(share, 0.8 * share[-1])), max(last - side - 8, rows // 2))
+        self.parts: dict[str, tuple[Any, ...]] = {
+            "train": (..., slice(0, row), slice(0, split)),
+            "validation": (..., slice(row, None), slice(0, split)),
+            "test": (..., slice(split, None)),
+        }
         self.image = ((pixels - known.mean()) / known.std()).astype(np.float32)
-
-    def _part(self, name: str) -> tuple[slice, ...]:
-        columns = slice(0, self.split) if name == "train" else slice(self.split, None)
-        return (..., columns)  # type: ignore[return-value]
 
     def _add(self, image: Array, mask: Array | None, centre: Array, rng: np.random.Generator) -> None:
         """Add a turned ellipsoid with a bright rim and a dark core, in place; without a mask, a decoy."""
@@ -189,13 +203,13 @@ class Anatomy:
         return self._finish(image, mask, centres, rng)
 
     def scene(self, part: str, lesions: int, rng: np.random.Generator) -> Scene:
-        """All of "train" or "test", with lesions and noise."""
-        region = self._part(part)
+        """All of "train", "validation" or "test", with lesions and noise."""
+        region = self.parts[part]
         return self._with_lesions(self.image[region], self.body[region], lesions, rng)
 
     def crop(self, size: tuple[int, ...], rng: np.random.Generator) -> Scene:
         """A box of the training part that holds tissue and nothing of the outline, with up to two lesions."""
-        region = self._part("train")
+        region = self.parts["train"]
         image, body, ignored = self.image[region], self.body[region], self.ignored[region]
         if any(side > extent for side, extent in zip(size, image.shape, strict=True)):
             raise ValueError(f"the training half of this scan, {image.shape}, is smaller than a crop of {size}")
@@ -210,7 +224,7 @@ class Anatomy:
 
     def patch(self, part: str, size: int, lesion: bool, rng: np.random.Generator) -> Scene:
         """A cube whose middle lies in the body; near its middle a lesion, or a decoy where there are any."""
-        region = self._part(part)
+        region = self.parts[part]
         image, half = self.image[region], size // 2
         inner = np.zeros(image.shape, bool)
         middle = tuple(slice(half, extent - (size - half) + 1) for extent in image.shape)
@@ -262,14 +276,18 @@ def _convolve(image: Array, kernels: Array) -> Array:
     return responses
 
 
+def _smooth(image: Array, line: Array) -> Array:
+    """Average with these weights, brought to a sum of 1, along each axis."""
+    for axis in range(image.ndim):
+        sides = (len(line) if other == axis else 1 for other in range(image.ndim))
+        image = _convolve(image, (line / line.sum()).reshape([1, *sides]))[0]
+    return image
+
+
 def gaussian(image: Array, sigma: float) -> Array:
     """Smooth with a Gaussian."""
     side = 2 * int(np.ceil(3 * sigma)) + 1
-    line = np.exp(-((np.arange(side) - side // 2) ** 2) / (2 * sigma**2))
-    line /= line.sum()
-    for axis in range(image.ndim):
-        image = _convolve(image, line.reshape([1, *(side if a == axis else 1 for a in range(image.ndim))]))[0]
-    return image
+    return _smooth(image, np.exp(-((np.arange(side) - side // 2) ** 2) / (2 * sigma**2)))
 
 
 FILTERS = tuple((sigma, normalised) for sigma in (0.0, 0.7, 1.0, 2.0, 4.0) for normalised in (False, True))
@@ -301,18 +319,25 @@ def matched_filter(image: Array, difficulty: Difficulty, sigma: float = 0.0, nor
     image = image - gaussian(image, sigma) if sigma else image
     response: Array = _convolve(image, np.stack(kernels)).max(axis=0)
     if normalised:
-        box = np.full((1, *kernel.shape), 1 / kernel.size)
-        spread = _convolve(image * image, box)[0] - _convolve(image, box)[0] ** 2
+        box = np.ones(side)
+        spread = _smooth(image * image, box) - _smooth(image, box) ** 2
         response = response / np.sqrt(np.maximum(spread, 1e-4) * kernel.size)
     return response
 
 
 def augmented(images: Array, targets: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Images and targets (N, C, *spatial) mirrored alike, with another brightness and contrast for each image."""
+    """Images and targets (N, C, *spatial) mirrored and turned alike; brightness and contrast are another for each."""
     axes = tuple(axis for axis in range(2, images.ndim) if rng.random() < 0.5)
+    order = np.arange(images.ndim)
+    # Axes may change places where that leaves the shape as it is.
+    equal = np.flatnonzero(np.array(images.shape) == images.shape[-1])
+    equal = equal[equal > 1]
+    order[equal] = rng.permutation(equal)
+
+    def turned(batch: Array) -> Array:
+        return np.ascontiguousarray(np.flip(batch, axes).transpose(order))
+
     each = (len(images),) + (1,) * (images.ndim - 1)
     images = images * np.exp(rng.normal(0, 0.3, each)).astype(np.float32)
     images += rng.normal(0, 0.5, each).astype(np.float32)
-    if targets.ndim == images.ndim:
-        targets = np.ascontiguousarray(np.flip(targets, axes))
-    return np.ascontiguousarray(np.flip(images, axes)), targets
+    return turned(images), turned(targets) if targets.ndim == images.ndim else targets

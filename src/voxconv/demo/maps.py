@@ -12,17 +12,17 @@ import numpy.typing as npt
 
 from voxconv import nn
 from voxconv.demo.lesions import FILTERS, Anatomy, augmented, gaussian, matched_filter
+from voxconv.demo.training import Show, train
 from voxconv.imaging.scan import imported
 
 __all__ = ["Settings", "learn", "peaks", "probability", "smoothed_threshold", "surface_distance"]
 
 Array = npt.NDArray[Any]
-Show = Callable[[Iterable[int], int, str], Iterable[int]] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Crops to draw for training, those seen in an epoch, epochs in 2-D and 3-D, test scenes and lesions in each."""
+    """Crops to draw for training, those seen in an epoch, most epochs in 2-D and 3-D, test scenes, lesions in each."""
 
     crops: int = 800
     seen: int = 320
@@ -38,12 +38,12 @@ def _loss(logits: Array, target: Array) -> tuple[float, Array]:
     return entropy + overlap, first + second.reshape(logits.shape)
 
 
-def learn(anatomy: Anatomy, seed: int, settings: Settings, label: str, show: Show) -> nn.Module:
-    """Train a U-Net on crops of the training half."""
+def learn(anatomy: Anatomy, seed: int, settings: Settings, label: str, show: Show) -> tuple[nn.Module, int]:
+    """Train a U-Net on crops of the training part; the epoch that validated best comes with it."""
     rank = anatomy.image.ndim
     rng = np.random.default_rng([seed, rank])
-    extents = (*anatomy.image.shape[:-1], anatomy.split)
-    # No larger than the training half, and of sizes that both pools halve.
+    extents = anatomy.image[anatomy.parts["train"]].shape
+    # No larger than the training part, and of sizes that both pools halve.
     usual = (64, 64) if rank == 2 else (16, 32, 32)
     size = tuple(min(side, extent // 4 * 4) for side, extent in zip(usual, extents, strict=True))
     crops = [anatomy.crop(size, rng) for _ in range(settings.crops)]
@@ -51,8 +51,12 @@ def learn(anatomy: Anatomy, seed: int, settings: Settings, label: str, show: Sho
     masks = np.stack([crop.mask for crop in crops])[:, None].astype(np.float32)
     unet = nn.UNet2d if rank == 2 else nn.UNet3d
     model = unet(1, 1, (8, 16, 32) if rank == 2 else (8, 16), norm_layer="batch", rng=rng)
-    epochs = settings.epochs[rank - 2]
-    optimizer = nn.AdamW(model.parameters(), lr=4e-3, weight_decay=0.02)
+    scenes = [anatomy.scene("validation", settings.lesions, rng) for _ in range(max(2, settings.scenes // 4))]
+    whole = tuple(slice(0, extent // 4 * 4) for extent in scenes[0].image.shape)
+    validation = (
+        np.stack([scene.image[whole] for scene in scenes])[:, None],
+        np.stack([scene.mask[whole] for scene in scenes])[:, None].astype(np.float32),
+    )
 
     def batches(rng: np.random.Generator) -> Iterable[tuple[Array, Array]]:
         order = rng.permutation(len(images))[: settings.seen if rank == 2 else settings.seen // 2]
@@ -60,11 +64,11 @@ def learn(anatomy: Anatomy, seed: int, settings: Settings, label: str, show: Sho
             chosen = order[start : start + 8]
             yield augmented(images[chosen], masks[chosen], rng)
 
-    nn.fit(
-        model, optimizer, _loss, batches, epochs, seed=seed, label=f"{label} {rank}-D", show=show,
-        schedule=nn.CosineAnnealingLR(optimizer, epochs),
+    epoch = train(
+        model, _loss, batches, validation, settings.epochs[rank - 2], 4e-3, decay=0.02, seed=seed,
+        label=f"{label} {rank}-D", show=show,
     )  # fmt: skip
-    return model
+    return model, epoch
 
 
 def probability(model: nn.Module, image: Array) -> Array:
@@ -101,7 +105,7 @@ def smoothed_threshold(anatomy: Anatomy, settings: Settings, seed: int) -> Calla
     """
     rng = np.random.default_rng([seed, 2])
     scenes = [anatomy.scene("train", settings.lesions, rng) for _ in range(max(2, settings.scenes // 4))]
-    near = anatomy.near[..., : anatomy.split]
+    near = anatomy.near[anatomy.parts["train"]]
     wide = 2 * anatomy.difficulty.radius[1]
     steps: list[Callable[[Array], Array]] = []
     for sigma in (1.0, 2.0):

@@ -10,22 +10,25 @@ import numpy.typing as npt
 
 from voxconv import functional, nn
 from voxconv.demo.experiment import Experiment, Outcome
-from voxconv.imaging.figures import add_tile, new_figure, save, show_slice
+from voxconv.imaging import blob_kernel
+from voxconv.imaging.figures import (
+    new_figure,
+    save,
+    show_boxes,
+    show_heat,
+    show_maps,
+    show_peak,
+    show_pixels,
+    show_slice,
+    tile,
+)
 
-__all__ = ["blob_kernel", "draw"]
+__all__ = ["draw"]
 
 Array = npt.NDArray[Any]
 
 WIDTH, HEIGHT = 15.0, 20.8
 """Inches.  Everything below is placed in inches from the upper left corner."""
-
-
-def blob_kernel(side: int = 15, sigma: float = 3.5) -> Array:
-    """Return a Laplacian of a Gaussian, turned so that it answers to bright spots; its sum is zero."""
-    rows, columns = np.indices((side, side)) - (side - 1) / 2
-    radius = (rows**2 + columns**2) / (2 * sigma**2)
-    kernel = (1 - radius) * np.exp(-radius)
-    return np.asarray((kernel - kernel.mean()) / np.abs(kernel).sum(), np.float32)
 
 
 def _panel(figure: Any, left: float, top: float, width: float, height: float) -> Any:
@@ -58,26 +61,23 @@ def _slice_and_kernel(figure: Any, experiment: Experiment, top: float) -> None:
 
     kernel = blob_kernel()
     row, column = 168, 255
-    corner = (column - kernel.shape[1] / 2, row - kernel.shape[0] / 2)
-    from matplotlib.patches import Rectangle
-
-    axes.add_patch(Rectangle(corner, kernel.shape[1], kernel.shape[0], fill=False, edgecolor="red", linewidth=1.5))
+    half = len(kernel) // 2
+    window = [(row - half, column - half, row + half + 1, column + half + 1)]
+    show_boxes(axes, window, "red", margin=0)
     axes.annotate(
         "kernel window", (column, row + 8), (column, 288), color="tomato", fontsize=10, ha="center", va="center",
         arrowprops={"arrowstyle": "->", "color": "tomato"}, bbox={"facecolor": "black", "edgecolor": "none"},
     )  # fmt: skip
-    peak = np.abs(kernel).max()
-    tile = add_tile(figure, 7.44, top + 2.1, 0.95, kernel, cmap="RdBu_r", vmin=-peak, vmax=peak)
-    tile.set_title("the kernel\n15 x 15 px", fontsize=10, color="red")
+    small = tile(figure, 7.44, top + 2.1, 0.95)
+    show_maps([small], [kernel], signed=True)
+    small.set_title("the kernel\n15 x 15 px", fontsize=10, color="red")
     # The file's own grey values: air is near zero there, as the padding is, so the border does not respond.
     response = functional.conv2d(source.pixels[None], kernel[None, None], padding="same", backend=experiment.backend)[0]
     axes = _panel(figure, 8.5, top + 0.95, 6.2, 4.28)
     limit = float(np.percentile(np.abs(response), 99.5))
-    shown = axes.imshow(response, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    shown = show_maps([axes], [response], signed=True, limit=limit)
     axes.set_title("Its response map: red where a bright spot fits the kernel", fontsize=11)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.add_patch(Rectangle(corner, kernel.shape[1], kernel.shape[0], fill=False, edgecolor="black", linewidth=1.5))
+    show_boxes(axes, window, "black", margin=0)
     bar = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.04, pad=0.03, ticks=[-limit, 0, limit])
     bar.ax.set_xticklabels(["dark spot", "0", "bright spot"], fontsize=9)
 
@@ -93,7 +93,7 @@ def _examples(figure: Any, experiment: Experiment, patches: Array, labels: Array
         place = (left + 3.4) / WIDTH, 1 - (top + 0.72) / HEIGHT
         figure.text(*place, text, fontsize=11, ha="center", va="center")
         for index, patch in enumerate(patches[labels == label][:6]):
-            add_tile(figure, left + 1.15 * index, top + 0.85, 1.08, patch[0], cmap="gray", vmin=low, vmax=high)
+            show_pixels(tile(figure, left + 1.15 * index, top + 0.85, 1.08), patch[0], window=(low, high))
 
 
 def _features(figure: Any, experiment: Experiment, patch: Array, top: float) -> None:
@@ -109,7 +109,9 @@ def _features(figure: Any, experiment: Experiment, patch: Array, top: float) -> 
     maps = [patch[None]]
     for layer in list(model)[:6]:
         maps.append(layer(maps[-1]))
-    add_tile(figure, 0.4, top + 1.0, 1.3, patch[0], cmap="gray").set_title("patch 32 x 32", fontsize=10)
+    axes = tile(figure, 0.4, top + 1.0, 1.3)
+    show_pixels(axes, patch[0])
+    axes.set_title("patch 32 x 32", fontsize=10)
     # One scale for all maps of a row of tiles: inches for each pixel of the first convolution's output.
     inch = 1.3 / maps[2].shape[-1]
     rows = [
@@ -122,18 +124,16 @@ def _features(figure: Any, experiment: Experiment, patch: Array, top: float) -> 
     ]
     for name, images, scale, offset in rows:
         side = scale * images.shape[-1]
-        is_kernel = name.startswith("kernels")
-        limit = float(np.abs(images).max())
-        colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if is_kernel else {"cmap": "magma", "vmin": 0}
         place = 3.55 / WIDTH, 1 - (top + offset + side / 2) / HEIGHT
         figure.text(*place, name, fontsize=10, ha="right", va="center")
-        for index, image in enumerate(images):
-            add_tile(figure, 3.75 + 1.37 * index + (1.3 - side) / 2, top + offset, side, image, **colours)
+        lefts = (3.75 + 1.37 * index + (1.3 - side) / 2 for index in range(len(images)))
+        places = [tile(figure, left, top + offset, side) for left in lefts]
+        show_maps(places, images, signed=name.startswith("kernels"))
 
 
 def _response(figure: Any, experiment: Experiment, outcome: Outcome, top: float) -> None:
     source = experiment.source
-    row, column = outcome.peak
+    row, column = outcome.peak.voxel
     _heading(
         figure, top, "4  Where the trained network responds over the whole slice (no synthetic lesion in it)",
         f"Accuracy on SYNTHETIC lesions in the untouched test part: {outcome.test_accuracy:.1%} (validation part, by "
@@ -141,11 +141,9 @@ def _response(figure: Any, experiment: Experiment, outcome: Outcome, top: float)
     )  # fmt: skip
     axes = _panel(figure, 0.4, top + 0.95, 8.2, 5.1)
     show_slice(axes, source, "Response over the slice; cross: its peak; yellow: the file's outline")
-    shown = axes.imshow(
-        np.ma.masked_less(np.nan_to_num(outcome.response), 0.3), cmap="autumn", vmin=0.3, vmax=1, alpha=0.55
-    )
-    axes.plot(column, row, "+", color="cyan", markersize=20, markeredgewidth=2.2)
-    down, right = outcome.peak_mm
+    shown = show_heat(axes, outcome.response)
+    show_peak(axes, outcome.peak, "cyan")
+    down, right = outcome.peak.offset_mm
     right_of_middle = column > source.pixels.shape[1] / 2
     axes.annotate(
         f"peak: row {row}, column {column} px\n= {down:.1f} mm down, {right:.1f} mm across",
@@ -162,9 +160,7 @@ def _response(figure: Any, experiment: Experiment, outcome: Outcome, top: float)
         axes = _panel(figure, left, top + 1.2, 2.75, 2.75)
         show_slice(axes, source, title, contour=True)
         if overlay:
-            axes.imshow(
-                np.ma.masked_less(np.nan_to_num(outcome.response), 0.3), cmap="autumn", vmin=0.3, vmax=1, alpha=0.45
-            )
+            show_heat(axes, outcome.response)
         axes.set_xlim(columns.mean() - view, columns.mean() + view)
         axes.set_ylim(rows.mean() + view, rows.mean() - view)
     where = "inside the outline" if outcome.inside else (

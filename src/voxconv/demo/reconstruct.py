@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv import nn
+from voxconv.demo.training import Show, train
 from voxconv.imaging import Scan, example_ct, read
 from voxconv.imaging.figures import new_figure, save, show_pixels
 from voxconv.imaging.scan import imported
@@ -20,7 +21,6 @@ from voxconv.imaging.scan import imported
 __all__ = ["PHOTONS", "Settings", "View", "draw", "low_dose", "notes", "once"]
 
 Array = npt.NDArray[Any]
-Show = Callable[[Iterable[int], int, str], Iterable[int]] | None
 
 QUESTION = "What did the slice look like before the synthetic low-dose noise?"
 
@@ -33,9 +33,10 @@ WATER = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Noisy copies for training and for test, crops seen in an epoch, and epochs."""
+    """Noisy copies for training, for validation and for test, crops seen in an epoch, and most epochs."""
 
     train: int = 24
+    validation: int = 4
     test: int = 4
     seen: int = 160
     epochs: int = 30
@@ -113,21 +114,23 @@ def once(data: Path | None, seed: int, settings: Settings, show: Show) -> tuple[
     metrics = imported("skimage.metrics", "scikit-image", "comparing images")
     scan = _slice(data)
     rng = np.random.default_rng(seed)
-    half = scan.pixels.shape[1] // 2
+    # Upper left: training; lower left: validation; right: test.
+    row, half = scan.pixels.shape[0] * 3 // 4, scan.pixels.shape[1] // 2
     centre, unit = scan.pixels[:, :half].mean(), scan.pixels[:, :half].std()
     if not unit:
         raise ValueError(f"reconstruct: the left half of the slice ({scan.title}) is of one grey value")
     clean = ((scan.pixels - centre) / unit).astype(np.float32)
-    noisy = clean + low_dose(scan, settings.train + settings.test, rng) / unit
-    known, asked = noisy[: settings.train, :, :half], noisy[settings.train :, :, half:]
-    truth, unseen = clean[:, :half], clean[:, half:]
+    copies = (settings.train, settings.validation, settings.test)
+    noisy = clean + low_dose(scan, sum(copies), rng) / unit
+    known, checked, asked = np.split(noisy, np.cumsum(copies[:2]))
+    known, checked, asked = known[:, :row, :half], checked[:, row:, :half], asked[:, :, half:]
+    truth, unseen = clean[:row, :half], clean[:, half:]
     low, high = np.percentile(clean, [0.5, 99.5])
 
     def psnr(image: Array, reference: Array) -> float:
         return float(metrics.peak_signal_noise_ratio(reference, image, data_range=high - low))
 
     model = build(rng)
-    optimizer = nn.AdamW(model.parameters(), lr=2e-3)
 
     def batches(rng: np.random.Generator) -> Iterable[tuple[Array, Array]]:
         for _ in range(settings.seen // 8):
@@ -141,9 +144,9 @@ def once(data: Path | None, seed: int, settings: Settings, show: Show) -> tuple[
                 noises.append((copy[box] - truth[box])[:: flip[0], :: flip[1]])
             yield np.stack(images)[:, None], np.stack(noises)[:, None]
 
-    nn.fit(
-        model, optimizer, nn.mse_loss, batches, settings.epochs, seed=seed, label="reconstruct", show=show,
-        schedule=nn.CosineAnnealingLR(optimizer, settings.epochs),
+    epoch = train(
+        model, nn.mse_loss, batches, (checked[:, None], (checked - clean[row:, :half])[:, None]), settings.epochs, 2e-3,
+        seed=seed, label="reconstruct", show=show,
     )  # fmt: skip
     results = {"low dose": asked, "network": asked - nn.predict(model, asked[:, None])[:, 0]}
     for name, strengths in classical().items():
@@ -159,6 +162,7 @@ def once(data: Path | None, seed: int, settings: Settings, show: Show) -> tuple[
     best_classical = max(figures[f"psnr_{key}"] for key in ("Gaussian", "total_variation", "non_local_means"))
     figures["gain_over_noisy_db"] = figures["psnr_network"] - figures["psnr_low_dose"]
     figures["gain_over_classical_db"] = figures["psnr_network"] - best_classical
+    figures["epoch"] = epoch
     shown = {"as in the file": unseen, **{name: images[0] for name, images in results.items()}}
     window = (float((scan.window[0] - centre) / unit), float((scan.window[1] - centre) / unit))
     return figures, View(shown, window)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from voxconv.demo import maps
 from voxconv.demo.lesions import Anatomy, Scene, planar, solid
-from voxconv.demo.maps import Settings, Show
+from voxconv.demo.maps import Settings
+from voxconv.demo.training import Show
 from voxconv.imaging.figures import new_figure, save, show_pixels, show_slice
 
 __all__ = ["Settings", "View", "draw", "notes", "once"]
@@ -34,10 +35,10 @@ class View:
 
 def _learn(anatomy: Anatomy, seed: int, settings: Settings, show: Show) -> tuple[dict[str, float], View]:
     rank = anatomy.image.ndim
-    model = maps.learn(anatomy, seed, settings, "segment", show)
+    model, epoch = maps.learn(anatomy, seed, settings, "segment", show)
     classical = maps.smoothed_threshold(anatomy, settings, seed)
     rng = np.random.default_rng([seed, rank, 1])
-    near = anatomy.near[..., anatomy.split :]
+    near = anatomy.near[anatomy.parts["test"]]
     scenes = [anatomy.scene("test", settings.lesions, rng) for _ in range(settings.scenes // (1 if rank == 2 else 2))]
     found = [(maps.probability(model, scene.image) > 0.5) & near for scene in scenes]
     plain = [classical(scene.image, near) for scene in scenes]
@@ -47,6 +48,7 @@ def _learn(anatomy: Anatomy, seed: int, settings: Settings, show: Show) -> tuple
         "dice": float(np.mean([maps.dice(f, scene.mask) for f, scene in zip(found, scenes, strict=True)])),
         "baseline_dice": float(np.mean([maps.dice(f, scene.mask) for f, scene in zip(plain, scenes, strict=True)])),
         "surface_mm": float(np.mean(distances)) if distances else float("nan"),
+        "epoch": epoch,
     }
     figures = {f"{name}_{rank}d": value for name, value in figures.items()}
     marked, whole = anatomy.scan.marked, None

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from voxconv.errors import MissingExtra, rejection
 
-__all__ = ["Scan", "default_window", "imported", "read_nifti", "resample"]
+__all__ = ["Peak", "Scan", "default_window", "imported", "peak_response", "read_nifti", "resample"]
 
 Array = npt.NDArray[Any]
 
@@ -84,6 +84,66 @@ class Scan:
             self, pixels=self.pixels[position], spacing=self.spacing[1:], origin=self.to_mm(index), axes=self.axes[1:],
             title=f"{self.title}, slice {position}", **cut,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """Where a response is highest.
+
+    Attributes
+    ----------
+    voxel : tuple of int
+        Index into the response: (row, column) or (slice, row, column).
+    value : float
+        The response there.
+    offset_mm : tuple of float
+        The index in mm, along the array's axes from the first voxel's centre.
+    patient_mm : (3,) ndarray
+        The place in mm along the patient's axes (left, back, head), as `Scan.to_mm` has it.
+    """
+
+    voxel: tuple[int, ...]
+    value: float
+    offset_mm: tuple[float, ...]
+    patient_mm: Array
+
+    def __str__(self) -> str:
+        """Voxel and place, such as ``row 7, column 9 (L 12.0, A 3.5, S 40.0 mm)``."""
+        names = ("slice", "row", "column")[-len(self.voxel) :]
+        voxel = ", ".join(f"{name} {index}" for name, index in zip(names, self.voxel, strict=True))
+        sides = (ends[int(mm < 0)] for ends, mm in zip(("LR", "PA", "SI"), self.patient_mm, strict=True))
+        place = ", ".join(f"{side} {abs(mm):.1f}" for side, mm in zip(sides, self.patient_mm, strict=True))
+        return f"{voxel} ({place} mm)"
+
+
+def peak_response(response: Array, scan: Scan) -> Peak:
+    """Find where a response over a scan is highest, in voxels and in millimetres.
+
+    Parameters
+    ----------
+    response : ndarray of the scan's shape
+        NaN where there is none.
+    scan : Scan
+        Whose spacing, origin and axes say where a voxel lies.
+
+    Returns
+    -------
+    Peak
+        The first one in the array's order, where there are several.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or there is no response at all.
+    """
+    if response.shape != scan.pixels.shape:
+        rule = "must be as large as the scan"
+        raise ValueError(rejection("peak_response", "response.shape", response.shape, rule, scan=scan.pixels.shape))
+    if not (~np.isnan(response)).any():
+        raise ValueError(rejection("peak_response", "response", "an array", "must hold a number besides NaN"))
+    voxel = tuple(int(index) for index in np.unravel_index(np.nanargmax(response), response.shape))
+    offset = tuple(index * mm for index, mm in zip(voxel, scan.spacing, strict=True))
+    return Peak(voxel, float(response[voxel]), offset, scan.to_mm(voxel))
 
 
 def default_window(pixels: Array) -> tuple[float, float]:
