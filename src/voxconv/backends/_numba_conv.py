@@ -13,7 +13,7 @@ from typing import Any
 from numba import njit, types
 
 from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS, job_type, pointer, record
-from voxconv.backends._numba_tiles import copy_row, dot_row, row_tile, tile
+from voxconv.backends._numba_tiles import copy_row, dot_row, row_tile, tiles
 
 _helper: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 # A helper has machine code of its own beside that of the kernel it is linked into: what holds tiles is inlined.
@@ -197,30 +197,6 @@ def spread_sums(
                 less = slope * value if slope != 0 else slope
                 at = q // pitch * job.spread_h * job.full_w + q % pitch * job.spread_w
                 to[at] = less if value < 0 else value
-
-
-@_inlined
-def tiles(
-    dtype: Any, rows: int, vectors: int, more: int, n: int, a: int, b: int, off: int, c: int, ldc: int, present: int,
-    full: int, y: int, plane: int, bias: int, places: int, slope: Any,
-) -> None:  # fmt: skip
-    """Run the tile of this size, or a larger one: sums and pixels have room for the largest."""
-    if rows == ROWS:
-        if vectors == 1:
-            tile(dtype, ROWS, 1, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope)
-        elif vectors == 2:
-            tile(dtype, ROWS, 2, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope)
-        else:
-            tile(dtype, ROWS, VECTORS, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope)
-    elif rows == 4:
-        if vectors <= VECTORS:
-            tile(dtype, 4, VECTORS, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope)
-        else:
-            tile(dtype, 4, LONE_VECTORS, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope)
-    elif vectors <= VECTORS:
-        tile(dtype, 1, VECTORS, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope)
-    else:
-        tile(dtype, 1, LONE_VECTORS, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope)
 
 
 def sweep(dtype: Any) -> Callable[..., None]:

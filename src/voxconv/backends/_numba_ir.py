@@ -58,6 +58,7 @@ class Vectors:
     def __init__(self, builder: ir.IRBuilder, scalar: ir.Type, element: Any) -> None:
         self.builder = builder
         self.scalar = scalar
+        self.element = element
         self.floating = isinstance(element, types.Float)
         self.signed = self.floating or element.signed
         self.size = element.bitwidth // 8
@@ -158,35 +159,39 @@ class Vectors:
         return self.builder.call(function, arguments)
 
 
-def emitted(constants: int) -> Callable[[Callable[..., None]], Any]:
-    """An intrinsic (element type, literals..., int64 or element...) -> None from an emitter of its code.
+def called(v: Vectors, emit: Callable[..., None], literals: list[int], operands: list[Any]) -> None:
+    """Call the code of an emitter (vectors, literals..., operands...).
 
     The code stands in a function of its own, one for each element type and set of literals, so that a kernel
     stays small: LLVM's passes take longer than in proportion to a function's length.
     """
+    module = v.builder.module
+    name = "_".join(["vox", emit.__name__, str(v.element), *map(str, literals)])
+    function = module.globals.get(name)
+    if function is None:
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in operands])
+        function = ir.Function(module, kind, name)
+        function.linkage = "internal"
+        function.attributes.add("nounwind")
+        function.attributes.add("noinline")
+        inner = ir.IRBuilder(function.append_basic_block())
+        emit(Vectors(inner, v.scalar, v.element), *literals, *function.args)
+        inner.ret_void()
+    v.builder.call(function, operands)
+
+
+def emitted(constants: int) -> Callable[[Callable[..., None]], Any]:
+    """An intrinsic (element type, literals..., int64 or element...) -> None from an emitter of its code."""
 
     def decorate(emit: Callable[..., None]) -> Any:
         def typing(context: Any, dtype: Any, *arguments: Any) -> Any:
             element = dtype.instance_type
             literals = [argument.literal_value for argument in arguments[:constants]]
-            rest = [
-                element if isinstance(argument, types.Float) else types.int64 for argument in arguments[constants:]
-            ]
-            name = "_".join(["vox", emit.__name__, str(element), *map(str, literals)])
+            rest = [element if isinstance(argument, types.Float) else types.int64 for argument in arguments[constants:]]
 
             def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-                operands = values[1 + constants :]
-                kind = ir.FunctionType(ir.VoidType(), [value.type for value in operands])
-                function = builder.module.globals.get(name)
-                if function is None:
-                    function = ir.Function(builder.module, kind, name)
-                    function.linkage = "internal"
-                    function.attributes.add("nounwind")
-                    function.attributes.add("noinline")
-                    inner = ir.IRBuilder(function.append_basic_block())
-                    emit(Vectors(inner, context.get_value_type(element), element), *literals, *function.args)
-                    inner.ret_void()
-                builder.call(function, operands)
+                v = Vectors(builder, context.get_value_type(element), element)
+                called(v, emit, literals, list(values[1 + constants :]))
                 return context.get_dummy_value()
 
             return types.void(dtype, *arguments[:constants], *rest), codegen

@@ -7,7 +7,18 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from voxconv.backends._numba_ir import INT32, INT64, Vectors, emitted, int64, typed
+from voxconv.backends._numba_ir import (
+    INT32,
+    INT64,
+    LONE_VECTORS,
+    ROWS,
+    VECTORS,
+    Vectors,
+    called,
+    emitted,
+    int64,
+    typed,
+)
 
 
 def activated(v: Vectors, totals: list[Any], slope: Any) -> list[Any]:
@@ -98,6 +109,21 @@ def _tile(
                 v.store(result, place)
         with finished:
             _put(v, rows, vectors, results, present, full, y, plane, bias, places, slope)
+
+
+TILES = {4: (VECTORS, LONE_VECTORS), 1: (VECTORS, LONE_VECTORS)} | {ROWS: (1, 2, VECTORS)}
+"""Vectors of the tiles that there are, by their rows."""
+
+
+def _tiles(v: Vectors, rows: Any, vectors: Any, *arguments: Any) -> None:
+    """Run the tile of this size, or a wider one: sums and pixels have room for the widest."""
+    builder = v.builder
+    for height, widths in TILES.items():
+        with builder.if_then(builder.icmp_signed("==", rows, int64(height))):
+            for narrower, width in zip((0, *widths), widths, strict=False):
+                above = builder.icmp_signed(">", vectors, int64(narrower))
+                with builder.if_then(builder.and_(above, builder.icmp_signed("<=", vectors, int64(width)))):
+                    called(v, _tile, [height, width], list(arguments))
 
 
 def _put(
@@ -217,12 +243,12 @@ def _copy_row(v: Vectors, step: int, to: Any, source: Any, low: Any, high: Any, 
 
 
 @typed
-def tile(
+def tiles(
     context, dtype, rows, vectors, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope
 ):  # fmt: skip
-    """See `_tile`."""
-    arguments = more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope
-    return emitted(2)(_tile)(context, dtype, rows, vectors, *arguments)
+    """See `_tiles`."""
+    arguments = rows, vectors, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope
+    return emitted(0)(_tiles)(context, dtype, *arguments)
 
 
 @typed

@@ -16,15 +16,18 @@ __all__ = ["Ours"]
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """A backend, with "auto" or a forced algorithm."""
+    """A backend, with "auto" or a forced algorithm, and a precision."""
 
     backend: str = "native"
     algorithm: str = "auto"
+    precision: str = "default"
 
     @property
     def name(self) -> str:
-        """Backend, and the algorithm if it is forced."""
-        return self.backend if self.algorithm == "auto" else f"{self.backend}-{self.algorithm}"
+        """Backend, and the algorithm if it is forced, or else "strict"."""
+        if self.algorithm != "auto":
+            return f"{self.backend}-{self.algorithm}"
+        return self.backend if self.precision == "default" else f"{self.backend}-{self.precision}"
 
     def facts(self) -> dict[str, str]:
         """Version, precision, layout, what is done before the clock starts."""
@@ -40,7 +43,7 @@ class Ours:
         elif task.threads > 1:
             raise Unsupported("this backend uses one thread")
         if isinstance(task.layer, Network):
-            if self.algorithm != "auto":
+            if (self.algorithm, self.precision) != ("auto", "default"):
                 raise Unsupported("a network's layers choose for themselves")
             return steps(ours(task.layer, task.x, task.layer.model(task.dtype, self.backend)))
         out: dict[str, Any] = {"out": np.empty(task.shape, task.dtype)} if task.warm else {}
@@ -53,11 +56,11 @@ class Ours:
             if layer.kind == "conv" and task.operation == "forward":
                 planned = getattr(plan, f"plan_conv{layer.rank}d")(
                     layer.input_shape, task.w, task.b, layer.stride, layer.padding, layer.dilation, layer.groups,
-                    algorithm=self.algorithm, **options,
+                    algorithm=self.algorithm, precision=self.precision, **options,
                 )  # fmt: skip
                 return (lambda: planned(task.x, **out)), np.asarray
             if layer.kind == "conv":
-                options["algorithm"] = self.algorithm
+                options.update(algorithm=self.algorithm, precision=self.precision)
             elif self.algorithm != "auto":
                 raise Unsupported("pooling has one algorithm")
             call(task, **options, **out)
