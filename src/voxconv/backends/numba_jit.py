@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -100,14 +100,17 @@ def _threads() -> int:
 
 
 def _run(name: str, dtype: np.dtype[Any], record: Array, items: int, threads: int | None = None) -> None:
+    _share(_kernel(name, dtype)[0], record, items, threads or _threads())
+
+
+def _share(kernel: Any, record: Array, items: int, threads: int) -> None:
     """Run all items of a job, on the library's own threads; between two slices of time Python sees its signals."""
-    kernel = _kernel(name, dtype)[0]
     if lib is None:
         job = _address(record)
         for item in range(items):
             kernel(job, item, 0)
         return
-    threads, cursor = threads or _threads(), ffi.new(_CURSOR)
+    cursor = ffi.new(_CURSOR)
     while lib.vox_share(items, threads, kernel, ffi.from_buffer(record), cursor) == lib.VOX_AGAIN:
         pass
 
@@ -203,12 +206,33 @@ def _packed_size(sweep: Sweep) -> int:
     return sweep.groups * padded_outs(sweep.outs) * sweep.terms
 
 
-class Packed(NamedTuple):
-    """A weight, for each sweep its panels and their address, and whether all of it is finite."""
+class Packed:
+    """A weight in panels for each sweep, whether all of it is finite, and what a call with it needs.
 
-    weight: Array
-    panels: list[tuple[Array, int]]
-    finite: bool
+    A planned call of a small layer is mostly the way to its kernel, so what does not change from call to call is
+    found once, for each number of threads.
+    """
+
+    __slots__ = ("_calls", "_made_for", "finite", "no_bias", "panels", "weight")
+
+    def __init__(
+        self, made_for: tuple[ConvProblem, str, str], weight: Array, panels: list[Array], *, finite: bool, outs: int
+    ) -> None:
+        self._made_for, self._calls = made_for, dict[int, tuple[Sweeps, list[tuple[Any, Array, int]]]]()
+        self.weight, self.panels, self.finite = weight, panels, finite
+        self.no_bias = np.full(outs, -0.0, weight.dtype)  # adding it changes nothing, not even the sign of a zero
+
+    def calls(self, threads: int) -> tuple[Sweeps, list[tuple[Any, Array, int]]]:
+        """The sweeps, and of each its kernel, its record with the address of its panels, and its items."""
+        found = self._calls.get(threads)
+        if found is None:
+            sweeps, calls = sweeps_of(*self._made_for, threads), []
+            for sweep, panel in zip(sweeps.each, self.panels, strict=True):
+                record = sweep.record.copy()
+                record[3] = _address(panel)
+                calls.append((_kernel(sweep.kernel, self.weight.dtype)[0], record, sweep.items))
+            found = self._calls[threads] = sweeps, calls
+        return found
 
 
 def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) -> Packed:
@@ -219,39 +243,31 @@ def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) ->
         addresses = map(_address, (weight, panel, sweep.wrow, sweep.woff))
         job = table([1, *addresses, problem.groups, sweep.outs, sweep.terms, padded_outs(sweep.outs)])
         _run("pack", problem.dtype, job, problem.groups)
-        panels.append((panel, _address(panel)))
+        panels.append(panel)
         finite = finite and bool(job[0])
-    return Packed(weight.reshape(-1), panels, finite)
+    outs = problem.c if operation == "conv_input_grad" else problem.k
+    return Packed((problem, operation, algorithm), weight.reshape(-1), panels, finite=finite, outs=outs)
 
 
-def _convolve(
-    problem: ConvProblem, operation: str, algorithm: str, x: Array, packed: Packed, bias: Array | None, out: Array
-) -> None:
+def _convolve(problem: ConvProblem, x: Array, packed: Packed, bias: Array | None, out: Array) -> None:
     threads = _threads()
-    sweeps = sweeps_of(problem, operation, algorithm, threads)
-    dtype = problem.dtype
-    bias = _no_bias(out.shape[1], dtype) if bias is None else bias
+    sweeps, calls = packed.calls(threads)
+    bias = packed.no_bias if bias is None else bias
     if not sweeps.complete:
-        slope = dtype.type(problem.activation.slope or 0.0 if problem.activation else 1.0)
-        shown = np.where(bias < 0, slope * bias if slope else slope, bias + dtype.type(0))
+        kind = problem.dtype.type
+        slope = kind(problem.activation.slope or 0.0 if problem.activation else 1.0)
+        shown = np.where(bias < 0, slope * bias if slope else slope, bias + kind(0))
         out[...] = shown.reshape(-1, *(1,) * problem.rank)
     if not packed.finite:  # zeros in place of padding would turn these weights to NaN
         _convolve_exactly(problem, sweeps, x, packed, bias, out)
         return
     scratch = _take(threads * sweeps.scratch)
-    places = _address(x), _address(out), scratch.start
-    bias_address = _address(bias)
-    for sweep, (_, panel) in zip(sweeps.each, packed.panels, strict=True):
-        job = sweep.record.copy()
-        job[0], job[1], job[2], job[3], job[4] = *places, panel, bias_address  # quicker than a slice of five
-        _run(sweep.kernel, dtype, job, sweep.items, threads)
+    from_x, to_y, from_bias = _address(x), _address(out), _address(bias)
+    for kernel, record, items in calls:
+        job = record.copy()
+        job[0], job[1], job[2], job[4] = from_x, to_y, scratch.start, from_bias  # quicker than a slice
+        _share(kernel, job, items, threads)
     _give(scratch)
-
-
-@cache
-def _no_bias(channels: int, dtype: np.dtype[Any]) -> Array:
-    """-0.0 for each channel: adding it changes nothing, not even the sign of a zero."""
-    return np.full(channels, -0.0, dtype)
 
 
 def _convolve_exactly(
@@ -272,14 +288,14 @@ def conv(
     most_threads: int | None = None,
 ) -> None:  # fmt: skip
     """Forward pass."""
-    _convolve(problem, "conv", algorithm, x, packed, bias, out)
+    _convolve(problem, x, packed, bias, out)
 
 
 def conv_input_grad(
     problem: ConvProblem, algorithm: str, grad_output: Array, packed: Any, bias: Array | None, out: Array
 ) -> None:
     """Gradient to the input, and transposed convolution."""
-    _convolve(problem, "conv_input_grad", algorithm, grad_output, packed, bias, out)
+    _convolve(problem, grad_output, packed, bias, out)
 
 
 def conv_weight_grad(problem: ConvProblem, algorithm: str, x: Array, grad_output: Array, out: Array) -> None:
