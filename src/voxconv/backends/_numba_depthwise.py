@@ -9,19 +9,18 @@ from numba import types
 
 from voxconv.backends._numba_ir import ROWS, VECTOR_BYTES, job_type, pointer, record
 from voxconv.backends._numba_pool import taps_met
-from voxconv.backends._numba_rows import MASKED, NARROW, WHOLE, planes_tile, taps_edge, taps_inside
+from voxconv.backends._numba_rows import planes, taps_edge, taps_inside
 
 DEPTHWISE = job_type(
     """
-    x y scratch w bias off* each images groups terms run parts per_part batch taps_d move_d size* outputs* step* low*
+    x y scratch w bias off* each images groups terms run parts per_part taps_d move_d size* outputs* step* low*
     high* slope
     """
 )
 """y[image, q] = bias + sum over t of w[image % groups, t] * x[image, q * step + (off_d, off_h, off_w)[t]].
 
 ``low`` and ``high`` are the least and the greatest offset of an axis; in depth, ``taps_d`` are ``move_d`` apart.  An
-item is ``run`` images, ``batch`` of them at a time, and ``per_part`` of their (depth, row) lines of outputs; its
-scratch holds tables of the taps.
+item is ``run`` images and ``per_part`` of their (depth, row) lines of outputs; its scratch holds tables of the taps.
 """
 
 BLOCK = 4
@@ -103,59 +102,33 @@ def depthwise(dtype: Any) -> Callable[..., None]:
 def square(size: int, step: int) -> Callable[[Any], Callable[..., None]]:
     """What makes the sum of `DEPTHWISE` for size x size neighbouring taps in a slice, at a stride of 1 or 2."""
     rows = 7 if ROWS == 8 and size == 3 else 4
-    narrow = NARROW if step == 2 else MASKED
 
     def make(dtype: Any) -> Callable[..., None]:
         itemsize = dtype.bitwidth // 8
-        lanes = VECTOR_BYTES // itemsize
-        few = lanes // 2 if step == 2 else 0
-        reach = (lanes - 1) * step + (size if step == 1 else size + 1)
 
         def kernel(jobs: Any, item: int, slot: int) -> None:
             job = record(jobs)
             part, image = item % job.parts, item // job.parts * job.run
             past = min(image + job.run, job.images)
-            height, width, columns = job.size_h, job.size_w, job.outputs_w
-            source, target = job.size_d * height * width, job.outputs_d * job.outputs_h * columns
+            slice_x, slice_y = job.size_h * job.size_w, job.outputs_h * job.outputs_w
+            source, target = job.size_d * slice_x, job.outputs_d * slice_y
             last = min((part + 1) * job.per_part, job.outputs_d * job.outputs_h)
-            slope, n = dtype(job.slope), job.terms
             while image < past:
                 channel = image % job.groups
-                count = min(min(job.batch, past - image), job.groups - channel)
-                bias = job.bias + channel * itemsize
+                count = min(past - image, job.groups - channel)
                 line = part * job.per_part
                 while line < last:
                     d, begin = line // job.outputs_h, line % job.outputs_h
                     end = min(job.outputs_h, begin + last - line)
                     depth = d * job.step_d + job.low_d
                     low, high = taps_met(depth, job.taps_d, job.move_d, job.size_d)
-                    depth += low * job.move_d
-                    w, slices = job.w + (channel * n + low * size * size) * itemsize, high - low
-                    apart = job.move_d * height * width
-                    for h in range(begin, end, rows):
-                        # The last tile of rows or columns begins early enough to be full where there is room.
-                        top = max(begin, min(h, end - rows))
-                        above, tall = top * step + job.low_h, end - top
-                        for j in range(0, columns, lanes):
-                            left = max(0, min(j, columns - lanes))
-                            side, wide = left * step + job.low_w, columns - left
-                            x = job.x + (image * source + (depth * height + above) * width + side) * itemsize
-                            y = job.y + (image * target + (d * job.outputs_h + top) * columns + left) * itemsize
-                            if wide <= few:
-                                planes_tile(
-                                    dtype, size, step, rows, narrow, y, x, w, bias, count, target, source, n, slices,
-                                    apart, above, height, side, width, columns, tall, wide, slope,
-                                )  # fmt: skip
-                            elif wide >= lanes and side >= 0 and side + reach <= width:
-                                planes_tile(
-                                    dtype, size, step, rows, WHOLE, y, x, w, bias, count, target, source, n, slices,
-                                    apart, above, height, side, width, columns, tall, wide, slope,
-                                )  # fmt: skip
-                            else:
-                                planes_tile(
-                                    dtype, size, step, rows, MASKED, y, x, w, bias, count, target, source, n, slices,
-                                    apart, above, height, side, width, columns, tall, wide, slope,
-                                )  # fmt: skip
+                    planes(
+                        dtype, size, step, rows, job.y + (image * target + d * slice_y) * itemsize,
+                        job.x + (image * source + (depth + low * job.move_d) * slice_x) * itemsize,
+                        job.w + (channel * job.terms + low * size * size) * itemsize, job.bias + channel * itemsize,
+                        count, target, source, job.terms, high - low, job.move_d * slice_x, begin, end, job.low_h,
+                        job.size_h, job.low_w, job.size_w, job.outputs_w, dtype(job.slope),
+                    )  # fmt: skip
                     line += end - begin
                 image += count
 

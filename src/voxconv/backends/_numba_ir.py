@@ -122,13 +122,30 @@ class Vectors:
         """Mask of the lanes whose number is in [low, high); numbers are at least 0."""
         lanes = ir.Constant(ir.VectorType(INT32, self.lanes), numbers)
         most = int64(max(numbers) + 1)
-        low, high = (self._least(self._least(bound, int64(0), ">"), most, "<") for bound in (low, high))
+        low, high = (self.lesser(self.greater(bound, int64(0)), most) for bound in (low, high))
         low, high = (self.splat(self.builder.trunc(bound, INT32)) for bound in (low, high))
         above, below = self.builder.icmp_signed(">=", lanes, low), self.builder.icmp_signed("<", lanes, high)
         return self.builder.and_(above, below)
 
-    def _least(self, a: ir.Value, b: ir.Value, order: str) -> ir.Value:
-        return self.builder.select(self.builder.icmp_signed(order, a, b), a, b)
+    def bits(self, low: ir.Value, high: ir.Value) -> ir.Value:
+        """An integer with a bit for each of 63 elements from some place on: whether its number is in [low, high)."""
+
+        def below(bound: ir.Value) -> ir.Value:
+            bound = self.lesser(self.greater(bound, int64(0)), int64(63))
+            return self.builder.shl(int64(1), bound)
+
+        return self.builder.and_(self.builder.sub(below(high), int64(1)), self.builder.neg(below(low)))
+
+    def mask(self, bits: ir.Value, first: int = 0) -> ir.Value:
+        """The mask of those `bits` that begin with this one."""
+        few = self.builder.trunc(self.builder.lshr(bits, int64(first)), ir.IntType(self.lanes))
+        return self.builder.bitcast(few, ir.VectorType(ir.IntType(1), self.lanes))
+
+    def lesser(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
+
+    def greater(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.builder.select(self.builder.icmp_signed(">", a, b), a, b)
 
     def load_masked(self, address: ir.Value, mask: ir.Value, other: float = 0) -> ir.Value:
         """``other`` where the mask is off; nothing is read there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,8 +26,11 @@ def _taps_loop(v: Vectors, vectors: int, n: Any, w: Any, off: Any, load: Callabl
 
 
 def _rows(v: Vectors, rows: int, base: Any, pitch: Any) -> list[Any]:
-    """Addresses of so many rows, ``pitch`` elements apart."""
-    return [v.address(base, v.builder.mul(pitch, int64(r))) for r in range(rows)]
+    """Addresses of so many rows, ``pitch`` elements apart: a sum each, where products would wait on the stack."""
+    addresses, step = [base], v.address(int64(0), pitch)
+    for _ in range(rows - 1):
+        addresses.append(v.builder.add(addresses[-1], step))
+    return addresses
 
 
 def _taps_inside(
@@ -66,36 +69,21 @@ def _taps_edge(
 
 
 WHOLE, MASKED, NARROW = range(3)
-"""How `planes_tile` reads a line: whole, by masks, or by masks where no more than half of the lanes are wanted."""
+"""How a line is read: whole, by masks, or by masks where no more than half of the lanes are wanted."""
 
 
-def _planes_tile(
-    v: Vectors, kernel: int, step: int, rows: int, form: int, y: Any, x: Any, w: Any, bias: Any, count: Any, plane: Any,
-    image: Any, terms: Any, slices: Any, slice_step: Any, top: Any, height: Any, left: Any, width: Any, pitch: Any,
-    tall: Any, wide: Any, slope: Any,
-) -> None:  # fmt: skip
-    """Some rows of one vector of outputs of a kernel x kernel sum, of ``count`` planes one after the other.
+def _line_taps(v: Vectors, kernel: int, step: int, form: int, there: Any = None) -> Callable[[Any], list[Any]]:
+    """What loads a line's elements from an address on: for each tap those of all lanes.
 
-    y[j * pitch + l] = bias + sum over z < slices, a, b < kernel of
-    w[z, a, b] * x[z * slice_step + (j * step + a) * width + l * step + b] for j < tall and l < wide, where of all
-    ``rows`` x lanes less may be wanted.  x points to the plane's row ``top`` and column ``left``; what is outside of
-    its height and width is not read.  A line is loaded once for all sums that want it, and weights stay in registers.
+    ``there`` has a bit for each element that may be read, unless the form is `WHOLE`.  At a step of 2 even and odd
+    taps come from the same two loads.
     """
     builder = v.builder
-    lanes = list(range(v.lanes))
     loads = kernel if step == 1 else kernel + kernel % 2
     places = [t if step == 1 else t // 2 * 2 + t % 2 * v.lanes for t in range(loads)]
-    masks = None
-    if form != WHOLE:
-        starts = [builder.add(left, int64(place)) for place in places]
-        masks = [v.within(lanes, builder.neg(start), builder.sub(width, start)) for start in starts]
-    stored = v.within(lanes, int64(0), wide)
-    there = [
-        builder.icmp_unsigned("<", builder.add(top, int64(i)), height) for i in range((rows - 1) * step + kernel)
-    ]
+    masks = [] if form == WHOLE else [v.mask(there, place) for place in places]
 
     def taps(line: Any) -> list[Any]:
-        """A line's elements for each tap of all lanes; at step 2 even and odd ones come from the same two loads."""
         found = []
         for t, place in enumerate(places):
             if form == NARROW and t % 2:
@@ -108,13 +96,103 @@ def _planes_tile(
         pick = [ir.Constant(ir.VectorType(INT32, v.lanes), list(range(odd, 2 * v.lanes, 2))) for odd in range(2)]
         return [builder.shuffle_vector(found[t // 2 * 2], found[t // 2 * 2 + 1], pick[t % 2]) for t in range(kernel)]
 
-    def add_slice(x: Any, w: Any, z: Any, sums: list[Any]) -> list[Any]:
-        source, weights = v.address(x, builder.mul(z, slice_step)), v.address(w, builder.mul(z, int64(kernel * kernel)))
+    return taps
+
+
+def _planes(
+    v: Vectors, kernel: int, step: int, rows: int, y: Any, x: Any, w: Any, bias: Any, count: Any, plane: Any,
+    image: Any, terms: Any, slices: Any, slice_step: Any, begin: Any, end: Any, low_h: Any, height: Any, low_w: Any,
+    width: Any, columns: Any, slope: Any,
+) -> None:  # fmt: skip
+    """Lines [begin, end) of a kernel x kernel sum in ``count`` planes, one after the other.
+
+    y[j, l] = bias + sum over z < slices, a, b < kernel of
+    w[z, a, b] * x[z * slice_step + (j * step + low_h + a) * width + l * step + low_w + b] for l < columns, where what
+    is outside of x's height and width is not read.  Planes are ``plane`` apart in y and ``image`` in x, their weights
+    ``terms``.  It goes in tiles of ``rows`` lines and a vector of columns: a line is loaded once for all sums that
+    want it, and weights stay in registers.
+    """
+    builder, lanes = v.builder, v.lanes
+    reach = (lanes - 1) * step + (kernel if step == 1 else kernel + 1)
+
+    def last_full(at: Any, low: Any, high: Any, count: int) -> Any:
+        """Where the last tile begins early enough to be full, if there is room."""
+        return v.greater(low, v.lesser(at, builder.sub(high, int64(count))))
+
+    def bits(left: Any) -> list[Any]:
+        """Of a tile at this column: which elements of a line of x and which lanes are inside."""
+        side = builder.add(builder.mul(left, int64(step)), low_w)
+        inside = v.bits(builder.neg(side), builder.sub(width, side))
+        return [inside, v.bits(int64(0), builder.sub(columns, left))]
+
+    end_column = last_full(columns, int64(0), columns, lanes)
+    at_ends = bits(int64(0)), bits(end_column)
+
+    def bits_known(left: Any) -> list[Any]:
+        """As `bits`; most ragged tiles are a line's first or last, and these do not wait for the answer."""
+        begins, ends = (builder.icmp_signed("==", left, end) for end in (int64(0), end_column))
+        known, before = [builder.select(begins, *pair) for pair in zip(*at_ends, strict=True)], builder.block
+        with builder.if_then(builder.not_(builder.or_(begins, ends)), likely=False):
+            computed, within = bits(left), builder.block
+        return [_either(v, a, before, b, within) for a, b in zip(known, computed, strict=True)]
+
+    with cgutils.for_range(builder, count) as loop:
+        source, weights, to, start = (
+            v.address(base, builder.mul(loop.index, move))
+            for base, move in ((x, image), (w, terms), (y, plane), (bias, int64(1)))
+        )
+        with cgutils.for_range_slice(builder, begin, end, int64(rows)) as (h, _):
+            top = last_full(h, begin, end, rows)
+            above = builder.add(builder.mul(top, int64(step)), low_h)
+            there = [
+                builder.icmp_unsigned("<", builder.add(above, int64(i)), height)
+                for i in range((rows - 1) * step + kernel)
+            ]
+            wanted = [builder.icmp_signed("<", builder.add(top, int64(j)), end) for j in range(rows)]
+            line_x = v.address(source, builder.mul(above, width))
+            line_y = v.address(to, builder.mul(top, columns))
+            with cgutils.for_range_slice(builder, int64(0), columns, int64(lanes)) as (at, _):
+                left = last_full(at, int64(0), columns, lanes)
+                side, wide = builder.add(builder.mul(left, int64(step)), low_w), builder.sub(columns, left)
+                tile = partial(
+                    _planes_tile, v, kernel, step, rows, _rows(v, rows, v.address(line_y, left), columns),
+                    v.address(line_x, side), weights, start, slices, slice_step, there, wanted, width, slope,
+                )  # fmt: skip
+                fits = builder.icmp_signed("<=", builder.add(side, int64(reach)), width)
+                inside = builder.and_(builder.icmp_signed(">=", side, int64(0)), fits)
+                whole = builder.and_(inside, builder.icmp_signed(">=", wide, int64(lanes)))
+                with builder.if_else(whole) as (quick, ragged):
+                    with quick:
+                        tile(WHOLE)
+                    with ragged:
+                        known = bits_known(left)
+                        if step == 1:
+                            tile(MASKED, known)
+                        else:
+                            few = builder.icmp_signed("<=", wide, int64(lanes // 2))
+                            with builder.if_else(few) as (narrow, broad):
+                                with narrow:
+                                    tile(NARROW, known)
+                                with broad:
+                                    tile(MASKED, known)
+
+
+def _planes_tile(
+    v: Vectors, kernel: int, step: int, rows: int, y: list[Any], x: Any, w: Any, bias: Any, slices: Any,
+    slice_step: Any, there: list[Any], wanted: list[Any], width: Any, slope: Any, form: int, bits: Sequence[Any] = (),
+) -> None:  # fmt: skip
+    """A tile of `_planes`, for those lines of x that are there, those of y wanted, and ``bits`` of them."""
+    builder = v.builder
+    taps = _line_taps(v, kernel, step, form, *bits[:1])
+
+    def add_slice(z: Any, sums: list[Any]) -> list[Any]:
+        lines = _rows(v, len(there), v.address(x, builder.mul(z, slice_step)), width)
+        weights = v.address(w, builder.mul(z, int64(kernel * kernel)))
         weight = [v.splat(v.load_scalar(v.address(weights, t))) for t in range(kernel * kernel)]
         for i, inside in enumerate(there):
             before, results = builder.block, list(sums)
             with builder.if_then(inside):
-                line = taps(v.address(source, builder.mul(width, int64(i))))
+                line = taps(lines[i])
                 for t in range(kernel):
                     for j in range(rows):
                         if 0 <= i - j * step < kernel:
@@ -124,20 +202,15 @@ def _planes_tile(
                     for old, new in zip(sums, results, strict=True)]  # fmt: skip
         return sums
 
-    with cgutils.for_range(builder, count) as loop:
-        move = builder.mul(loop.index, int64(v.size))
-        source = builder.add(x, builder.mul(move, image))
-        weights = builder.add(w, builder.mul(move, terms))
-        zero = [v.constant(0.0)] * rows
-        sums = _loop(v, slices, zero, partial(add_slice, source, weights))
-        results = finish_sums(v, sums, v.load_scalar(builder.add(bias, move)), slope)
-        to = builder.add(y, builder.mul(move, plane))
-        for j, (result, place) in enumerate(zip(results, _rows(v, rows, to, pitch), strict=True)):
-            with builder.if_then(builder.icmp_signed("<", int64(j), tall)):
-                if form == WHOLE:
-                    v.store(result, place)
-                else:
-                    v.store_masked(result, place, stored)
+    sums = _loop(v, slices, [v.constant(0.0)] * rows, add_slice)
+    results = finish_sums(v, sums, v.load_scalar(bias), slope)
+    stored = v.mask(bits[1]) if bits else None
+    for result, place, asked in zip(results, y, wanted, strict=True):
+        with builder.if_then(asked):
+            if stored is None:
+                v.store(result, place)
+            else:
+                v.store_masked(result, place, stored)
 
 
 def _either(v: Vectors, a: Any, from_a: Any, b: Any, from_b: Any) -> Any:
@@ -353,16 +426,16 @@ def taps_edge(context, dtype, rows, y, ldy, x, ldx, n, w, off, shift, at, count,
 
 
 @typed
-def planes_tile(
-    context, dtype, kernel, step, rows, form, y, x, w, bias, count, plane, image, terms, slices, slice_step, top,
-    height, left, width, pitch, tall, wide, slope,
+def planes(
+    context, dtype, kernel, step, rows, y, x, w, bias, count, plane, image, terms, slices, slice_step, begin, end,
+    low_h, height, low_w, width, columns, slope,
 ):  # fmt: skip
-    """See `_planes_tile`."""
+    """See `_planes`."""
     arguments = (
-        y, x, w, bias, count, plane, image, terms, slices, slice_step, top, height, left, width, pitch, tall, wide,
+        y, x, w, bias, count, plane, image, terms, slices, slice_step, begin, end, low_h, height, low_w, width, columns,
         slope,
     )  # fmt: skip
-    return emitted(4)(_planes_tile)(context, dtype, kernel, step, rows, form, *arguments)
+    return emitted(3)(_planes)(context, dtype, kernel, step, rows, *arguments)
 
 
 @typed

@@ -46,9 +46,6 @@ CHUNK_PIXELS = 256
 WEIGHT_PANEL_BYTES = 384 << 10
 """Aim for the copy of the input that such a chunk reads; gy is turned round once for each block of its channels."""
 
-BATCH_BYTES = 16 << 10
-"""Planes of a depthwise sum that a tile visits one after the other before the next tile does: they stay in L1."""
-
 BOX_PIXELS = 1024
 """Most outputs of a box along one axis."""
 
@@ -318,12 +315,11 @@ def _depthwise_sweep(
     parts = _ceil(lines, per_part)
     each = _ceil(terms * (3 * 8 + problem.dtype.itemsize), 64) * 64
     activation = problem.activation
-    planes = lines * columns + math.prod(axis.size for axis in axes)
     square = square_of(axes)
     record = record_of(
         DEPTHWISE, off=[t.ctypes.data for t in tables], each=each,
         images=images, groups=problem.groups, terms=terms, run=run, parts=parts, per_part=per_part,
-        batch=max(1, BATCH_BYTES // (planes * problem.dtype.itemsize)), taps_d=len(moves[0]),
+        taps_d=len(moves[0]),
         move_d=moves[0][1] - moves[0][0] if len(moves[0]) > 1 else 1, low=list(map(min, moves)),
         high=list(map(max, moves)),
         slope=1.0 if activation is None else activation.slope or 0.0,
