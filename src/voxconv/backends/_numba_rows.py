@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -99,6 +98,10 @@ def _line_taps(v: Vectors, kernel: int, step: int, form: int, there: Any = None)
     return taps
 
 
+BATCH = 8
+"""Narrow planes that a tile visits before the next tile does: they stay in L1."""
+
+
 def _planes(
     v: Vectors, kernel: int, step: int, rows: int, y: Any, x: Any, w: Any, bias: Any, count: Any, plane: Any,
     image: Any, terms: Any, slices: Any, slice_step: Any, begin: Any, end: Any, low_h: Any, height: Any, low_w: Any,
@@ -136,45 +139,63 @@ def _planes(
             computed, within = bits(left), builder.block
         return [_either(v, a, before, b, within) for a, b in zip(known, computed, strict=True)]
 
-    with cgutils.for_range(builder, count) as loop:
-        source, weights, to, start = (
-            v.address(base, builder.mul(loop.index, move))
-            for base, move in ((x, image), (w, terms), (y, plane), (bias, int64(1)))
-        )
+    def lines_of(h: Any) -> tuple[Any, list[Any], list[Any]]:
+        """Of the tile at this line: where it begins, which lines of x are there and which of y are wanted."""
+        top = last_full(h, begin, end, rows)
+        above = builder.add(builder.mul(top, int64(step)), low_h)
+        reads = range((rows - 1) * step + kernel)
+        there = [builder.icmp_unsigned("<", builder.add(above, int64(i)), height) for i in reads]
+        return top, there, [builder.icmp_signed("<", builder.add(top, int64(j)), end) for j in range(rows)]
+
+    def tile(number: Any, lines: tuple[Any, list[Any], list[Any]], left: Any, form: int, known: Sequence[Any]) -> None:
+        """The tile of a plane at these lines and this column."""
+        top, there, wanted = lines
+        column = builder.add(builder.mul(left, int64(step)), low_w)
+        line = builder.mul(builder.add(builder.mul(top, int64(step)), low_h), width)
+        from_x = builder.add(builder.mul(number, image), builder.add(line, column))
+        to = builder.add(builder.mul(number, plane), builder.add(builder.mul(top, columns), left))
+        _planes_tile(
+            v, kernel, step, rows, _rows(v, rows, v.address(y, to), columns), v.address(x, from_x),
+            v.address(w, builder.mul(number, terms)), v.address(bias, number), slices, slice_step, there, wanted, width,
+            slope, form, known,
+        )  # fmt: skip
+
+    def narrow_planes(form: int) -> None:
+        """Planes of one tile's width: a tile meets several of them, so that what it is made of is found once."""
+        with cgutils.for_range_slice(builder, int64(0), count, int64(BATCH)) as (group, _):
+            past = v.lesser(builder.add(group, int64(BATCH)), count)
+            with cgutils.for_range_slice(builder, begin, end, int64(rows)) as (h, _):
+                lines = lines_of(h)
+                with cgutils.for_range_slice(builder, group, past, int64(1)) as (number, _):
+                    tile(number, lines, int64(0), form, at_ends[0])
+
+    def wide_plane(number: Any) -> None:
+        """A plane line of tiles by line of tiles, of which those at its sides read by masks."""
         with cgutils.for_range_slice(builder, begin, end, int64(rows)) as (h, _):
-            top = last_full(h, begin, end, rows)
-            above = builder.add(builder.mul(top, int64(step)), low_h)
-            there = [
-                builder.icmp_unsigned("<", builder.add(above, int64(i)), height)
-                for i in range((rows - 1) * step + kernel)
-            ]
-            wanted = [builder.icmp_signed("<", builder.add(top, int64(j)), end) for j in range(rows)]
-            line_x = v.address(source, builder.mul(above, width))
-            line_y = v.address(to, builder.mul(top, columns))
+            lines = lines_of(h)
             with cgutils.for_range_slice(builder, int64(0), columns, int64(lanes)) as (at, _):
                 left = last_full(at, int64(0), columns, lanes)
-                side, wide = builder.add(builder.mul(left, int64(step)), low_w), builder.sub(columns, left)
-                tile = partial(
-                    _planes_tile, v, kernel, step, rows, _rows(v, rows, v.address(line_y, left), columns),
-                    v.address(line_x, side), weights, start, slices, slice_step, there, wanted, width, slope,
-                )  # fmt: skip
+                side = builder.add(builder.mul(left, int64(step)), low_w)
                 fits = builder.icmp_signed("<=", builder.add(side, int64(reach)), width)
-                inside = builder.and_(builder.icmp_signed(">=", side, int64(0)), fits)
-                whole = builder.and_(inside, builder.icmp_signed(">=", wide, int64(lanes)))
+                whole = builder.and_(fits, builder.icmp_signed(">=", side, int64(0)))
                 with builder.if_else(whole) as (quick, ragged):
                     with quick:
-                        tile(WHOLE)
+                        tile(number, lines, left, WHOLE, ())
                     with ragged:
-                        known = bits_known(left)
-                        if step == 1:
-                            tile(MASKED, known)
-                        else:
-                            few = builder.icmp_signed("<=", wide, int64(lanes // 2))
-                            with builder.if_else(few) as (narrow, broad):
-                                with narrow:
-                                    tile(NARROW, known)
-                                with broad:
-                                    tile(MASKED, known)
+                        tile(number, lines, left, MASKED, bits_known(left))
+
+    with builder.if_else(builder.icmp_signed("<=", columns, int64(lanes))) as (narrow, broad):
+        with narrow:
+            if step == 1:
+                narrow_planes(MASKED)
+            else:
+                with builder.if_else(builder.icmp_signed("<=", columns, int64(lanes // 2))) as (few, more):
+                    with few:
+                        narrow_planes(NARROW)
+                    with more:
+                        narrow_planes(MASKED)
+        with broad, cgutils.for_range(builder, count) as loop:
+            wide_plane(loop.index)
 
 
 def _planes_tile(
