@@ -55,7 +55,7 @@ LINE_TERMS, PLANE_TERMS = 1 << 24, 1 << 16
 try:
     from voxconv._native import ffi, lib
 
-    _CURSOR, _ADDRESS = ffi.typeof("int64_t *"), ffi.typeof("uintptr_t")  # looked up once
+    _CURSOR, _ADDRESS, _WORDS = map(ffi.typeof, ("int64_t *", "uintptr_t", "void *[]"))  # looked up once
 except ImportError:  # without the compiled library there are no threads of its own
     ffi = lib = None
 
@@ -100,18 +100,17 @@ def _threads() -> int:
 
 
 def _run(name: str, dtype: np.dtype[Any], record: Array, items: int, threads: int | None = None) -> None:
-    _share(_kernel(name, dtype)[0], record, items, threads or _threads())
+    _share(_kernel(name, dtype)[0], record if ffi is None else ffi.from_buffer(record), items, threads or _threads())
 
 
-def _share(kernel: Any, record: Array, items: int, threads: int) -> None:
+def _share(kernel: Any, job: Any, items: int, threads: int) -> None:
     """Run all items of a job, on the library's own threads; between two slices of time Python sees its signals."""
     if lib is None:
-        job = _address(record)
         for item in range(items):
-            kernel(job, item, 0)
+            kernel(_address(job), item, 0)
         return
     cursor = ffi.new(_CURSOR)
-    while lib.vox_share(items, threads, kernel, ffi.from_buffer(record), cursor) == lib.VOX_AGAIN:
+    while lib.vox_share(items, threads, kernel, job, cursor) == lib.VOX_AGAIN:
         pass
 
 
@@ -121,11 +120,25 @@ def _address(array: Array) -> int:
     return int(ffi.cast(_ADDRESS, ffi.from_buffer(array)))
 
 
+def _job(record: Array) -> Any:
+    """A copy of a record, as `_share` takes it; its fields take what `_place` gives."""
+    if ffi is None:
+        return record.copy()
+    job = ffi.new(_WORDS, len(record))
+    ffi.memmove(job, record, record.nbytes)
+    return job
+
+
+_place: Any = _address if ffi is None else ffi.from_buffer
+"""An array's address for a job's field, quicker than as an integer."""
+
+
 class Block(NamedTuple):
-    """Scratch memory and where its first cache line begins."""
+    """Scratch memory and where its first cache line begins, as an address and as a job's field takes it."""
 
     memory: Array
     start: int
+    place: Any
 
 
 _kept: list[Block] = []
@@ -142,7 +155,8 @@ def _take(size: int) -> Block:
     except IndexError:
         pass
     memory = np.empty(size + 64, np.uint8)
-    return Block(memory, -(-_address(memory) // 64) * 64)
+    start = -(-_address(memory) // 64) * 64
+    return Block(memory, start, start if ffi is None else ffi.cast("void *", start))
 
 
 def _give(block: Block) -> None:
@@ -206,6 +220,10 @@ def _packed_size(sweep: Sweep) -> int:
     return sweep.groups * padded_outs(sweep.outs) * sweep.terms
 
 
+Call = tuple[Any, int, Array, list[Any]]
+"""A kernel, its items, its record without the arrays of a call, and jobs made from that that no call has now."""
+
+
 class Packed:
     """A weight in panels for each sweep, whether all of it is finite, and what a call with it needs.
 
@@ -218,19 +236,19 @@ class Packed:
     def __init__(
         self, made_for: tuple[ConvProblem, str, str], weight: Array, panels: list[Array], *, finite: bool, outs: int
     ) -> None:
-        self._made_for, self._calls = made_for, dict[int, tuple[Sweeps, list[tuple[Any, Array, int]]]]()
+        self._made_for, self._calls = made_for, dict[int, tuple[Sweeps, list[Call]]]()
         self.weight, self.panels, self.finite = weight, panels, finite
         self.no_bias = np.full(outs, -0.0, weight.dtype)  # adding it changes nothing, not even the sign of a zero
 
-    def calls(self, threads: int) -> tuple[Sweeps, list[tuple[Any, Array, int]]]:
-        """The sweeps, and of each its kernel, its record with the address of its panels, and its items."""
+    def calls(self, threads: int) -> tuple[Sweeps, list[Call]]:
+        """The sweeps, and what calls each."""
         found = self._calls.get(threads)
         if found is None:
-            sweeps, calls = sweeps_of(*self._made_for, threads), []
+            sweeps, calls = sweeps_of(*self._made_for, threads), list[Call]()
             for sweep, panel in zip(sweeps.each, self.panels, strict=True):
                 record = sweep.record.copy()
                 record[3] = _address(panel)
-                calls.append((_kernel(sweep.kernel, self.weight.dtype)[0], record, sweep.items))
+                calls.append((_kernel(sweep.kernel, self.weight.dtype)[0], sweep.items, record, []))
             found = self._calls[threads] = sweeps, calls
         return found
 
@@ -262,11 +280,15 @@ def _convolve(problem: ConvProblem, x: Array, packed: Packed, bias: Array | None
         _convolve_exactly(problem, sweeps, x, packed, bias, out)
         return
     scratch = _take(threads * sweeps.scratch)
-    from_x, to_y, from_bias = _address(x), _address(out), _address(bias)
-    for kernel, record, items in calls:
-        job = record.copy()
-        job[0], job[1], job[2], job[4] = from_x, to_y, scratch.start, from_bias  # quicker than a slice
+    from_x, to_y, from_bias = _place(x), _place(out), _place(bias)
+    for kernel, items, record, free in calls:
+        try:
+            job = free.pop()  # atomic, so no two calls have the same one
+        except IndexError:
+            job = _job(record)
+        job[0], job[1], job[2], job[4] = from_x, to_y, scratch.place, from_bias
         _share(kernel, job, items, threads)
+        free.append(job)
     _give(scratch)
 
 
