@@ -14,10 +14,10 @@ pytest.importorskip("numba")
 
 PACK = """
 import numpy as np, warnings
-from voxconv.backends import _numba_cache, numba_jit
+from voxconv.backends import _numba_cache, _numba_run
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
-    kernel = numba_jit._kernel("pack", np.dtype("float32"))[1]
+    kernel = _numba_run.kernel_of("pack", np.dtype("float32"))[1]
 print(kernel.cache_hits, len(seen), *(str(w.message) for w in seen))
 """
 """The smallest kernel, to keep compilation short: whether it came from disk, and what was warned of."""

@@ -160,6 +160,36 @@ class Vectors:
         arguments = [value, self.pointer(address, value.type), align, mask]
         self._call("llvm.masked.store", ir.VoidType(), arguments, name, pointer=True)
 
+    def either(self, a: ir.Value, from_a: ir.Block, b: ir.Value, from_b: ir.Block) -> ir.Value:
+        """The value of the way that was taken."""
+        result = self.builder.phi(a.type)
+        result.add_incoming(a, from_a)
+        result.add_incoming(b, from_b)
+        return result
+
+    def loop(
+        self, count: ir.Value, start: list[Any], body: Callable[[ir.Value, list[Any]], list[Any]]
+    ) -> list[ir.Value]:
+        """Vectors after ``count`` rounds of ``body``, which takes a round's number and the vectors before it."""
+        builder = self.builder
+        before = builder.block
+        loop, after = builder.append_basic_block("round"), builder.append_basic_block("done")
+        builder.cbranch(builder.icmp_signed(">", count, int64(0)), loop, after)
+        builder.position_at_end(loop)
+        index = builder.phi(INT64)
+        held = [builder.phi(value.type) for value in start]
+        results = body(index, held)
+        following = builder.add(index, int64(1))
+        index.add_incoming(int64(0), before)
+        index.add_incoming(following, builder.block)
+        for phi, first, result in zip(held, start, results, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(result, builder.block)
+        builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+        inside = builder.block
+        builder.position_at_end(after)
+        return [self.either(first, before, result, inside) for first, result in zip(start, results, strict=True)]
+
     @property
     def kind(self) -> str:
         """The element type in LLVM's names."""

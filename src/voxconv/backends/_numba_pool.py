@@ -8,7 +8,7 @@ from typing import Any
 from numba import njit, types
 
 from voxconv.backends._numba_ir import VECTOR_BYTES, job_type, pointer, record
-from voxconv.backends._numba_rows import windows
+from voxconv.backends._numba_windows import windows
 
 MOST_STEP = 4
 """Largest stride whose taps are shuffled out of whole vectors."""

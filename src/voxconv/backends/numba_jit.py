@@ -12,22 +12,19 @@ it, im2col gives every tap a copy of its own.
 from __future__ import annotations
 
 import math
-import threading
 from functools import lru_cache
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from voxconv.backends import _numba_conv, _numba_depthwise, _numba_pool
 from voxconv.backends import _numba_kernels as kernels
-from voxconv.backends._numba_axes import SQUARES, axes_of, deep, offsets, square_of, table, triple
-from voxconv.backends._numba_cache import compiled
-from voxconv.backends._numba_conv import PACK, SWEEP, WEIGHT, padded_outs
-from voxconv.backends._numba_depthwise import DEPTHWISE
+from voxconv.backends._numba_axes import axes_of, deep, offsets, square_of, table, triple
+from voxconv.backends._numba_conv import padded_outs
 from voxconv.backends._numba_ir import ROWS
-from voxconv.backends._numba_pool import FORMS, POOL, SCATTER, form_of
+from voxconv.backends._numba_pool import POOL, form_of
+from voxconv.backends._numba_run import address, give, job_of, kernel_of, place, run, share, take, threads_now
 from voxconv.backends._numba_tables import Sweep, Sweeps, record_of, sweeps_of, weight_sweep_of
 from voxconv.problem import ConvProblem, WindowProblem
 
@@ -42,126 +39,8 @@ Triple = tuple[int, int, int]
 name = "numba"
 algorithms: tuple[str, ...] = ("depthwise", "direct", "im2col")
 
-KEPT_BLOCKS, KEPT_BYTES = 4, 16 << 20
-"""How many blocks of scratch are kept for later calls, and the largest of them."""
-
 LINE_TERMS, PLANE_TERMS = 1 << 24, 1 << 16
 """Most comparisons of a pool's item, since a signal waits for its end, and at how many it takes no further plane."""
-
-
-# --------------------------------------------------------------------------------------------------
-# Running kernels
-
-try:
-    from voxconv._native import ffi, lib
-
-    _CURSOR, _ADDRESS, _WORDS = map(ffi.typeof, ("int64_t *", "uintptr_t", "void *[]"))  # looked up once
-except ImportError:  # without the compiled library there are no threads of its own
-    ffi = lib = None
-
-KERNELS = {
-    "sweep": (_numba_conv.sweep, SWEEP),
-    "pack": (_numba_conv.pack, PACK),
-    "weight": (_numba_conv.weight, WEIGHT),
-    **{f"max_pool-{step}-{known}": (_numba_pool.max_pool(step, known), POOL) for step, known in FORMS},
-    "scatter": (_numba_pool.scatter, SCATTER),
-    "depthwise": (_numba_depthwise.depthwise, DEPTHWISE),
-    **{
-        f"depthwise-{size}-{step}": (_numba_depthwise.square(size, step), DEPTHWISE)
-        for size in SQUARES
-        for step in (1, 2)
-    },
-}
-"""What makes each kernel, and the record that it reads."""
-
-
-_kernels: dict[tuple[str, np.dtype[Any]], tuple[Any, Any]] = {}
-_compiling = threading.Lock()
-
-
-def _kernel(name: str, dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """A kernel for one element type: what to call with the address of a job, an item and a slot, and its owner."""
-    found = _kernels.get((name, dtype))
-    if found is None:
-        with _compiling:  # loaded twice, its symbols would clash
-            found = _kernels.get((name, dtype)) or _kernels.setdefault((name, dtype), _made(name, dtype))
-    return found
-
-
-def _made(name: str, dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    make, record = KERNELS[name]
-    kernel = compiled(f"{name}-{dtype.name}", make, dtype, record)
-    call = kernel.ctypes if lib is None else ffi.cast("void (*)(void *, int64_t, int64_t)", kernel.address)
-    return call, kernel
-
-
-def _threads() -> int:
-    return 1 if lib is None else int(lib.vox_get_num_threads())
-
-
-def _run(name: str, dtype: np.dtype[Any], record: Array, items: int, threads: int | None = None) -> None:
-    _share(_kernel(name, dtype)[0], record if ffi is None else ffi.from_buffer(record), items, threads or _threads())
-
-
-def _share(kernel: Any, job: Any, items: int, threads: int) -> None:
-    """Run all items of a job, on the library's own threads; between two slices of time Python sees its signals."""
-    if lib is None:
-        for item in range(items):
-            kernel(_address(job), item, 0)
-        return
-    cursor = ffi.new(_CURSOR)
-    while lib.vox_share(items, threads, kernel, job, cursor) == lib.VOX_AGAIN:
-        pass
-
-
-def _address(array: Array) -> int:
-    if ffi is None:
-        return int(array.__array_interface__["data"][0])
-    return int(ffi.cast(_ADDRESS, ffi.from_buffer(array)))
-
-
-def _job(record: Array) -> Any:
-    """A copy of a record, as `_share` takes it; its fields take what `_place` gives."""
-    if ffi is None:
-        return record.copy()
-    job = ffi.new(_WORDS, len(record))
-    ffi.memmove(job, record, record.nbytes)
-    return job
-
-
-_place: Any = _address if ffi is None else ffi.from_buffer
-"""An array's address for a job's field, quicker than as an integer."""
-
-
-class Block(NamedTuple):
-    """Scratch memory and where its first cache line begins, as an address and as a job's field takes it."""
-
-    memory: Array
-    start: int
-    place: Any
-
-
-_kept: list[Block] = []
-"""Scratch that was given back: fresh pages would cost more than many a layer's arithmetic."""
-
-
-def _take(size: int) -> Block:
-    """At least so many bytes, uninitialised."""
-    try:
-        # Taking an entry out is atomic, so threads never share a block.
-        block = _kept.pop()
-        if len(block.memory) >= size + 64:
-            return block
-    except IndexError:
-        pass
-    memory = np.empty(size + 64, np.uint8)
-    start = -(-_address(memory) // 64) * 64
-    return Block(memory, start, start if ffi is None else ffi.cast("void *", start))
-
-
-def _give(block: Block) -> None:
-    if len(_kept) < KEPT_BLOCKS and len(block.memory) <= KEPT_BYTES:
-        _kept.append(block)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -247,8 +126,8 @@ class Packed:
             sweeps, calls = sweeps_of(*self._made_for, threads), list[Call]()
             for sweep, panel in zip(sweeps.each, self.panels, strict=True):
                 record = sweep.record.copy()
-                record[3] = _address(panel)
-                calls.append((_kernel(sweep.kernel, self.weight.dtype)[0], sweep.items, record, []))
+                record[3] = address(panel)
+                calls.append((kernel_of(sweep.kernel, self.weight.dtype)[0], sweep.items, record, []))
             found = self._calls[threads] = sweeps, calls
         return found
 
@@ -258,9 +137,9 @@ def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) ->
     panels, finite = [], True
     for sweep in sweeps_of(problem, operation, algorithm, 1).each:
         panel = np.empty(_packed_size(sweep), problem.dtype)
-        addresses = map(_address, (weight, panel, sweep.wrow, sweep.woff))
+        addresses = map(address, (weight, panel, sweep.wrow, sweep.woff))
         job = table([1, *addresses, problem.groups, sweep.outs, sweep.terms, padded_outs(sweep.outs)])
-        _run("pack", problem.dtype, job, problem.groups)
+        run("pack", problem.dtype, job, problem.groups)
         panels.append(panel)
         finite = finite and bool(job[0])
     outs = problem.c if operation == "conv_input_grad" else problem.k
@@ -268,7 +147,7 @@ def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) ->
 
 
 def _convolve(problem: ConvProblem, x: Array, packed: Packed, bias: Array | None, out: Array) -> None:
-    threads = _threads()
+    threads = threads_now()
     sweeps, calls = packed.calls(threads)
     bias = packed.no_bias if bias is None else bias
     if not sweeps.complete:
@@ -279,17 +158,17 @@ def _convolve(problem: ConvProblem, x: Array, packed: Packed, bias: Array | None
     if not packed.finite:  # zeros in place of padding would turn these weights to NaN
         _convolve_exactly(problem, sweeps, x, packed, bias, out)
         return
-    scratch = _take(threads * sweeps.scratch)
-    from_x, to_y, from_bias = _place(x), _place(out), _place(bias)
+    scratch = take(threads * sweeps.scratch)
+    from_x, to_y, from_bias = place(x), place(out), place(bias)
     for kernel, items, record, free in calls:
         try:
             job = free.pop()  # atomic, so no two calls have the same one
         except IndexError:
-            job = _job(record)
+            job = job_of(record)
         job[0], job[1], job[2], job[4] = from_x, to_y, scratch.place, from_bias
-        _share(kernel, job, items, threads)
+        share(kernel, job, items, threads)
         free.append(job)
-    _give(scratch)
+    give(scratch)
 
 
 def _convolve_exactly(
@@ -322,7 +201,7 @@ def conv_input_grad(
 
 def conv_weight_grad(problem: ConvProblem, algorithm: str, x: Array, grad_output: Array, out: Array) -> None:
     """Gradient to the weight."""
-    threads = _threads()
+    threads = threads_now()
     sweep = weight_sweep_of(problem, algorithm, threads)
     taps = 0 if sweep is None else math.prod(len(axis.taps) for axis in sweep.axes)
     if taps < math.prod(problem.kernel):
@@ -337,14 +216,14 @@ def conv_weight_grad(problem: ConvProblem, algorithm: str, x: Array, grad_output
             *sweep.tables[1:3],
         )  # fmt: skip
         return
-    memory = _take(sweep.sums + 64 + threads * sweep.scratch)
+    memory = take(sweep.sums + 64 + threads * sweep.scratch)
     sums = memory.start
     job = sweep.record.copy()
-    job[:5] = _address(x), _address(out), sums + -(-sweep.sums // 64) * 64, _address(grad_output), sums
+    job[:5] = address(x), address(out), sums + -(-sweep.sums // 64) * 64, address(grad_output), sums
     for stage in sweep.stages:
         job[sweep.stage_at : sweep.stage_at + 2] = stage
-        _run("weight", problem.dtype, job, sweep.items)
-    _give(memory)
+        run("weight", problem.dtype, job, sweep.items)
+    give(memory)
 
 
 def conv_bias_grad(grad_output: Array, out: Array) -> None:
@@ -405,24 +284,24 @@ def _pool(problem: WindowProblem, threads: int) -> tuple[str, Array, int, int]:
 
 def max_pool(problem: WindowProblem, x: Array, out: Array, indices: Array | None) -> None:
     """Maximum of each window and, where asked, its position in the plane."""
-    threads = _threads()
+    threads = threads_now()
     name, record, items, each = _pool(problem, threads)
-    scratch = _take(threads * each)
+    scratch = take(threads * each)
     job = record.copy()
-    job[0], job[1], job[2] = _address(x), _address(out), scratch.start
-    job[3] = 0 if indices is None else _address(indices)
-    _run(name, problem.dtype, job, items, threads)
-    _give(scratch)
+    job[0], job[1], job[2] = address(x), address(out), scratch.start
+    job[3] = 0 if indices is None else address(indices)
+    run(name, problem.dtype, job, items, threads)
+    give(scratch)
 
 
 def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
     """Write or add values to positions of out."""
     values, indices, out = (array.reshape(len(array), -1) for array in (values, indices, out))
     planes, count = values.shape
-    run = max(1, min(PLANE_TERMS // max(1, count + out.shape[1]), planes // _threads()))
-    addresses = map(_address, (values, indices, out))
-    job = table([*addresses, planes, count, out.shape[1], run, accumulate])
-    _run("scatter", out.dtype, job, -(-planes // run))
+    each = max(1, min(PLANE_TERMS // max(1, count + out.shape[1]), planes // threads_now()))
+    addresses = map(address, (values, indices, out))
+    job = table([*addresses, planes, count, out.shape[1], each, accumulate])
+    run("scatter", out.dtype, job, -(-planes // each))
 
 
 def _mean(problem: WindowProblem, image: Array, means: Array, backward: bool) -> None:
