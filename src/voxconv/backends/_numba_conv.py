@@ -13,7 +13,7 @@ from typing import Any
 from numba import njit, types
 
 from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS, job_type, pointer, record
-from voxconv.backends._numba_tiles import copy_row, dot_row, row_tile, tiles
+from voxconv.backends._numba_tiles import copy_row, dot_row, lane_sum, row_tile, tiles
 
 _helper: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 # A helper has machine code of its own beside that of the kernel it is linked into: what holds tiles is inlined.
@@ -367,10 +367,8 @@ def weight(dtype: Any) -> Callable[..., None]:
             if job.vectors == 0:
                 for k in range(k_first, k_last):
                     for t in range(terms):
-                        total = dtype(0)
-                        for lane in range(width):
-                            total += values[(k * job.height + t) * width + lane]
-                        gw[wrow[group * job.outs + k] + woff[first_term + t]] = total
+                        to = job.gw + (wrow[group * job.outs + k] + woff[first_term + t]) * itemsize
+                        lane_sum(dtype, to, sums + (k * job.height + t) * width * itemsize)
                 continue
             for k in range(k_first * width, min(k_last * width, job.outs)):
                 at = (k // width * job.height) * width + k % width

@@ -9,7 +9,8 @@ from numba import types
 
 from voxconv.backends._numba_ir import ROWS, VECTOR_BYTES, job_type, pointer, record
 from voxconv.backends._numba_pool import taps_met
-from voxconv.backends._numba_rows import planes, taps_edge, taps_inside
+from voxconv.backends._numba_rows import plane_dots, planes, taps_edge, taps_inside
+from voxconv.backends._numba_tiles import lane_sum
 
 DEPTHWISE = job_type(
     """
@@ -21,6 +22,17 @@ DEPTHWISE = job_type(
 
 ``low`` and ``high`` are the least and the greatest offset of an axis; in depth, ``taps_d`` are ``move_d`` apart.  An
 item is ``run`` images and ``per_part`` of their (depth, row) lines of outputs; its scratch holds tables of the taps.
+"""
+
+DEPTHWISE_WEIGHT = job_type(
+    """
+    x gw scratch gy sums wrow woff samples groups run terms taps_d move_d first last size* outputs* step* low*
+    """
+)
+"""gw[wrow[channel] + woff[t]] = sum over samples and outputs q of gy[channel, q] * x[channel, q * step + offset[t]].
+
+A call does the samples from ``first`` to ``last``, and sums wait in ``sums`` (groups, terms, lanes).  An item is
+``run`` channels.
 """
 
 BLOCK = 4
@@ -131,6 +143,47 @@ def square(size: int, step: int) -> Callable[[Any], Callable[..., None]]:
                     )  # fmt: skip
                     line += end - begin
                 image += count
+
+        return kernel
+
+    return make
+
+
+def square_weight(size: int, step: int) -> Callable[[Any], Callable[..., None]]:
+    """What makes the sum of `DEPTHWISE_WEIGHT` for size x size neighbouring taps in a slice, at a stride of 1 or 2."""
+    registers = 32 if ROWS == 8 else 16
+    together = size if size * size + size + 1 < registers else 1
+
+    def make(dtype: Any) -> Callable[..., None]:
+        itemsize = dtype.bitwidth // 8
+        lanes = VECTOR_BYTES // itemsize
+
+        def kernel(jobs: Any, item: int, slot: int) -> None:
+            job = record(jobs)
+            slice_x, slice_y = job.size_h * job.size_w, job.outputs_h * job.outputs_w
+            wrow, woff = pointer(types.int64, job.wrow), pointer(types.int64, job.woff)
+            for channel in range(item * job.run, min((item + 1) * job.run, job.groups)):
+                sums = job.sums + channel * job.terms * lanes * itemsize
+                values = pointer(dtype, sums)
+                if job.first == 0:
+                    for i in range(job.terms * lanes):
+                        values[i] = dtype(0)
+                for sample in range(job.first, job.last):
+                    image = sample * job.groups + channel
+                    for d in range(job.outputs_d):
+                        depth = d * job.step_d + job.low_d
+                        low, high = taps_met(depth, job.taps_d, job.move_d, job.size_d)
+                        plane_dots(
+                            dtype, size, step, together, sums + low * size * size * lanes * itemsize,
+                            job.x + (image * job.size_d + depth + low * job.move_d) * slice_x * itemsize,
+                            job.gy + (image * job.outputs_d + d) * slice_y * itemsize, high - low,
+                            job.move_d * slice_x, job.outputs_h, job.low_h, job.size_h, job.low_w, job.size_w,
+                            job.outputs_w,
+                        )  # fmt: skip
+                if job.last == job.samples:
+                    for t in range(job.terms):
+                        to = job.gw + (wrow[channel] + woff[t]) * itemsize
+                        lane_sum(dtype, to, sums + t * lanes * itemsize)
 
         return kernel
 

@@ -234,6 +234,68 @@ def _planes_tile(
                 v.store_masked(result, place, stored)
 
 
+def _plane_dots(
+    v: Vectors, kernel: int, step: int, together: int, to: Any, x: Any, gy: Any, slices: Any, slice_step: Any,
+    lines: Any, low_h: Any, height: Any, low_w: Any, width: Any, columns: Any,
+) -> None:  # fmt: skip
+    """Sums of `_planes`'s other contraction, lanes apart.
+
+    to[z, a, b, lane] += sum over j < lines and those l < columns whose lane it is of
+    gy[j, l] * x[z * slice_step + (j * step + low_h + a) * width + l * step + low_w + b], for
+    z < slices and a, b < kernel; what is outside of x's height and width is left out.  Sums of ``together`` rows
+    of the kernel are in registers at once.
+    """
+    builder, lanes = v.builder, v.lanes
+    reach = (lanes - 1) * step + (kernel if step == 1 else kernel + 1)
+
+    def column(left: Any, side: Any, form: int, first: Any, x: Any, to: Any) -> None:
+        """A vector of columns, all lines, some rows of the kernel from ``first`` on."""
+        bits, stored = [], None
+        if form != WHOLE:
+            bits = [v.bits(builder.neg(side), builder.sub(width, side))]
+            stored = v.mask(v.bits(int64(0), builder.sub(columns, left)))
+        taps = _line_taps(v, kernel, step, form, *bits)
+
+        def add_line(j: Any, sums: list[Any]) -> list[Any]:
+            line = v.address(gy, builder.add(builder.mul(j, columns), left))
+            gradient = v.load_masked(line, stored) if stored else v.load(line)
+            above = builder.add(builder.add(builder.mul(j, int64(step)), low_h), first)
+            sources = _rows(v, together, v.address(x, builder.add(builder.mul(above, width), side)), width)
+            sums = list(sums)
+            for a in range(together):
+                before, results = builder.block, list(sums)
+                with builder.if_then(builder.icmp_unsigned("<", builder.add(above, int64(a)), height), likely=True):
+                    for b, value in enumerate(taps(sources[a])):
+                        # A lane without an output must not bring an infinity to its product with zero.
+                        kept = builder.select(stored, value, v.constant(0.0)) if stored else value
+                        results[a * kernel + b] = v.fma(gradient, kept, results[a * kernel + b])
+                    within = builder.block
+                sums = [v.either(old, before, new, within) if new is not old else old
+                        for old, new in zip(sums, results, strict=True)]  # fmt: skip
+            return sums
+
+        sums = v.loop(lines, [v.constant(0.0)] * (together * kernel), add_line)
+        for t, total in enumerate(sums):
+            place = v.address(to, t * lanes)
+            v.store(builder.fadd(v.load(place), total), place)
+
+    with cgutils.for_range(builder, slices) as each:
+        here = v.address(x, builder.mul(each.index, slice_step))
+        with cgutils.for_range_slice(builder, int64(0), int64(kernel), int64(together)) as (first, _):
+            row = builder.add(builder.mul(each.index, int64(kernel)), first)
+            sums_at = v.address(to, builder.mul(row, int64(kernel * lanes)))
+            with cgutils.for_range_slice(builder, int64(0), columns, int64(lanes)) as (left, _):
+                side = builder.add(builder.mul(left, int64(step)), low_w)
+                fits = builder.icmp_signed("<=", builder.add(side, int64(reach)), width)
+                full = builder.icmp_signed("<=", builder.add(left, int64(lanes)), columns)
+                whole = builder.and_(builder.and_(fits, full), builder.icmp_signed(">=", side, int64(0)))
+                with builder.if_else(whole) as (quick, ragged):
+                    with quick:
+                        column(left, side, WHOLE, first, here, sums_at)
+                    with ragged:
+                        column(left, side, MASKED, first, here, sums_at)
+
+
 @typed
 def taps_inside(context, dtype, rows, y, ldy, x, ldx, n, w, off, bias, slope):
     """See `_taps_inside`."""
@@ -258,3 +320,12 @@ def planes(
         slope,
     )  # fmt: skip
     return emitted(3)(_planes)(context, dtype, kernel, step, rows, *arguments)
+
+
+@typed
+def plane_dots(
+    context, dtype, kernel, step, together, to, x, gy, slices, slice_step, lines, low_h, height, low_w, width, columns
+):  # fmt: skip
+    """See `_plane_dots`."""
+    arguments = to, x, gy, slices, slice_step, lines, low_h, height, low_w, width, columns
+    return emitted(3)(_plane_dots)(context, dtype, kernel, step, together, *arguments)

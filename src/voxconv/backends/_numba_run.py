@@ -12,7 +12,7 @@ from voxconv.backends import _numba_conv, _numba_depthwise, _numba_pool
 from voxconv.backends._numba_axes import SQUARES
 from voxconv.backends._numba_cache import compiled
 from voxconv.backends._numba_conv import PACK, SWEEP, WEIGHT
-from voxconv.backends._numba_depthwise import DEPTHWISE
+from voxconv.backends._numba_depthwise import DEPTHWISE, DEPTHWISE_WEIGHT
 from voxconv.backends._numba_pool import FORMS, POOL, SCATTER
 
 Array = npt.NDArray[Any]
@@ -35,7 +35,11 @@ KERNELS = {
     "scatter": (_numba_pool.scatter, SCATTER),
     "depthwise": (_numba_depthwise.depthwise, DEPTHWISE),
     **{
-        f"depthwise-{size}-{step}": (_numba_depthwise.square(size, step), DEPTHWISE)
+        f"{name}-{size}-{step}": (make(size, step), kind)
+        for name, make, kind in (
+            ("depthwise", _numba_depthwise.square, DEPTHWISE),
+            ("depthwise_weight", _numba_depthwise.square_weight, DEPTHWISE_WEIGHT),
+        )
         for size in SQUARES
         for step in (1, 2)
     },

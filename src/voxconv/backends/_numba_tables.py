@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from voxconv.backends._numba_axes import Axis, axes_of, deep, is_in_place, square_of, table, weight_places
 from voxconv.backends._numba_conv import SWEEP, WEIGHT, padded_outs
-from voxconv.backends._numba_depthwise import DEPTHWISE
+from voxconv.backends._numba_depthwise import DEPTHWISE, DEPTHWISE_WEIGHT
 from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS
 from voxconv.problem import ConvProblem
 
@@ -116,7 +116,7 @@ def _ceil(a: int, b: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class WeightSweep:
-    """The pass of the kernel `weight`; see `Sweep`."""
+    """The pass of `weight` or of a depthwise kernel in its place; see `Sweep`."""
 
     record: Array
     tables: tuple[Array, ...]
@@ -129,6 +129,9 @@ class WeightSweep:
     """First and past-the-last chunk of each run over the items."""
     stage_at: int
     """Where in the record they stand."""
+    wrow: Array
+    woff: Array
+    kernel: str = "weight"
 
 
 def record_of(kind: np.dtype[Any], **values: Any) -> Array:
@@ -191,13 +194,13 @@ def _weight_sweep(problem: ConvProblem, algorithm: str, axes: tuple[Axis, Axis, 
     step = max(1, ITEM_TERMS // (work * run))
 
     row = (np.arange(block)[:, None] * channel + _offsets(slots, 1, plane, box_w + slots[2].span)).ravel()
-    tables = (np.resize(row, height), wrow, woff, *(table(s.starts) for s in slots))
+    tables = (np.resize(row, height), *(table(s.starts) for s in slots))
     pixels = _ceil((block * channel + lanes) * size, 64) * 64
     places = pixels + _ceil(per_part * box_h * box_w * width * size, 64) * 64
     each = places + _ceil(box_h * box_w * 8, 64) * 64
     record = record_of(
         WEIGHT, row=tables[0].ctypes.data, wrow=wrow.ctypes.data, woff=woff.ctypes.data,
-        starts=[t.ctypes.data for t in tables[3:]], each=each, pixels=pixels, places=places, samples=problem.n,
+        starts=[t.ctypes.data for t in tables[1:]], each=each, pixels=pixels, places=places, samples=problem.n,
         groups=problem.groups, run=run, channels=channels, outs=outs, taps=taps, block=block, blocks=blocks,
         height=height, vectors=vectors, panels=panels, per_part=per_part, parts=parts, box=(1, box_h, box_w),
         boxes=boxes, slots=[len(s.starts) for s in slots], ring=1, span_h=slots[1].span, span_w=slots[2].span,
@@ -208,7 +211,32 @@ def _weight_sweep(problem: ConvProblem, algorithm: str, axes: tuple[Axis, Axis, 
     items = _ceil(problem.groups, run) * blocks * parts
     stages = tuple((first, min(chunks, first + step)) for first in range(0, chunks, step))
     first_at = (WEIGHT.names or ()).index("first")
-    return WeightSweep(record, tables, axes, items, each, sums, stages, first_at)
+    return WeightSweep(record, tables, axes, items, each, sums, stages, first_at, wrow, woff)
+
+
+def _depthwise_weight_sweep(problem: ConvProblem, axes: tuple[Axis, Axis, Axis], threads: int) -> WeightSweep:
+    lanes = VECTOR_BYTES // problem.dtype.itemsize
+    wrow, woff = weight_places(problem, axes, False)
+    moves = [[offset for _, offset in axis.taps] for axis in axes]
+    groups, terms = problem.groups, len(woff)
+    work = terms * math.prod(axis.outputs for axis in axes)  # of a channel of a sample
+    run = max(1, min(SHORT_TERMS // (work * problem.n), groups // threads))
+    step = max(1, ITEM_TERMS // (work * run))
+    record = record_of(
+        DEPTHWISE_WEIGHT, wrow=wrow.ctypes.data, woff=woff.ctypes.data, samples=problem.n, groups=groups, run=run,
+        terms=terms, low=list(map(min, moves)), **_depths(moves[0]),
+        **{name: [getattr(a, name) for a in axes] for name in ("size", "outputs", "step")},
+    )  # fmt: skip
+    stages = tuple((first, min(problem.n, first + step)) for first in range(0, problem.n, step))
+    sums = groups * terms * lanes * problem.dtype.itemsize
+    first_at = (DEPTHWISE_WEIGHT.names or ()).index("first")
+    name = f"depthwise_weight-{square_of(axes)}-{axes[2].step}"
+    return WeightSweep(record, (), axes, _ceil(groups, run), 0, sums, stages, first_at, wrow, woff, name)
+
+
+def _depths(moves: list[int]) -> dict[str, int]:
+    """How many taps there are in depth, and how far apart."""
+    return {"taps_d": len(moves), "move_d": moves[1] - moves[0] if len(moves) > 1 else 1}
 
 
 @lru_cache(maxsize=256)
@@ -218,6 +246,8 @@ def weight_sweep_of(problem: ConvProblem, algorithm: str, threads: int) -> Weigh
     d, h, w = (axis[0] for axis in axes)
     if not (problem.n and problem.k and problem.c and d.taps and h.taps and w.taps):
         return None
+    if algorithm == "depthwise":
+        return _depthwise_weight_sweep(problem, (d, h, w), threads)
     return _weight_sweep(problem, algorithm, (d, h, w), threads)
 
 
@@ -319,9 +349,7 @@ def _depthwise_sweep(
     record = record_of(
         DEPTHWISE, off=[t.ctypes.data for t in tables], each=each,
         images=images, groups=problem.groups, terms=terms, run=run, parts=parts, per_part=per_part,
-        taps_d=len(moves[0]),
-        move_d=moves[0][1] - moves[0][0] if len(moves[0]) > 1 else 1, low=list(map(min, moves)),
-        high=list(map(max, moves)),
+        low=list(map(min, moves)), high=list(map(max, moves)), **_depths(moves[0]),
         slope=1.0 if activation is None else activation.slope or 0.0,
         **{name: [getattr(a, name) for a in axes] for name in ("size", "outputs", "step")},
     )  # fmt: skip

@@ -209,6 +209,18 @@ def _dot_row(v: Vectors, to: Any, a: Any, b: Any, count: Any) -> None:
     v.store(builder.load(total), to)
 
 
+def _lane_sum(v: Vectors, to: Any, at: Any) -> None:
+    """Store at ``to`` the sum of the lanes of the vector at ``at``, by halves."""
+    builder, total, lanes = v.builder, v.load(at), v.lanes
+    while lanes > 1:
+        lanes //= 2
+        low, high = (ir.Constant(ir.VectorType(INT32, lanes), list(range(i, i + lanes))) for i in (0, lanes))
+        nothing = ir.Constant(total.type, ir.Undefined)
+        total = builder.fadd(*(builder.shuffle_vector(total, nothing, half) for half in (low, high)))
+    first = builder.extract_element(total, ir.Constant(INT32, 0))
+    builder.store(first, v.pointer(to, v.scalar))
+
+
 def _copy_row(v: Vectors, step: int, to: Any, source: Any, low: Any, high: Any, columns: Any) -> None:
     """to[j] = source[j * step] for low <= j < high, else 0, for j < columns; step is 1 or 2.
 
@@ -261,6 +273,12 @@ def row_tile(context, dtype, rows, vectors, n, x, row, off, d, c):
 def dot_row(context, dtype, to, a, b, count):
     """See `_dot_row`."""
     return emitted(0)(_dot_row)(context, dtype, to, a, b, count)
+
+
+@typed
+def lane_sum(context, dtype, to, at):
+    """See `_lane_sum`."""
+    return emitted(0)(_lane_sum)(context, dtype, to, at)
 
 
 @typed

@@ -73,12 +73,11 @@ def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool
 def _depthwise_refusal(problem: ConvProblem, operation: str) -> str | None:
     if problem.groups != problem.c or problem.groups != problem.k:
         return f"depthwise wants one channel a group: {problem.c} -> {problem.k} channels in {problem.groups} groups"
-    if operation == "conv_weight_grad":
-        return "the depthwise kernels are for the forward pass and the gradient to the input"
-    if all(step == 1 for step in problem.stride):
+    if operation != "conv_weight_grad" and all(step == 1 for step in problem.stride):
         return None
-    squares = operation == "conv" and all(map(square_of, product(*axes_of(problem, operation))))
-    return None if squares else "depthwise at a stride is for forward passes of square kernels of size 3, 5 or 7, by 2"
+    if operation != "conv_input_grad" and all(map(square_of, product(*axes_of(problem, operation)))):
+        return None
+    return "depthwise at a stride, or for the weight's gradient, is for square kernels of size 3, 5 or 7 at 1 or 2"
 
 
 def gain(problem: ConvProblem, operation: str, algorithm: str) -> float:
@@ -208,12 +207,14 @@ def conv_weight_grad(problem: ConvProblem, algorithm: str, x: Array, grad_output
         out[...] = 0  # taps that meet padding alone are in no table
     if sweep is None:
         return
-    if not np.isfinite(grad_output).all():
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(grad_output.sum()) or np.isfinite(grad_output).all()  # the sum is quicker, if it says yes
+    if not finite:
         kernels.weight_sweep_exact(
             x.reshape(-1), grad_output.reshape(-1), out.reshape(-1), problem.n, problem.groups,
             problem.c // problem.groups, problem.k // problem.groups,
             *(triple(sweep.axes, field) for field in ("size", "outputs", "step")), *offsets(sweep.axes),
-            *sweep.tables[1:3],
+            sweep.wrow, sweep.woff,
         )  # fmt: skip
         return
     memory = take(sweep.sums + 64 + threads * sweep.scratch)
@@ -222,7 +223,7 @@ def conv_weight_grad(problem: ConvProblem, algorithm: str, x: Array, grad_output
     job[:5] = address(x), address(out), sums + -(-sweep.sums // 64) * 64, address(grad_output), sums
     for stage in sweep.stages:
         job[sweep.stage_at : sweep.stage_at + 2] = stage
-        run("weight", problem.dtype, job, sweep.items)
+        run(sweep.kernel, problem.dtype, job, sweep.items, threads)
     give(memory)
 
 
