@@ -237,7 +237,7 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
 /* Whether output channels should be the lanes: where pixels would leave too many of them idle, and there are sums enough
  * to hide the turn of their results to rows. */
 static int by_channels(const vox_layout *l, const vox_unit *u, int64_t pixels, int64_t depth) {
-  enum { LEAST_DEPTH = 256 };
+  enum { LEAST_DEPTH = 128 };
   return l->cout % u->channels == 0 && depth >= LEAST_DEPTH && 6 * vox_round_up(pixels, 2) < 5 * vox_round_up(pixels, u->lanes);
 }
 
