@@ -30,8 +30,8 @@ def with_lesions(part, count, rng):
 
 def batches(rng):
     """One epoch: crops of 16 x 32 x 32 voxels from the front of the right half, four at a time, mirrored at random."""
-    for _ in range(16):
-        seen, mask = with_lesions(right, 12, rng)
+    for _ in range(24):
+        seen, mask = with_lesions(right, 24, rng)
         corners = [(rng.integers(0, 9), rng.integers(0, 41), rng.integers(0, 33)) for _ in range(4)]
         boxes = [(slice(z, z + 16), slice(y, y + 32), slice(x, x + 32)) for z, y, x in corners]
         flip = (slice(None), slice(None, None, rng.choice([-1, 1])), slice(None, None, rng.choice([-1, 1])))

@@ -90,8 +90,10 @@ def test_examples_are_what_they_are_said_to_be():
     assert volume.pixels.shape == (24, 96, 128)
     assert ct.pixels.shape == (128, 128)
     assert ct.pixels.min() < -800
-    anatomy = imaging.read(NIBABEL / "anatomical.nii")  # big-endian
+    anatomy = imaging.example_anatomy()
+    assert (NIBABEL / "anatomical.nii").read_bytes()[:4] == b"\0\0\x01\\"  # the header's length of 348, big-endian
     assert anatomy.pixels.shape == (25, 41, 33)
+    np.testing.assert_allclose(anatomy.spacing, 2)
     for name in ("MR_small_RLE.dcm", "MR_small_bigendian.dcm"):
         np.testing.assert_array_equal(imaging.read(PYDICOM / name).pixels, imaging.read(get_path("mr")).pixels)
 

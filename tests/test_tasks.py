@@ -55,6 +55,14 @@ def test_task_finds_and_draws(everything, task):
     assert imread(folder / f"a-{task}.png")[..., :3].std() > 0.1
 
 
+def test_segment_is_asked_about_a_scan_that_trains_nothing(everything):
+    _, every = everything
+    assert 0 <= every["tasks"]["segment"]["figures"]["dice_elsewhere_3d"]["mean"] <= 1
+    other, learned = lesions.stranger("segment"), lesions.solid("segment", None)
+    assert other.scan.pixels.shape == (25, 41, 33) != learned.scan.pixels.shape
+    assert other.scene("test", 3, np.random.default_rng(0)).image.shape == (25, 41, 17)
+
+
 def test_table_says_what_was_missed(everything):
     _, found = everything
     rows = {(row["task"], row["figure"]): row for row in found["must"]}
@@ -68,20 +76,33 @@ def test_table_says_what_was_missed(everything):
     assert tasks.as_table(found).count("MISSED") == sum(not row["kept"] for row in rows.values())
 
 
-def test_users_folder_goes_through(tmp_path):
-    volume = imaging.example_volume().pixels.astype(np.int16)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A user's DICOM series: slices of the head, 2 mm apart."""
+    folder = tmp_path_factory.mktemp("data") / "scan"
+    folder.mkdir()
     file = pydicom.dcmread(get_path("mr"))
-    (tmp_path / "scan").mkdir()
-    for number, pixels in enumerate(volume[8:16]):
+    for number, pixels in enumerate(imaging.example_volume().pixels.astype(np.int16)[2:22]):
         file.Rows, file.Columns = pixels.shape
         file.PixelData, file.SOPInstanceUID = pixels.tobytes(), f"1.2.3.{number}"
         file.ImageOrientationPatient, file.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 2 * number]
-        file.save_as(tmp_path / "scan" / f"{number}.dcm")
-    found = tasks.run("detect", tmp_path / "a.png", tmp_path / "scan", 1, TINY["detect"], None)
+        file.save_as(folder / f"{number}.dcm")
+    return folder
+
+
+@pytest.mark.parametrize("task", ["classify", "detect", "segment", "reconstruct"])
+def test_users_folder_goes_through(folder, tmp_path, task):
+    found = tasks.run(task, tmp_path / "a.png", folder, 1, TINY[task], None)
+    figures = found["figures"]
     assert found["data"].endswith("scan")
-    assert "real_outline_hit" not in found["figures"]
-    found = tasks.run("reconstruct", tmp_path / "b.png", tmp_path / "scan", 1, TINY["reconstruct"], None)
-    assert found["figures"]["psnr_Gaussian"]["mean"] > found["figures"]["psnr_low_dose"]["mean"]
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    assert not any("elsewhere" in name for name in figures)
+    # A series is a volume, so both dimensions are asked; nobody outlined anything in it.
+    assert ("epoch_3d" in figures) == (task in ("classify", "segment"))
+    assert not any(name.startswith("real") for name in figures)
+    assert training.NOTE in found["notes"]
+    if task == "reconstruct":
+        assert figures["psnr_Gaussian"]["mean"] > figures["psnr_low_dose"]["mean"]
 
 
 def test_a_scan_without_tissue_is_a_sentence(tmp_path):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from voxconv import nn
 from voxconv.demo.lesions import FILTERS, PATCH, Anatomy, augmented, matched_filter, planar, solid
-from voxconv.demo.training import Show, train
+from voxconv.demo.training import NOTE, Show, train
 from voxconv.imaging.figures import new_figure, save, show_pixels
 from voxconv.imaging.scan import imported
 
@@ -138,10 +138,11 @@ def once(data: Path | None, seed: int, settings: Settings, show: Show) -> tuple[
 def notes(data: Path | None) -> list[str]:
     """What was trained and tested on."""
     if data is not None:
-        return ["Training patches come from the left half of the image, test patches from its right half."]
+        return ["Training patches come from the left half of the image, test patches from its right half.", NOTE]
     return [
         "2-D: abdominal MR slice; training patches from the patient's right half, test patches from the left half.",
         "3-D: MR volume of a head; training from the right half of the head, test from the left half.",
+        NOTE,
     ]
 
 
@@ -149,7 +150,10 @@ def draw(views: list[View], figures: dict[str, Any], path: Path) -> None:
     """Write the picture: patches with both answers, and both ROC curves."""
     metrics = imported("sklearn.metrics", "scikit-learn", "the ROC curve")
     figure = new_figure(12, 0.9 + 4.1 * len(views))
-    figure.suptitle(f"{QUESTION} Network against matched filter (all lesions are SYNTHETIC)", fontsize=13)
+    figure.suptitle(
+        f"{QUESTION} Network against matched filter\nAll lesions are SYNTHETIC: closed rims. Those with a gap are "
+        "synthetic too, and no lesions. Of a cube, the middle slice is shown", fontsize=12,
+    )  # fmt: skip
     grid = figure.add_gridspec(2 * len(views), 10, left=0.02, right=0.98, top=0.9, bottom=0.1, hspace=0.45)
     for row, view in enumerate(views):
         order = np.argsort(view.network)
@@ -172,7 +176,8 @@ def draw(views: list[View], figures: dict[str, Any], path: Path) -> None:
             axes.plot(false, true, color=colour, label=f"{name}, AUC {area:.3f}")
         axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
         axes.set_aspect("equal")
-        axes.set_xlabel("false alarms", fontsize=9)
+        if row == len(views) - 1:
+            axes.set_xlabel("false alarms", fontsize=9)
         axes.set_ylabel("lesions found", fontsize=9)
         axes.set_title(f"{view.rank}-D patches of the test half", fontsize=10)
         axes.legend(fontsize=8, loc="lower right")

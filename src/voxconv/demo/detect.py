@@ -12,7 +12,7 @@ import numpy.typing as npt
 from voxconv.demo import maps
 from voxconv.demo.lesions import FILTERS, Anatomy, Scene, matched_filter, planar
 from voxconv.demo.maps import Settings
-from voxconv.demo.training import Show
+from voxconv.demo.training import NOTE, Show
 from voxconv.imaging.figures import new_figure, save, show_boxes, show_heat, show_pixels, show_slice
 from voxconv.imaging.scan import imported
 
@@ -125,10 +125,14 @@ def once(data: Path | None, seed: int, settings: Settings, show: Show) -> tuple[
 def notes(data: Path | None) -> list[str]:
     """What was trained and tested on."""
     if data is not None:
-        return ["Trained on the left half of the image; each test image is its right half with synthetic lesions."]
+        return [
+            "Trained on the left half of the image; each test image is its right half with synthetic lesions.",
+            NOTE,
+        ]
     return [
         "Abdominal MR slice: trained on the patient's right half, the outlined region left out; each test image is the",
         "left half with five synthetic lesions and noise of its own.",
+        NOTE,
         "Real outline: a hit is a peak inside it with a probability above 0.5. One case, and it proves nothing.",
     ]
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv import functional
-from voxconv.imaging import Scan, example_slice, example_volume, read, window_mean
+from voxconv.imaging import Scan, example_anatomy, example_slice, example_volume, read, window_mean
 
 __all__ = [
     "FILTERS",
@@ -23,6 +23,7 @@ __all__ = [
     "matched_filter",
     "planar",
     "solid",
+    "stranger",
 ]
 
 Array = npt.NDArray[Any]
@@ -258,6 +259,12 @@ def solid(task: str, path: Path | None) -> Anatomy | None:
         return Anatomy(example_volume(), 64, DIFFICULTY[task, 3])
     scan = read(path)
     return Anatomy(scan, _middle(scan), DIFFICULTY[task, 3]) if scan.pixels.ndim == 3 else None
+
+
+def stranger(task: str) -> Anatomy:
+    """Another volume, of which a 3-D network has seen no part; only its test half is asked about."""
+    scan = example_anatomy()
+    return Anatomy(scan, scan.pixels.shape[-1] // 2, DIFFICULTY[task, 3])
 
 
 def _middle(scan: Scan) -> int:

@@ -60,8 +60,9 @@ def learn(anatomy: Anatomy, seed: int, settings: Settings, label: str, show: Sho
 
     def batches(rng: np.random.Generator) -> Iterable[tuple[Array, Array]]:
         order = rng.permutation(len(images))[: settings.seen if rank == 2 else settings.seen // 2]
-        for start in range(0, len(order), 8):
-            chosen = order[start : start + 8]
+        batch = 4 if rank == 2 else 2  # many small steps: with few large ones some networks are late to find anything
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
             yield augmented(images[chosen], masks[chosen], rng)
 
     epoch = train(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv import nn
-from voxconv.demo.training import Show, train
+from voxconv.demo.training import NOTE, Show, train
 from voxconv.imaging import Scan, example_ct, read
 from voxconv.imaging.figures import new_figure, save, show_pixels
 from voxconv.imaging.scan import imported
@@ -174,6 +174,7 @@ def notes(data: Path | None) -> list[str]:
     return [
         f"{what}: trained and tuned on its left half, tested on its right half with noise never seen;",
         "the noise is SYNTHETIC: Poisson counts in simulated projections, reconstructed by filtered back-projection.",
+        NOTE,
     ]
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from voxconv import nn
 from voxconv.demo import maps
-from voxconv.demo.lesions import Anatomy, Scene, planar, solid
+from voxconv.demo.lesions import Anatomy, Scene, planar, solid, stranger
 from voxconv.demo.maps import Settings
-from voxconv.demo.training import Show
+from voxconv.demo.training import NOTE, Show
 from voxconv.imaging.figures import new_figure, save, show_pixels, show_slice
 
 __all__ = ["Settings", "View", "draw", "notes", "once"]
@@ -33,23 +34,41 @@ class View:
     whole: Array | None
 
 
-def _learn(anatomy: Anatomy, seed: int, settings: Settings, show: Show) -> tuple[dict[str, float], View]:
+def _asked(
+    model: nn.Module, anatomy: Anatomy, count: int, lesions: int, rng: np.random.Generator
+) -> tuple[list[Scene], list[Array]]:
+    """Scenes of the test half, and what the network marks in each where a lesion may lie."""
+    near = anatomy.near[anatomy.parts["test"]]
+    scenes = [anatomy.scene("test", lesions, rng) for _ in range(count)]
+    return scenes, [(maps.probability(model, scene.image) > 0.5) & near for scene in scenes]
+
+
+def _dice(found: list[Array], scenes: list[Scene]) -> float:
+    return float(np.mean([maps.dice(f, scene.mask) for f, scene in zip(found, scenes, strict=True)]))
+
+
+def _learn(
+    anatomy: Anatomy, seed: int, settings: Settings, show: Show, other: Anatomy | None = None
+) -> tuple[dict[str, float], View]:
     rank = anatomy.image.ndim
     model, epoch = maps.learn(anatomy, seed, settings, "segment", show)
     classical = maps.smoothed_threshold(anatomy, settings, seed)
     rng = np.random.default_rng([seed, rank, 1])
     near = anatomy.near[anatomy.parts["test"]]
-    scenes = [anatomy.scene("test", settings.lesions, rng) for _ in range(settings.scenes // (1 if rank == 2 else 2))]
-    found = [(maps.probability(model, scene.image) > 0.5) & near for scene in scenes]
+    count = settings.scenes // (1 if rank == 2 else 2)
+    scenes, found = _asked(model, anatomy, count, settings.lesions, rng)
     plain = [classical(scene.image, near) for scene in scenes]
     spacing = anatomy.scan.spacing
     distances = [maps.surface_distance(f, s.mask, spacing) for f, s in zip(found, scenes, strict=True) if f.any()]
     figures = {
-        "dice": float(np.mean([maps.dice(f, scene.mask) for f, scene in zip(found, scenes, strict=True)])),
-        "baseline_dice": float(np.mean([maps.dice(f, scene.mask) for f, scene in zip(plain, scenes, strict=True)])),
+        "dice": _dice(found, scenes),
+        "baseline_dice": _dice(plain, scenes),
         "surface_mm": float(np.mean(distances)) if distances else float("nan"),
         "epoch": epoch,
     }
+    if other is not None:
+        strange, marks = _asked(model, other, count, settings.lesions, rng)
+        figures["dice_elsewhere"] = _dice(marks, strange)
     figures = {f"{name}_{rank}d": value for name, value in figures.items()}
     marked, whole = anatomy.scan.marked, None
     if marked.ndim and marked.any():
@@ -68,7 +87,8 @@ def once(data: Path | None, seed: int, settings: Settings, show: Show) -> tuple[
     views = []
     for anatomy in (planar("segment", data), solid("segment", data)):
         if anatomy is not None:
-            found, view = _learn(anatomy, seed, settings, show)
+            other = stranger("segment") if data is None and anatomy.image.ndim == 3 else None
+            found, view = _learn(anatomy, seed, settings, show, other)
             figures |= found
             views.append(view)
     return figures, views
@@ -77,10 +97,12 @@ def once(data: Path | None, seed: int, settings: Settings, show: Show) -> tuple[
 def notes(data: Path | None) -> list[str]:
     """What was trained and tested on."""
     if data is not None:
-        return ["Trained on the left half of the image, tested on its right half."]
+        return ["Trained on the left half of the image, tested on its right half.", NOTE]
     return [
         "2-D: abdominal MR slice, trained on the patient's right half without the outlined region, tested on the left.",
         "3-D: MR volume of a head, trained on the right half of the head, tested on the left half.",
+        NOTE,
+        "Another scan: half of a small MR volume of a brain, taken in another way; no part of it trains.",
         "Real outline: what the 2-D network marks of the lesion that the file outlines. One case, it proves nothing.",
     ]
 

@@ -16,7 +16,7 @@ from voxconv.nn import progress
 
 __all__ = ["TASKS", "as_table", "as_text", "run", "run_all"]
 
-FIRST_SEED = 1000
+FIRST_SEED = 3000
 """Figures for some smaller seeds were seen while decoys, networks and rates were chosen; for these none were."""
 
 TASKS = ("classify", "detect", "segment", "reconstruct", "digits")
@@ -48,6 +48,7 @@ MEANING = {
     "hit_distance_mm": "distance of a hit from the lesion's centre, mm",
     "dice": "Dice",
     "baseline_dice": "  Dice of the smoothed threshold",
+    "dice_elsewhere": "  Dice on another scan",
     "surface_mm": "mean distance between surfaces, mm",
     "real_outline_hit": "real outline hit (1) or missed (0)",
     "real_outline_response": "highest probability inside the real outline",

@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from voxconv import nn
 
-__all__ = ["Show", "train"]
+__all__ = ["NOTE", "Show", "train"]
 
 Array = npt.NDArray[Any]
 Show = Callable[[Iterable[int], int, str], Iterable[int]] | None
+
+NOTE = "Of the half to learn from, the lower rows train nothing: the epoch that does best on them goes into the test."
 
 
 def train(

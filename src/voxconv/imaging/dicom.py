@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from voxconv.errors import rejection
 from voxconv.imaging.scan import Scan, default_window, imported, read_nifti
 
-__all__ = ["example_ct", "example_slice", "example_volume", "read"]
+__all__ = ["example_anatomy", "example_ct", "example_slice", "example_volume", "read"]
 
 Array = npt.NDArray[Any]
 
@@ -221,9 +222,17 @@ def example_ct() -> Scan:
     return _pydicom_example("ct")
 
 
+def _nibabel_example(name: str) -> Scan:
+    nibabel = imported("nibabel", "nibabel", "reading the example volume")
+    return read_nifti(Path(nibabel.__file__).parent / "tests" / "data" / name)
+
+
 def example_volume() -> Scan:
     """Load the MR volume of a head among nibabel's test data (example4d.nii.gz, its first volume)."""
-    nibabel = imported("nibabel", "nibabel", "reading the example volume")
-    scan = read_nifti(Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz")
     # Air around the head takes most of the volume, so percentiles over all would not do.
-    return Scan(scan.pixels, scan.spacing, (0.0, 900.0), "MR of a head", scan.origin, scan.axes)
+    return replace(_nibabel_example("example4d.nii.gz"), window=(0.0, 900.0), title="MR of a head")
+
+
+def example_anatomy() -> Scan:
+    """Load the small MR volume from the middle of a brain among nibabel's test data (anatomical.nii)."""
+    return replace(_nibabel_example("anatomical.nii"), title="MR of the middle of a brain")
