@@ -66,12 +66,12 @@ def verdict(program):
 
 
 def mutate(seconds=0, names=()):
-    """Try mutants until the time is over, those first that no run of this ledger has tried; True if none survived."""
+    """Try mutants until the time is over, those first that no run of this ledger has killed; True if none survived."""
     start = time.monotonic()
     lost = [name for name, file, old, _ in MUTANTS if (ROOT / "csrc" / file).read_text().count(old) != 1]
     if lost:
         sys.exit("these mutants do not find their place, once, in csrc:\n  " + "\n  ".join(lost))
-    known = {name for line in runs("mutants") for name in line["verdicts"]}
+    known = {name for line in runs("mutants") for name, how in line["verdicts"].items() if how}
     chosen = [m for m in MUTANTS if not names or any(part in m[0] for part in names)]
     verdicts, slowest = {}, 0.0
     with tempfile.TemporaryDirectory() as folder:
