@@ -125,12 +125,26 @@ static void draw_conv(caller *c, int64_t budget) {
   if (f->cg == 1 && (f->kind == CONV || f->kg == 1) && draw(c, 4)) f->algorithm = VOX_DEPTHWISE;
 }
 
+/* Windows that reach the lanes from several loads of a row, which is a few lanes' worth of them. */
+static void draw_shuffled(caller *c, int64_t lanes) {
+  fuzz_case *f = &c->now;
+  for (int i = 0; i < 3; i++) {
+    f->kernel[i] = i == 0 ? 1 : i == 1 ? PICK(c, 1, 1, 2) : PICK(c, 2, 3, 4, 5);
+    f->stride[i] = i == 2 ? PICK(c, 2, 3, 4) : 1;
+    f->dilation[i] = 1;
+    f->pad[i] = f->pad_after[i] = i == 2 ? draw(c, 2) : 0;
+    f->spatial[i] = i == 0 ? 1 : i == 1 ? 2 + draw(c, 2) : lanes * f->stride[i] * (1 + draw(c, 3)) + draw(c, 2 * lanes);
+    f->output[i] = (f->spatial[i] + 2 * f->pad[i] - f->kernel[i]) / f->stride[i] + 1;
+  }
+}
+
 static void draw_window(caller *c, int64_t budget) {
   fuzz_case *f = &c->now;
   const int mean = f->kind == AVG_POOL || f->kind == AVG_POOL_GRAD;
   f->type = draw(c, f->kind == MAX_POOL && draw(c, 2) ? 10 : 2);
   f->n = PICK(c, 0, 1, 1, 2, 3);
   draw_geometry(c, vox_isa_lanes(vox_isa_used(), VOX_F32), budget / 2, mean || f->kind == MAX_POOL, !mean);
+  if (f->kind == MAX_POOL && f->type <= VOX_F64 && draw(c, 2)) draw_shuffled(c, vox_isa_lanes(vox_isa_used(), (int)f->type));
   f->count_include_pad = draw(c, 2);
   f->divisor = draw(c, 4) ? 0 : 1 + draw(c, 9);
   f->indexed = f->kind == MAX_POOL && draw(c, 2);

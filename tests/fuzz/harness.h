@@ -182,11 +182,9 @@ static void make_operand(caller *c, int which, int type, int64_t count, int data
     int64_t from = draw(c, TABLE - 64), left = count - i < 4096 ? count - i : 4096;
     for (int64_t j = from; left > 0 && j < TABLE; j++, i++, left--) wide[i] = tables[data][j];
   }
-  static const double specials[] = {NAN, INFINITY, -INFINITY};
-  /* a maximum has no sum to spoil: many of its operands may be special */
-  const int64_t most = c->now.kind == MAX_POOL ? 2 + count / 16 : 2;
-  for (int64_t planted = data == SPECIALS && count ? 1 + draw(c, most) : 0; planted > 0; planted--)
-    wide[draw(c, count)] = specials[draw(c, 3)];
+  static const double specials[] = {NAN, NAN, INFINITY, -INFINITY};
+  for (int64_t planted = data == SPECIALS && count ? 1 + draw(c, 2) : 0; planted > 0; planted--)
+    wide[draw(c, count)] = specials[draw(c, 4)];
   if (type == VOX_F32) {
     for (int64_t i = 0; i < count; i++) wide[i] = ((float *)c->masters[which])[i] = (float)wide[i];
   } else {

@@ -199,9 +199,6 @@ def interrupts(seconds):
 # Coverage and catalogue
 
 
-FUZZED = 100_000
-"""Cases of each instruction set whose lines are counted."""
-
 MEASURED = """
 [run]
 source = {package}
@@ -215,7 +212,7 @@ RELEASE_ONLY = "tests/test_catalogue_platform.py::test_m3_m4_symbols_and_depende
 
 
 def reached_by_tests(folder, package):
-    """Run the suite, its child processes too; lines of Python that were reached, by file, and the suite's status.
+    """Run the suite, its child processes too: lines of Python not reached, by file, their number, the suite's status.
 
     What Numba compiles counts as reached where it was compiled, since nothing traces machine code.
     """
@@ -232,51 +229,47 @@ def reached_by_tests(folder, package):
     print("\n".join(tests.stdout.splitlines()[-5:]))
     call([*measure, "combine", "--quiet", f"--rcfile={settings}"], env=environment)
     report = call([*measure, "json", "-q", f"--rcfile={settings}", "-o", "-"], env=environment)
-    return json.loads(report)["files"], tests.returncode
+    files = {name.split("voxconv/")[-1]: entry for name, entry in json.loads(report)["files"].items()}
+    lines = sum(entry["summary"]["num_statements"] for entry in files.values())
+    return {name: entry["missing_lines"] for name, entry in files.items()}, lines, tests.returncode
 
 
 def reached_in_c(objects):
-    """Lines of csrc and how often each was reached, by file: the most of all units that it is in."""
-    lines = {}
+    """Lines of csrc that no unit of theirs reached, by file, and their number."""
+    found = {}
     for counts in objects.rglob("*.gcda"):
         text = call(["gcov", "--json-format", "--stdout", counts], cwd=objects)
         for entry in (entry for line in text.splitlines() for entry in json.loads(line)["files"]):
             if "csrc/" in entry["file"]:
-                seen = lines.setdefault(entry["file"].split("csrc/")[-1], {})
+                seen = found.setdefault(entry["file"].split("csrc/")[-1], {})
                 for line in entry["lines"]:
                     seen[line["line_number"]] = max(seen.get(line["line_number"], 0), line["count"])
-    return lines
+    missing = {name: sorted(n for n, count in seen.items() if not count) for name, seen in sorted(found.items())}
+    return missing, sum(map(len, found.values()))
 
 
 def coverage(seconds):
-    """Lines of csrc that the fuzzer and the tests reach, and lines of src that the tests reach."""
+    """Lines of csrc that the tests reach, the fuzzer among them, and lines of src."""
     if not importlib.util.find_spec("coverage"):
         print("coverage is not installed (pip install coverage): skipped")
         return True
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        package, objects, program = folder / "package", folder / "build", folder / "vox_fuzz"
+        package, objects = folder / "package", folder / "build"
         settings = ("cmake.define.CMAKE_C_FLAGS=--coverage -O1", f"build-dir={objects}", "install.strip=false")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", package, ROOT]
         call([*pip, *(f"--config-settings={s}" for s in settings)])
-        library = next(package.rglob("libvoxconv_kernels.so"))
-        kernels.link([library], program, "cc", f"-Wl,-rpath,{library.parent}")
-        for isa in ("avx512", "avx2", "sse2"):
-            for arguments in (["replay", ROOT / "tests" / "fuzz" / "cases.txt"], [0, FUZZED]):
-                subprocess.run([program, *map(str, arguments)], env={**os.environ, "VOXCONV_ISA": isa}, check=True)
-        files, failed = reached_by_tests(folder, package)
-        lines = reached_in_c(objects)
-    c_missing = {name: sorted(n for n, c in seen.items() if not c) for name, seen in sorted(lines.items())}
-    c_lines, c_missed = sum(map(len, lines.values())), sum(map(len, c_missing.values()))
-    missing = {name.split("voxconv/")[-1]: entry["missing_lines"] for name, entry in files.items()}
-    src_lines, src_missed = sum(e["summary"]["num_statements"] for e in files.values()), sum(map(len, missing.values()))
-    record(
-        "coverage", time.monotonic() - start, csrc=round(100 * (1 - c_missed / c_lines), 2), csrc_lines=c_lines,
-        csrc_missing={n: v for n, v in c_missing.items() if v}, src=round(100 * (1 - src_missed / src_lines), 2),
-        src_lines=src_lines, src_missing={n: v for n, v in missing.items() if v}, failed_tests=failed,
-    )  # fmt: skip
+        missing, lines, failed = reached_by_tests(folder, package)
+        record_lines("coverage of src", time.monotonic() - start, missing, lines, failed_tests=failed)
+        record_lines("coverage of csrc", time.monotonic() - start, *reached_in_c(objects))
     return not failed
+
+
+def record_lines(job, seconds, missing, lines, **more):
+    """One half of it: the lines that were not reached, by file, and how many there are."""
+    reached = round(100 * (1 - sum(map(len, missing.values())) / lines), 2)
+    record(job, seconds, reached=reached, lines=lines, missing={n: v for n, v in missing.items() if v}, **more)
 
 
 def rows(seconds):
