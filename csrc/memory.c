@@ -47,9 +47,10 @@ static char *find_kept(int64_t total) {
 /* Memory that pages of 2 MiB can hold asks for them. */
 static char *fresh(int64_t total) {
   const int64_t align = total >= 2 * HUGE_PAGE ? HUGE_PAGE : VOX_ALIGN;
-  char *block = aligned_alloc((size_t)align, (size_t)total);
+  void *block; /* aligned_alloc of C11 wants multiples of such an alignment */
+  if (posix_memalign(&block, (size_t)align, (size_t)total)) return NULL;
 #if defined(MADV_HUGEPAGE)
-  if (block && align == HUGE_PAGE) madvise(block, (size_t)(total - total % HUGE_PAGE), MADV_HUGEPAGE);
+  if (align == HUGE_PAGE) madvise(block, (size_t)(total - total % HUGE_PAGE), MADV_HUGEPAGE);
 #endif
   return block;
 }

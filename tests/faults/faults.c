@@ -33,7 +33,11 @@ static int refuse(size_t bytes) {
 void *malloc(size_t n) { return refuse(n) ? NULL : __libc_malloc(n); }
 void *calloc(size_t n, size_t size) { return refuse(n * size) ? NULL : __libc_calloc(n, size); }
 void *realloc(void *p, size_t n) { return refuse(n) ? NULL : __libc_realloc(p, n); }
-void *aligned_alloc(size_t alignment, size_t n) { return refuse(n + LARGE) ? NULL : __libc_memalign(alignment, n); }
+int posix_memalign(void **p, size_t alignment, size_t n) {
+  void *block = refuse(n + LARGE) ? NULL : __libc_memalign(alignment, n);
+  if (block) *p = block;
+  return block ? 0 : ENOMEM;
+}
 
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*body)(void *), void *argument) {
   static int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);

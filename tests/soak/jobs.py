@@ -223,7 +223,7 @@ def reached_by_tests(folder, package):
     measure = [sys.executable, "-m", "coverage"]
     left_out = [f"--deselect={name}" for name in ("tests/test_codebase.py", RELEASE_ONLY)]
     tests = subprocess.run(
-        [*measure, "run", f"--rcfile={settings}", "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *left_out],
+        [*measure, "run", f"--rcfile={settings}", "-m", "pytest", "-q", "-p", "no:cacheprovider", *left_out],
         env=environment, cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     print("\n".join(tests.stdout.splitlines()[-5:]))
