@@ -130,6 +130,17 @@ def test_long_files_have_a_reason():
     assert long == set(LONG)
 
 
+def test_each_seeded_bug_has_its_place():
+    """One that has none tests nothing; it is moved with the lines that it was in."""
+    soak = str(ROOT / "tests" / "soak")
+    sys.path.insert(0, soak)
+    try:
+        from mutants import lost
+    finally:
+        sys.path.remove(soak)
+    assert lost() == []
+
+
 def test_no_line_of_the_documents_is_too_long():
     for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
         for number, line in enumerate(path.read_text().splitlines(), 1):

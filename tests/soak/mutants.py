@@ -35,6 +35,11 @@ def read_mutants():
 MUTANTS = read_mutants()
 
 
+def lost():
+    """Mutants whose text does not stand in csrc, once."""
+    return [name for name, file, old, _ in MUTANTS if (ROOT / "csrc" / file).read_text().count(old) != 1]
+
+
 def best_isa():
     words = Path("/proc/cpuinfo").read_text().split()
     return "avx512" if "avx512f" in words else "avx2" if "avx2" in words else "base"
@@ -68,9 +73,8 @@ def verdict(program):
 def mutate(seconds=0, names=()):
     """Try mutants until the time is over, those first that no run of this ledger has killed; True if none survived."""
     start = time.monotonic()
-    lost = [name for name, file, old, _ in MUTANTS if (ROOT / "csrc" / file).read_text().count(old) != 1]
-    if lost:
-        sys.exit("these mutants do not find their place, once, in csrc:\n  " + "\n  ".join(lost))
+    if lost():
+        sys.exit("these mutants do not find their place, once, in csrc:\n  " + "\n  ".join(lost()))
     known = {name for line in runs("mutants") for name, how in line["verdicts"].items() if how}
     chosen = [m for m in MUTANTS if not names or any(part in m[0] for part in names)]
     verdicts, slowest = {}, 0.0
