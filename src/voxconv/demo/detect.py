@@ -143,7 +143,7 @@ def draw(view: View, figures: dict[str, Any], path: Path) -> None:
     figure.suptitle(f"{QUESTION} U-Net against matched filter (all inserted lesions are SYNTHETIC)", fontsize=14)
     left = figure.add_axes((0.03, 0.52, 0.28, 0.4))
     show_pixels(left, view.scene.image, window=(-1.5, 3.5))
-    left.set_title("Test image: circles are the synthetic lesions", fontsize=10)
+    left.set_title("Test image: circles are the synthetic lesions,\nrims with a gap are synthetic decoys", fontsize=10)
     for row, column in view.scene.centres:
         left.add_patch(circle(column, row, 9, "cyan"))
     middle = figure.add_axes((0.34, 0.52, 0.28, 0.4))
