@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -59,10 +60,57 @@ def test_garbage_is_compiled_anew(filled, tmp_path, fault):
     assert files(tmp_path)[0].read_bytes() != content
 
 
-def test_no_place_for_files_is_one_warning(tmp_path):
-    (tmp_path / "file").write_text("no directory can be made under this")
-    told = run(PACK, tmp_path / "file")
+def test_a_directory_that_is_missing_is_made(tmp_path):
+    folder = tmp_path / "not" / "yet"
+    assert run(PACK, folder) == "0 0"
+    assert run(PACK, folder) == "1 0"
+
+
+@pytest.mark.parametrize("place", ["under a file", "/proc", "read-only"])
+def test_no_place_for_files_is_one_warning(tmp_path, place):
+    folder = tmp_path / "folder"
+    if place == "under a file":
+        folder.write_text("no directory can be made under this")
+    elif place == "read-only":
+        if os.geteuid() == 0:
+            pytest.skip("root writes everywhere")
+        folder.mkdir(mode=0o555)
+    else:
+        folder = place
+    told = run(PACK, folder)
     assert told.startswith("0 1 voxconv's Numba kernels are compiled anew in each process")
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path):
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))\n"
+    assert run(full + PACK, tmp_path).startswith("0 1 voxconv's Numba kernels are compiled anew")
+    assert files(tmp_path) == []
+
+
+def test_the_next_place_serves_where_the_first_does_not(tmp_path):
+    places = f"[Path('/dev/null/none'), Path({str(tmp_path / 'voxconv')!r})]"
+    code = "from pathlib import Path\n" + PACK.replace("with w", f"_numba_cache._folders = lambda: {places}\nwith w")
+    assert [run(code, tmp_path / "unused") for _ in range(2)] == ["0 0", "1 0"]
+    assert len(files(tmp_path)) == 1
+
+
+def test_an_edited_intrinsic_is_not_served_stale(tmp_path):
+    """Numba's own cache looks at a function's file alone, and would find the machine code of the old intrinsic."""
+    import voxconv
+
+    package = tmp_path / "lib" / "voxconv"
+    shutil.copytree(os.path.dirname(voxconv.__file__), package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = """
+import numpy as np, voxconv as vc
+x, w, b = np.ones((1, 1, 3, 3), np.float32), np.ones((1, 1, 3, 3), np.float32), np.ones(1, np.float32)
+print(vc.conv2d(x, w, b, backend="numba", algorithm="depthwise").item())
+"""
+    assert run(code, tmp_path / "cache", PYTHONPATH=str(package.parent)) == "10.0"
+    source = package / "backends" / "_numba_tiles.py"
+    text = source.read_text()
+    assert text.count("v.builder.fadd(total, every)") == 1
+    source.write_text(text.replace("v.builder.fadd(total, every)", "v.builder.fsub(total, every)"))
+    assert run(code, tmp_path / "cache", PYTHONPATH=str(package.parent)) == "8.0"
 
 
 def test_a_user_without_a_home_has_one_place_less(monkeypatch):
