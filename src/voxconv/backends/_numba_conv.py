@@ -13,7 +13,7 @@ from typing import Any
 from numba import njit, types
 
 from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS, job_type, pointer, record
-from voxconv.backends._numba_tiles import copy_row, dot_row, lane_sum, row_tile, tiles
+from voxconv.backends._numba_tiles import copy_row, dot_row, lane_sum, pack_panel, row_tile, tiles
 
 _helper: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 # A helper has machine code of its own beside that of the kernel it is linked into: what holds tiles is inlined.
@@ -57,7 +57,10 @@ PACK = job_type(
     finite w to wrow woff groups outs terms padded
     """
 )
-"""Weights w[wrow[group * outs + k] + woff[t]] to panels (group, panel, t, row); ``padded`` outs of a group."""
+"""Weights w[wrow[group * outs + k] + woff[t]] to panels (group, panel, t, row); ``padded`` outs of a group.
+
+There is a 0 at ``finite`` afterwards if one of them is not.
+"""
 
 
 @_inlined
@@ -76,24 +79,17 @@ def padded_outs(outs: int) -> int:
 
 def pack(dtype: Any) -> Callable[..., None]:
     """Lay weights out as tiles read them, one item for each group; see `PACK`."""
+    itemsize = dtype.bitwidth // 8
 
     def kernel(jobs: Any, group: int, slot: int) -> None:
         job = record(jobs)
-        w, to = pointer(dtype, job.w), pointer(dtype, job.to)
-        wrow, woff = pointer(types.int64, job.wrow), pointer(types.int64, job.woff)
-        at, k, finite = group * job.padded * job.terms, 0, True
+        at, k = job.to + group * job.padded * job.terms * itemsize, 0
         while k < job.outs:
             rows = panel_rows(job.outs - k)
-            for i in range(rows):
-                row = wrow[group * job.outs + min(k + i, job.outs - 1)]
-                for t in range(job.terms):
-                    value = w[row + woff[t]]
-                    finite &= value - value == 0
-                    to[at + t * rows + i] = value
-            at += rows * job.terms
+            row = job.wrow + (group * job.outs + k) * 8
+            pack_panel(dtype, rows, at, job.w, row, job.outs - 1 - k, job.woff, job.terms, job.finite)
+            at += rows * job.terms * itemsize
             k += rows
-        if not finite:
-            job.finite = 0
 
     return kernel
 

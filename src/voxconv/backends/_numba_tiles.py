@@ -163,6 +163,37 @@ def _put(
                         v.store_masked(results[i * vectors + j], builder.add(channel, move), kept)
 
 
+def _pack_panel(v: Vectors, rows: int, to: Any, w: Any, row: Any, last: Any, off: Any, n: Any, finite: Any) -> None:
+    """to[t * rows + i] = w[row[min(i, last)] + off[t]] for i < rows and t < n; 0 at ``finite`` if one is not."""
+    builder = v.builder
+    kind = ir.VectorType(v.scalar, rows)
+    starts = []
+    for i in range(rows):
+        number = v.lesser(int64(i), last)
+        starts.append(v.address(w, v.loadint64(builder.add(row, builder.mul(number, int64(8))))))
+
+    def term(t: Any, state: list[Any]) -> list[Any]:
+        move = v.address(int64(0), v.loadint64(builder.add(off, builder.mul(t, int64(8)))))
+        value = ir.Constant(kind, ir.Undefined)
+        for i, start in enumerate(starts):
+            one = v.load_scalar(builder.add(start, move))
+            value = builder.insert_element(value, one, ir.Constant(INT32, i))
+        builder.store(value, v.pointer(v.address(to, builder.mul(t, int64(rows))), kind), align=v.size)
+        return [builder.fadd(state[0], builder.fsub(value, value))]  # 0, or not a number
+
+    (told,) = v.loop(n, [ir.Constant(kind, [0.0] * rows)], term)
+    bits = builder.bitcast(builder.fcmp_unordered("uno", told, told), ir.IntType(rows))
+    with builder.if_then(builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0)), likely=False):
+        builder.store(int64(0), v.pointer(finite, INT64))
+
+
+def _pack_panels(v: Vectors, rows: Any, *arguments: Any) -> None:
+    """Pack a panel of so many rows."""
+    for height in TILES:
+        with v.builder.if_then(v.builder.icmp_signed("==", rows, int64(height))):
+            called(v, _pack_panel, [height], list(arguments))
+
+
 def _row_tile(v: Vectors, rows: int, vectors: int, n: Any, x: Any, row: Any, off: Any, d: Any, c: Any) -> None:
     """c[i * width + j] += sum over p < n of x[row[i] + off[p]] * d[p * width + j], for i < rows and j < width.
 
@@ -261,6 +292,12 @@ def tiles(
     """See `_tiles`."""
     arguments = rows, vectors, more, n, a, b, off, c, ldc, present, full, y, plane, bias, places, slope
     return emitted(0)(_tiles)(context, dtype, *arguments)
+
+
+@typed
+def pack_panel(context, dtype, rows, to, w, row, last, off, n, finite):
+    """See `_pack_panel`."""
+    return emitted(0)(_pack_panels)(context, dtype, rows, to, w, row, last, off, n, finite)
 
 
 @typed

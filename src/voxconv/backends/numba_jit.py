@@ -133,16 +133,15 @@ class Packed:
 
 def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) -> Packed:
     """Lay the weight out in panels."""
-    panels, finite = [], True
+    panels, finite = [], np.ones(1, np.int64)
     for sweep in sweeps_of(problem, operation, algorithm, 1).each:
         panel = np.empty(_packed_size(sweep), problem.dtype)
-        addresses = map(address, (weight, panel, sweep.wrow, sweep.woff))
-        job = table([1, *addresses, problem.groups, sweep.outs, sweep.terms, padded_outs(sweep.outs)])
+        addresses = map(address, (finite, weight, panel, sweep.wrow, sweep.woff))
+        job = table([*addresses, problem.groups, sweep.outs, sweep.terms, padded_outs(sweep.outs)])
         run("pack", problem.dtype, job, problem.groups)
         panels.append(panel)
-        finite = finite and bool(job[0])
     outs = problem.c if operation == "conv_input_grad" else problem.k
-    return Packed((problem, operation, algorithm), weight.reshape(-1), panels, finite=finite, outs=outs)
+    return Packed((problem, operation, algorithm), weight.reshape(-1), panels, finite=bool(finite[0]), outs=outs)
 
 
 def _convolve(problem: ConvProblem, x: Array, packed: Packed, bias: Array | None, out: Array) -> None:
