@@ -9,7 +9,7 @@ from numba import types
 
 from voxconv.backends._numba_ir import ROWS, VECTOR_BYTES, job_type, pointer, record
 from voxconv.backends._numba_pool import taps_met
-from voxconv.backends._numba_rows import plane_dots, planes, taps_edge, taps_inside
+from voxconv.backends._numba_rows import line_of_pairs, plane_dots, planes, taps_edge, taps_inside
 from voxconv.backends._numba_tiles import lane_sum
 
 DEPTHWISE = job_type(
@@ -22,6 +22,19 @@ DEPTHWISE = job_type(
 
 ``low`` and ``high`` are the least and the greatest offset of an axis; in depth, ``taps_d`` are ``move_d`` apart.  An
 item is ``run`` images and ``per_part`` of their (depth, row) lines of outputs; its scratch holds tables of the taps.
+"""
+
+DEPTHWISE_SPREAD = job_type(
+    """
+    x y scratch w bias off* each images groups terms run parts per_part taps* evens_h evens_w step_h size* outputs*
+    low_w high_w slope
+    """
+)
+"""The gradient to the input at a stride of 2 along the last axis, and of ``step_h`` 1 or 2 along the one before.
+
+y[image, d, i, l] = bias + sum over those taps that belong to i % step_h and l % 2 of
+w[image % groups, td, th, tw] * x[image, d + off_d[td], i // step_h + off_h[th], l // 2 + off_w[tw]]: the first
+``evens_h`` and ``evens_w`` of the taps belong to 0.  Items and scratch are as in `DEPTHWISE`.
 """
 
 DEPTHWISE_WEIGHT = job_type(
@@ -188,3 +201,49 @@ def square_weight(size: int, step: int) -> Callable[[Any], Callable[..., None]]:
         return kernel
 
     return make
+
+
+def spread(dtype: Any) -> Callable[..., None]:
+    """The sum of `DEPTHWISE_SPREAD`, line by line."""
+    itemsize = dtype.bitwidth // 8
+
+    def kernel(jobs: Any, item: int, slot: int) -> None:
+        job = record(jobs)
+        part, first = item % job.parts, item // job.parts * job.run
+        off_d, off_h = pointer(types.int64, job.off_d), pointer(types.int64, job.off_h)
+        off_w = pointer(types.int64, job.off_w)
+        places = job.scratch + slot * job.each
+        shifts, chosen = places + job.terms * 8, places + 3 * job.terms * 8
+        place, shift = pointer(types.int64, places), pointer(types.int64, shifts)
+        which, value = pointer(types.int64, places + 2 * job.terms * 8), pointer(dtype, chosen)
+        bias, lines = pointer(dtype, job.bias), job.outputs_d * job.outputs_h
+        for line in range(part * job.per_part, min((part + 1) * job.per_part, lines)):
+            d, i = line // job.outputs_h, line % job.outputs_h
+            odd, q = i % job.step_h, i // job.step_h
+            count, evens = 0, 0
+            for side in range(2):
+                for td in range(job.taps_d):
+                    z = d + off_d[td]
+                    for th in range(job.evens_h if odd else 0, job.taps_h if odd else job.evens_h):
+                        row = q + off_h[th]
+                        if not (0 <= z < job.size_d and 0 <= row < job.size_h):
+                            continue
+                        for tw in range(job.evens_w if side else 0, job.taps_w if side else job.evens_w):
+                            which[count] = (td * job.taps_h + th) * job.taps_w + tw
+                            place[count] = (z * job.size_h + row) * job.size_w + off_w[tw]
+                            shift[count] = off_w[tw]
+                            count += 1
+                if side == 0:
+                    evens = count
+            for image in range(first, min(first + job.run, job.images)):
+                channel = image % job.groups
+                weight = pointer(dtype, job.w + channel * job.terms * itemsize)
+                for t in range(count):
+                    value[t] = weight[which[t]]
+                line_of_pairs(
+                    dtype, job.y + (image * lines + line) * job.outputs_w * itemsize, job.outputs_w,
+                    job.x + image * job.size_d * job.size_h * job.size_w * itemsize, job.size_w, job.low_w, job.high_w,
+                    evens, count - evens, chosen, places, shifts, bias[channel], dtype(job.slope),
+                )  # fmt: skip
+
+    return kernel

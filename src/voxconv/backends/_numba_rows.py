@@ -234,6 +234,59 @@ def _planes_tile(
                 v.store_masked(result, place, stored)
 
 
+def _line_of_pairs(
+    v: Vectors, y: Any, columns: Any, x: Any, width: Any, low: Any, high: Any, evens: Any, odds: Any, w: Any, off: Any,
+    shift: Any, bias: Any, slope: Any,
+) -> None:  # fmt: skip
+    """A line whose even and odd elements are sums over taps of their own, as at a stride of 2 backwards.
+
+    y[2 * j + r] = bias + sum over t of w[t] * x[off[t] + j]: over the first ``evens`` terms for r = 0, over ``odds``
+    further ones for r = 1.  Left out are terms for which shift[t] + j, of which ``low`` and ``high`` are the least and
+    the greatest shift, leaves a line of x.
+    """
+    builder, lanes = v.builder, v.lanes
+    pick = [
+        ir.Constant(ir.VectorType(INT32, lanes), [half * lanes // 2 + i // 2 + i % 2 * lanes for i in range(lanes)])
+        for half in range(2)
+    ]
+
+    def vector(to: Any, *, whole: bool) -> None:
+        """Two vectors of y."""
+        at = builder.lshr(to, int64(1))
+        line = v.address(x, at)
+        sums = []
+        for first, n in ((int64(0), evens), (evens, odds)):
+            shifts = builder.add(shift, builder.mul(first, int64(8)))
+
+            def load(here: Any, _: int, t: Any, shifts: Any = shifts) -> Any:
+                if whole:
+                    return v.load(builder.add(line, here))
+                start = builder.add(v.loadint64(builder.add(shifts, builder.mul(t, int64(8)))), at)
+                inside = v.mask(v.bits(builder.neg(start), builder.sub(width, start)))
+                return v.load_masked(builder.add(line, here), inside)
+
+            sums += _taps_loop(v, 1, n, v.address(w, first), builder.add(off, builder.mul(first, int64(8))), load)
+        results = finish_sums(v, sums, bias, slope)
+        for half in range(2):
+            mixed, first = builder.shuffle_vector(*results, pick[half]), builder.add(to, int64(half * lanes))
+            if whole:
+                v.store(mixed, v.address(y, first))
+            else:
+                stored = v.mask(v.bits(int64(0), builder.sub(columns, first)))
+                v.store_masked(mixed, v.address(y, first), stored)
+
+    with cgutils.for_range_slice(builder, int64(0), columns, int64(2 * lanes)) as (to, _):
+        at = builder.lshr(to, int64(1))
+        room = builder.icmp_signed("<=", builder.add(to, int64(2 * lanes)), columns)
+        begins = builder.icmp_signed(">=", builder.add(at, low), int64(0))
+        ends = builder.icmp_signed("<=", builder.add(builder.add(at, high), int64(lanes)), width)
+        with builder.if_else(builder.and_(room, builder.and_(begins, ends))) as (quick, ragged):
+            with quick:
+                vector(to, whole=True)
+            with ragged:
+                vector(to, whole=False)
+
+
 def _plane_dots(
     v: Vectors, kernel: int, step: int, together: int, to: Any, x: Any, gy: Any, slices: Any, slice_step: Any,
     lines: Any, low_h: Any, height: Any, low_w: Any, width: Any, columns: Any,
@@ -329,3 +382,10 @@ def plane_dots(
     """See `_plane_dots`."""
     arguments = to, x, gy, slices, slice_step, lines, low_h, height, low_w, width, columns
     return emitted(3)(_plane_dots)(context, dtype, kernel, step, together, *arguments)
+
+
+@typed
+def line_of_pairs(context, dtype, y, columns, x, width, low, high, evens, odds, w, off, shift, bias, slope):
+    """See `_line_of_pairs`."""
+    arguments = y, columns, x, width, low, high, evens, odds, w, off, shift, bias, slope
+    return emitted(0)(_line_of_pairs)(context, dtype, *arguments)

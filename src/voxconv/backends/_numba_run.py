@@ -12,7 +12,7 @@ from voxconv.backends import _numba_conv, _numba_depthwise, _numba_pool
 from voxconv.backends._numba_axes import SQUARES
 from voxconv.backends._numba_cache import compiled
 from voxconv.backends._numba_conv import PACK, SWEEP, WEIGHT
-from voxconv.backends._numba_depthwise import DEPTHWISE, DEPTHWISE_WEIGHT
+from voxconv.backends._numba_depthwise import DEPTHWISE, DEPTHWISE_SPREAD, DEPTHWISE_WEIGHT
 from voxconv.backends._numba_pool import FORMS, POOL, SCATTER
 
 Array = npt.NDArray[Any]
@@ -34,6 +34,7 @@ KERNELS = {
     **{f"max_pool-{step}-{known}": (_numba_pool.max_pool(step, known), POOL) for step, known in FORMS},
     "scatter": (_numba_pool.scatter, SCATTER),
     "depthwise": (_numba_depthwise.depthwise, DEPTHWISE),
+    "spread": (_numba_depthwise.spread, DEPTHWISE_SPREAD),
     **{
         f"{name}-{size}-{step}": (make(size, step), kind)
         for name, make, kind in (

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from voxconv.backends._numba_axes import Axis, axes_of, deep, is_in_place, square_of, table, weight_places
+from voxconv.backends._numba_axes import Axis, axes_of, deep, is_in_place, offsets, square_of, table, weight_places
 from voxconv.backends._numba_conv import SWEEP, WEIGHT, padded_outs
-from voxconv.backends._numba_depthwise import DEPTHWISE, DEPTHWISE_WEIGHT
+from voxconv.backends._numba_depthwise import DEPTHWISE, DEPTHWISE_SPREAD, DEPTHWISE_WEIGHT
 from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS
 from voxconv.problem import ConvProblem
 
@@ -310,7 +310,6 @@ def _sweep(problem: ConvProblem, backward: bool, algorithm: str, axes: tuple[Axi
     places = tail_at + _ceil(tail * size, 64) * 64
     place, most_tiles = _ceil((most + 1 + 3 * widest) * 8, 64) * 64, _ceil((box_h - 1) * pitch + box_w, widest) + 1
     each = places + _ceil(most_tiles * 8, 64) * 64 + most_tiles * place
-    activation = problem.activation
     record = record_of(
         SWEEP, xoff=tables[0].ctypes.data, tailoff=tables[1].ctypes.data, starts=[t.ctypes.data for t in tables[2:]],
         each=each, panel=sums_at, tail=tail_at, places=places, place=place, samples=problem.n, groups=problem.groups,
@@ -318,8 +317,7 @@ def _sweep(problem: ConvProblem, backward: bool, algorithm: str, axes: tuple[Axi
         in_place=in_place, full=full,
         box=(box_d, box_h, box_w), boxes=boxes, slots=[len(s.starts) for s in slots], ring=ring, span_h=slots[1].span,
         span_w=slots[2].span, plane=plane, channel=channel, width=width, padded=padded_outs(outs),
-        # The sign of a zero slope must not reach the result.
-        slope=1.0 if activation is None else activation.slope or 0.0,
+        slope=_slope(problem),
         **{name: [getattr(a, name) for a in axes] for name in ("size", "outputs", "step", "first", "spread")},
     )  # fmt: skip
     return Sweep(
@@ -337,26 +335,68 @@ def _depthwise_sweep(
     moves = [[offset for _, offset in axis.taps] for axis in axes]
     tables = tuple(np.ascontiguousarray(move.ravel()) for move in np.meshgrid(*map(table, moves), indexing="ij"))
     images, terms = problem.n * problem.groups, len(woff)
-    lines, columns = axes[0].outputs * axes[1].outputs, axes[2].outputs
-    per_part = max(1, min(lines, ITEM_TERMS // (terms * columns)))
-    if threads > 1 and images < 2 * threads:
-        per_part = min(per_part, _ceil(lines, _ceil(2 * threads, max(images, 1))))
-    run = max(1, min(SHORT_TERMS // (terms * columns * per_part), images // threads))
-    parts = _ceil(lines, per_part)
-    each = _ceil(terms * (3 * 8 + problem.dtype.itemsize), 64) * 64
-    activation = problem.activation
+    each, parts, run, per_part = _lines_cut(problem, axes, terms, threads)
     square = square_of(axes)
     record = record_of(
         DEPTHWISE, off=[t.ctypes.data for t in tables], each=each,
         images=images, groups=problem.groups, terms=terms, run=run, parts=parts, per_part=per_part,
         low=list(map(min, moves)), high=list(map(max, moves)), **_depths(moves[0]),
-        slope=1.0 if activation is None else activation.slope or 0.0,
-        **{name: [getattr(a, name) for a in axes] for name in ("size", "outputs", "step")},
+        slope=_slope(problem), **{name: [getattr(a, name) for a in axes] for name in ("size", "outputs", "step")},
     )  # fmt: skip
     return Sweep(
-        record, tables, axes, (), (lines, columns), False, problem.groups, 1, 1, 0, wrow, woff,
+        record, tables, axes, (), (axes[1].outputs, axes[2].outputs), False, problem.groups, 1, 1, 0, wrow, woff,
         _ceil(images, run) * parts, each, f"depthwise-{square}-{axes[2].step}" if square else "depthwise",
     )  # fmt: skip
+
+
+def spread_axes(problem: ConvProblem) -> tuple[tuple[Axis, Axis, Axis], list[int]] | None:
+    """Axes of the kernel `spread`, with the taps of both phases, and how many belong to even outputs, or None."""
+    stride = deep(problem.stride, 1)
+    if not (stride[0] == 1 and stride[1] <= 2 == stride[2]):
+        return None
+    axes, evens = [], []
+    for phases, outputs in zip(axes_of(problem, "conv_input_grad"), deep(problem.spatial, 1), strict=True):
+        taps = {axis.first: axis.taps for axis in phases}
+        both = (*taps.get(0, ()), *taps.get(1, ()))
+        if not both:
+            return None
+        axes.append(Axis(phases[0].size, outputs, 1, 0, 1, both))
+        evens.append(len(taps.get(0, ())))
+    d, h, w = axes
+    return (d, h, w), evens
+
+
+def _spread_sweep(problem: ConvProblem, axes: tuple[Axis, Axis, Axis], evens: list[int], threads: int) -> Sweep:
+    wrow, woff = weight_places(problem, axes, True)
+    tables = offsets(axes)
+    each, parts, run, per_part = _lines_cut(problem, axes, len(woff), threads)
+    record = record_of(
+        DEPTHWISE_SPREAD, off=[t.ctypes.data for t in tables], each=each, images=problem.n * problem.groups,
+        groups=problem.groups, terms=len(woff), run=run, parts=parts, per_part=per_part, taps=list(map(len, tables)),
+        evens_h=evens[1], evens_w=evens[2], step_h=deep(problem.stride, 1)[1], low_w=tables[2].min(),
+        high_w=tables[2].max(), slope=_slope(problem),
+        **{name: [getattr(a, name) for a in axes] for name in ("size", "outputs")},
+    )  # fmt: skip
+    box = axes[1].outputs, axes[2].outputs
+    items = _ceil(problem.n * problem.groups, run) * parts
+    return Sweep(record, tables, axes, (), box, False, problem.groups, 1, 1, 0, wrow, woff, items, each, "spread")
+
+
+def _lines_cut(
+    problem: ConvProblem, axes: tuple[Axis, Axis, Axis], terms: int, threads: int
+) -> tuple[int, int, int, int]:
+    """Of a depthwise sum: bytes of scratch, parts of an image, images of an item and lines of a part."""
+    images, lines, columns = problem.n * problem.groups, axes[0].outputs * axes[1].outputs, axes[2].outputs
+    per_part = max(1, min(lines, ITEM_TERMS // (terms * columns)))
+    if threads > 1 and images < 2 * threads:
+        per_part = min(per_part, _ceil(lines, _ceil(2 * threads, max(images, 1))))
+    run = max(1, min(SHORT_TERMS // (terms * columns * per_part), images // threads))
+    return _ceil(terms * (3 * 8 + problem.dtype.itemsize), 64) * 64, _ceil(lines, per_part), run, per_part
+
+
+def _slope(problem: ConvProblem) -> float:
+    """Of the activation; the sign of a zero must not reach the result."""
+    return 1.0 if problem.activation is None else problem.activation.slope or 0.0
 
 
 class Sweeps(NamedTuple):
@@ -375,6 +415,10 @@ def sweeps_of(problem: ConvProblem, operation: str, algorithm: str, threads: int
     backward = operation == "conv_input_grad"
     if not (problem.k and problem.c):
         return Sweeps((), 0, False)
+    spread = spread_axes(problem) if algorithm == "depthwise" and backward else None
+    if spread is not None:
+        sweep = _spread_sweep(problem, *spread, threads)
+        return Sweeps((sweep,), sweep.scratch, True)
     phases = product(*axes_of(problem, operation))
     met = [(d, h, w) for d, h, w in phases if d.taps and h.taps and w.taps]
     if algorithm == "depthwise":

@@ -25,7 +25,7 @@ from voxconv.backends._numba_conv import padded_outs
 from voxconv.backends._numba_ir import ROWS
 from voxconv.backends._numba_pool import POOL, form_of
 from voxconv.backends._numba_run import address, give, job_of, kernel_of, place, run, share, take, threads_now
-from voxconv.backends._numba_tables import Sweep, Sweeps, record_of, sweeps_of, weight_sweep_of
+from voxconv.backends._numba_tables import Sweep, Sweeps, record_of, spread_axes, sweeps_of, weight_sweep_of
 from voxconv.problem import ConvProblem, WindowProblem
 
 __all__ = [
@@ -75,9 +75,11 @@ def _depthwise_refusal(problem: ConvProblem, operation: str) -> str | None:
         return f"depthwise wants one channel a group: {problem.c} -> {problem.k} channels in {problem.groups} groups"
     if operation != "conv_weight_grad" and all(step == 1 for step in problem.stride):
         return None
+    if operation == "conv_input_grad" and spread_axes(problem) is not None:
+        return None
     if operation != "conv_input_grad" and all(map(square_of, product(*axes_of(problem, operation)))):
         return None
-    return "depthwise at a stride, or for the weight's gradient, is for square kernels of size 3, 5 or 7 at 1 or 2"
+    return "depthwise at a stride, or for the weight's gradient, is for kernels of 3, 5 or 7 squared and strides to 2"
 
 
 def gain(problem: ConvProblem, operation: str, algorithm: str) -> float:
@@ -118,6 +120,10 @@ class Packed:
         self.weight, self.panels, self.finite = weight, panels, finite
         self.no_bias = np.full(outs, -0.0, weight.dtype)  # adding it changes nothing, not even the sign of a zero
 
+    @property
+    def operation(self) -> str:
+        return self._made_for[1]
+
     def calls(self, threads: int) -> tuple[Sweeps, list[Call]]:
         """The sweeps, and what calls each."""
         found = self._calls.get(threads)
@@ -148,12 +154,14 @@ def _convolve(problem: ConvProblem, x: Array, packed: Packed, bias: Array | None
     threads = threads_now()
     sweeps, calls = packed.calls(threads)
     bias = packed.no_bias if bias is None else bias
+    if not packed.finite:  # zeros in place of padding would turn these weights to NaN
+        sweeps = sweeps_of(problem, packed.operation, "direct", 1)
     if not sweeps.complete:
         kind = problem.dtype.type
         slope = kind(problem.activation.slope or 0.0 if problem.activation else 1.0)
         shown = np.where(bias < 0, slope * bias if slope else slope, bias + kind(0))
         out[...] = shown.reshape(-1, *(1,) * problem.rank)
-    if not packed.finite:  # zeros in place of padding would turn these weights to NaN
+    if not packed.finite:
         _convolve_exactly(problem, sweeps, x, packed, bias, out)
         return
     scratch = take(threads * sweeps.scratch)
