@@ -183,3 +183,32 @@ print(_numba_ir.VECTOR_BYTES, _numba_ir._FMA)
     machine = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     if np.dtype(np.intp).itemsize == 8 and os.uname().machine == "x86_64":
         assert run(code, tmp_path, **machine) == "16 False"
+
+
+def test_vectors_of_neon_become_its_instructions(tmp_path):
+    """The code for 32 registers of 16 bytes, made into AArch64's assembly: fused products of vectors, no calls."""
+    code = r"""
+import re
+import numpy as np
+from llvmlite import binding
+from voxconv.backends import _numba_ir, _numba_run
+binding.initialize_all_targets()
+binding.initialize_all_asmprinters()
+triple = "aarch64-unknown-linux-gnu"
+machine = binding.Target.from_triple(triple).create_target_machine(cpu="generic", features="+neon", opt=2)
+text = _numba_run.kernel_of("sweep", np.dtype("float32"))[1]._library.get_llvm_str()
+for pattern, other in (
+    ("target triple = .*", f'target triple = "{triple}"'),
+    ("target datalayout = .*", f'target datalayout = "{machine.target_data}"'),
+    ('"target-(cpu|features)"="[^"]*"', ""),
+):
+    text = re.sub(pattern, other, text)
+assembly = machine.emit_assembly(binding.parse_assembly(text))
+tile = 8 * 3 + 8 * 2 + 8 + 4 * 6 + 4 * 3 + 6 + 3  # every size of it, and each sum once
+found = len(re.findall(r"fmla\s+v\d+\.4s", assembly))
+print(_numba_ir.VECTOR_BYTES, _numba_ir.ROWS, found >= tile, "fmaf" in assembly)
+"""
+    if os.uname().machine != "x86_64":
+        pytest.skip("the processor's own code is of another kind")
+    machine = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "+neon"}
+    assert run(code, tmp_path, **machine) == "16 8 True False"
