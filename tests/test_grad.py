@@ -177,3 +177,36 @@ def test_finite_differences(backend, seed):
     along_w = (loss(x, w + h * dw) - loss(x, w - h * dw)) / (2 * h)
     assert along_x == pytest.approx(np.sum(dx * vc.grad.conv2d_input(x.shape, w, gy, **options)), rel=1e-9)
     assert along_w == pytest.approx(np.sum(dw * vc.grad.conv2d_weight(x, w.shape, gy, **options)), rel=1e-9)
+
+
+DEPTHWISE = {  # (n, c, *spatial), kernel, stride, padding, dilation
+    "3x3": ((2, 3, 33, 35), (3, 3), 1, 1, 1),
+    "3x3 stride 2": ((2, 3, 33, 35), (3, 3), 2, 1, 1),
+    "3x3 stride 2, a narrow plane": ((1, 3, 7, 6), (3, 3), 2, 1, 1),
+    "5x5 stride 2": ((1, 2, 41, 70), (5, 5), 2, 2, 1),
+    "7x7": ((1, 2, 19, 40), (7, 7), 1, 3, 1),
+    "7x7 stride 2": ((2, 2, 31, 30), (7, 7), 2, 3, 1),
+    "3-D, slices whole": ((1, 2, 5, 9, 20), (3, 5, 5), (1, 2, 2), (1, 2, 2), 1),
+    "stride 2 along lines alone": ((1, 3, 4, 17), (3, 4), (1, 2), 1, 1),
+    "1-D stride 2": ((2, 3, 40), (4,), 2, 1, 1),
+    "dilated, a phase without taps": ((1, 3, 30, 33), (3, 3), 2, 2, 2),
+    "1x1 stride 2": ((3, 4, 16, 16), (1, 1), 2, 0, 1),
+}
+
+
+@pytest.mark.parametrize("special", [False, True], ids=["integers", "with infinities"])
+@pytest.mark.parametrize("name", DEPTHWISE)
+@pytest.mark.parametrize("seed", [18])
+def test_depthwise_gradients(name, special, backend, seed):
+    """Whatever is beside an image, or in a lane without an output, brings no infinity to a product with zero."""
+    shape, kernel, *walk = DEPTHWISE[name]
+    rng, c = np.random.default_rng(seed), shape[1]
+    forward, input_grad, weight_grad, _ = functions(len(kernel))
+    x, w = (rng.integers(-4, 5, size).astype(np.float32) for size in (shape, (c, 1, *kernel)))
+    gy = rng.integers(-4, 5, forward(x, w, None, *walk, c, backend="reference").shape).astype(np.float32)
+    if special:
+        x[0, 0].flat[-1], x[-1, -1].flat[0], w[0].flat[0] = np.inf, np.inf, -np.inf
+    with np.errstate(all="ignore"):
+        for run, sizes in ((input_grad, (x.shape, w)), (weight_grad, (x, w.shape))):
+            found, expected = (run(*sizes, gy, *walk, c, backend=name) for name in (backend, "reference"))
+            np.testing.assert_array_equal(found, expected)
