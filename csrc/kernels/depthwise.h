@@ -214,8 +214,9 @@ INLINE void depthwise_any_tile(const int phases, const vox_phase *ph, const dept
 }
 
 /* ROWS x LANES positions of two neighbouring column phases of a gradient at stride 2, of all planes, by masked loads:
- * their results take turns in 2 * LANES elements of a row.  `whole`: all rows that are read lie inside. */
-INLINE void depthwise_pair_tile(const int ROWS, const int whole, const vox_phase *ph, const depthwise_planes *c,
+ * their results take turns in 2 * LANES elements of a row.  `whole`: all rows that are read lie inside.  TH, T0 and T1 are
+ * the taps along the rows and of each phase along the columns, or 0 where only the phases know. */
+INLINE void depthwise_pair_tile(const int ROWS, const int TH, const int T0, const int T1, const int whole, const vox_phase *ph, const depthwise_planes *c,
                                 const vmask inside[2][DEPTHWISE_PAIR], int64_t d, int64_t h, int64_t q, int64_t rows) {
   enum { MOST_ROWS = 4 };
   const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1];
@@ -231,13 +232,13 @@ INLINE void depthwise_pair_tile(const int ROWS, const int whole, const vox_phase
     for (int64_t td = 0; td < az->taps; td++) {
       const int64_t z = d + vox_axis_offset(az, td);
       if (z < 0 || z >= az->size) continue;
-      for (int64_t th = 0; th < ay->taps; th++) {
+      for (int64_t th = 0; th < (TH ? TH : ay->taps); th++) {
         const real *line = c->x + plane * c->image + (z * height + first + th) * pitch + q;
         const real *weight = c->weight + plane * c->taps + ((az->index0 + td * az->index_step) * c->kernel[1] +
                              ay->index0 + th * ay->index_step) * c->kernel[2];
         UNROLL for (int r = 0; r < 2; r++) {
           const vox_axis *ax = &ph[r].axis[2];
-          for (int64_t tw = 0; tw < ax->taps; tw++) {
+          for (int64_t tw = 0; tw < (TH ? (r ? T1 : T0) : ax->taps); tw++) {
             const vec w = v_set1(weight[ax->index0 + tw * ax->index_step]);
             const real *from = line + ax->offset0 + tw;
             UNROLL for (int j = 0; j < ROWS; j++)
@@ -252,13 +253,16 @@ INLINE void depthwise_pair_tile(const int ROWS, const int whole, const vox_phase
       if (j < rows) {
         const vec a = depthwise_result(c, plane, sum[0][j]), b = depthwise_result(c, plane, sum[1][j]);
         real *to = y + j * ay->spread * width;
+        prefetch_write(to + ROWS * ay->spread * width);
+        prefetch_write(to + ROWS * ay->spread * width + LANES);
         v_store_masked(to, v_zip_low(a, b), low);
         v_store_masked(to + LANES, v_zip_high(a, b), high);
       }
   }
 }
 
-NOINLINE void depthwise_pair(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
+INLINE void depthwise_pair_rows(const int TH, const int T0, const int T1, const vox_phase *ph, const depthwise_planes *c,
+                                const int64_t from[3], const int64_t to[3]) {
   enum { ROWS = 4 };
   const vox_axis *ay = &ph->axis[1];
   for (int64_t q = from[2]; q < to[2]; q += LANES) {
@@ -272,11 +276,24 @@ NOINLINE void depthwise_pair(const vox_phase *ph, const depthwise_planes *c, con
       for (int64_t h = from[1]; h < to[1]; h += ROWS) {
         const int64_t first = h + ay->offset0, rows = vox_min(ROWS, to[1] - h);
         if (first >= 0 && first + ay->taps - 1 + ROWS <= ay->size)
-          depthwise_pair_tile(ROWS, 1, ph, c, inside, d, h, q, rows);
+          depthwise_pair_tile(ROWS, TH, T0, T1, 1, ph, c, inside, d, h, q, rows);
         else
-          depthwise_pair_tile(ROWS, 0, ph, c, inside, d, h, q, rows);
+          depthwise_pair_tile(ROWS, TH, T0, T1, 0, ph, c, inside, d, h, q, rows);
       }
   }
+}
+
+/* A kernel of 3 x 3 has one or two taps a phase, which of them by the padding: their loops are unrolled. */
+NOINLINE void depthwise_pair_3(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
+  switch (ph->axis[1].taps * 2 + (ph->axis[2].taps == 2)) {
+  case 1 * 2 + 0: depthwise_pair_rows(1, 1, 2, ph, c, from, to); return;
+  case 1 * 2 + 1: depthwise_pair_rows(1, 2, 1, ph, c, from, to); return;
+  case 2 * 2 + 0: depthwise_pair_rows(2, 1, 2, ph, c, from, to); return;
+  case 2 * 2 + 1: depthwise_pair_rows(2, 2, 1, ph, c, from, to); return;
+  }
+}
+NOINLINE void depthwise_pair(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
+  depthwise_pair_rows(0, 0, 0, ph, c, from, to);
 }
 
 /* Whether two column phases can go together so: undilated, of few taps. */
@@ -384,7 +401,7 @@ static void depthwise_item(const vox_depthwise_job *job, int64_t item) {
         const int64_t square = depthwise_square(ph, p->kernel);
         depthwise_band *kernel = NULL;
         if (!job->exact && together == 2)
-          kernel = depthwise_pairs(ph) ? depthwise_pair : NULL;
+          kernel = !depthwise_pairs(ph) ? NULL : p->kernel[1] == 3 && p->kernel[2] == 3 ? depthwise_pair_3 : depthwise_pair;
         else if (!job->exact && square)
           kernel = kernels[square / 2 - 1][ph->axis[2].step - 1];
         for (int64_t k = first; k < last; k += batch) {

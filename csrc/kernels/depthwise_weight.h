@@ -18,7 +18,7 @@ INLINE void depthwise_weight_tile(const int KH, const int KW, const int S, const
     if ((uint64_t)(row + i) >= (uint64_t)ph->axis[1].size) continue;
     const real *line = x + (row + i) * width + column;
     UNROLL for (int t = 0; t < KW; t++) {
-      const vec v = depthwise_load(S, form, line, t, inside);
+      const vec v = v_opaque(depthwise_load(S, form, line, t, inside));
       UNROLL for (int j = 0; j < ROWS; j++)
         if (i >= j * S && i < j * S + KH) sum[(i - j * S) * KW + t] = v_fma(g[j], v, sum[(i - j * S) * KW + t]);
     }

@@ -177,6 +177,7 @@ static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, 
   const int mh = (int)l->tile[1], mw = (int)l->tile[2], nh = points_of(mh), nw = points_of(mw);
   const int64_t kh = p->kernel[1], kw = p->kernel[2], plane = kh * kw, count = l->cin * m;
   const int64_t lowest = w.tap < 0 ? (plane - 1) * w.tap : 0, stride = p->kernel[0] * l->cin * l->cout;
+  enum { AHEAD = 4 }; /* channels, and vectors of each position: too many streams for the processor to follow */
   real taps[9][LANES] = {{0}};
   int huge = 0;
   for (int64_t td = 0; td < p->kernel[0]; td++) {
@@ -187,6 +188,7 @@ static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, 
       for (int64_t i = 0, c = e / m, k = e % m; i < lanes; i++, k++) {
         if (k == m) k = 0, c++;
         from[i] = w.first + (k0 + k) * w.out + c * w.in + td * plane * w.tap + lowest;
+        prefetch(from[i] + AHEAD * w.in);
       }
       for (int64_t t = 0; t < plane; t += LANES) {
         const int64_t here = vox_min(LANES, plane - t);
@@ -206,6 +208,7 @@ static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, 
         transform_weight(mw, rows[i], line);
         for (int j = 0; j < nw; j++) {
           real *to = u + (i * nw + j) * stride + e;
+          prefetch_write(to + AHEAD * LANES);
           if (lanes == LANES)
             v_store(to, line[j]);
           else
