@@ -283,17 +283,15 @@ INLINE void depthwise_pair_rows(const int TH, const int T0, const int T1, const 
   }
 }
 
-/* A kernel of 3 x 3 has one or two taps a phase, which of them by the padding: their loops are unrolled. */
-NOINLINE void depthwise_pair_3(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  switch (ph->axis[1].taps * 2 + (ph->axis[2].taps == 2)) {
-  case 1 * 2 + 0: depthwise_pair_rows(1, 1, 2, ph, c, from, to); return;
-  case 1 * 2 + 1: depthwise_pair_rows(1, 2, 1, ph, c, from, to); return;
-  case 2 * 2 + 0: depthwise_pair_rows(2, 1, 2, ph, c, from, to); return;
-  case 2 * 2 + 1: depthwise_pair_rows(2, 2, 1, ph, c, from, to); return;
-  }
-}
+/* The loops of a kernel of 3 x 3 are unrolled: it has one or two taps a phase, and which by the padding. */
 NOINLINE void depthwise_pair(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  depthwise_pair_rows(0, 0, 0, ph, c, from, to);
+  switch (ph[0].axis[1].taps * 100 + ph[0].axis[2].taps * 10 + ph[1].axis[2].taps) {
+  case 112: depthwise_pair_rows(1, 1, 2, ph, c, from, to); return;
+  case 121: depthwise_pair_rows(1, 2, 1, ph, c, from, to); return;
+  case 212: depthwise_pair_rows(2, 1, 2, ph, c, from, to); return;
+  case 221: depthwise_pair_rows(2, 2, 1, ph, c, from, to); return;
+  default: depthwise_pair_rows(0, 0, 0, ph, c, from, to); return;
+  }
 }
 
 /* Whether two column phases can go together so: undilated, of few taps. */
@@ -401,7 +399,7 @@ static void depthwise_item(const vox_depthwise_job *job, int64_t item) {
         const int64_t square = depthwise_square(ph, p->kernel);
         depthwise_band *kernel = NULL;
         if (!job->exact && together == 2)
-          kernel = !depthwise_pairs(ph) ? NULL : p->kernel[1] == 3 && p->kernel[2] == 3 ? depthwise_pair_3 : depthwise_pair;
+          kernel = depthwise_pairs(ph) ? depthwise_pair : NULL;
         else if (!job->exact && square)
           kernel = kernels[square / 2 - 1][ph->axis[2].step - 1];
         for (int64_t k = first; k < last; k += batch) {
