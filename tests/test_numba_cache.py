@@ -212,3 +212,31 @@ print(_numba_ir.VECTOR_BYTES, _numba_ir.ROWS, found >= tile, "fmaf" in assembly)
         pytest.skip("the processor's own code is of another kind")
     machine = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "+neon"}
     assert run(code, tmp_path, **machine) == "16 8 True False"
+
+
+def test_without_the_library_items_run_one_after_the_other():
+    """The backend serves where nothing could be compiled in advance; its kernels are then called by Python."""
+    code = """
+import sys
+sys.modules["voxconv._native"] = None
+import numpy as np, voxconv as vc
+from voxconv import grad
+rng = np.random.default_rng(1)
+x = rng.integers(-4, 5, (2, 4, 9, 20)).astype(np.float32)
+for groups in (1, 4):
+    w = rng.integers(-4, 5, (4, 4 // groups, 3, 3)).astype(np.float32)
+    for stride in (1, 2):
+        walk = stride, 1, 1, groups
+        gy = vc.conv2d(x, w, None, *walk, backend="reference")
+        plan = vc.plan_conv2d(x.shape, w, None, *walk, backend="numba")
+        assert (plan(x) == gy).all() and (plan(x) == gy).all()
+        for gradient, sizes in ((grad.conv2d_input, (x.shape, w)), (grad.conv2d_weight, (x, w.shape))):
+            found, expected = (gradient(*sizes, gy, *walk, backend=name) for name in ("numba", "reference"))
+            assert (found == expected).all()
+pools = [vc.max_pool2d(x, 2, return_indices=True, backend=name) for name in ("numba", "reference")]
+assert all((a == b).all() for a, b in zip(*pools))
+print(vc.runtime_info()["native"])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "False"
