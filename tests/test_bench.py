@@ -159,6 +159,37 @@ def test_part_of_an_answer_is_part_of_the_whole(name, direction, monkeypatch):
     assert wrong(whole.answer, whole) is None
 
 
+def test_a_workshop_loads_checks_and_takes_turns(tmp_path):
+    """What a worker does, in this process."""
+    make_task(CONV, "forward", "float32", 1, warm=True).save(tmp_path)
+    names, workshop = ["reference", "native", "native-winograd", "native-depthwise"], Workshop()
+    found = workshop.load(names, str(tmp_path), CONV, "forward", "float32", 1, True)
+    assert "one channel a group" in found.pop("native-depthwise")
+    assert all(seconds > 0 for seconds in found.values())
+    for name in found:
+        assert workshop.facts(name)["layout"] == "NCHW"
+        assert workshop.turn(name) > 0
+    assert workshop.probe("copy") > 0
+    assert workshop.probe("fma") > 0
+    with pytest.raises(ValueError, match="'nothing' does not exist; there are "):
+        contender("native-nothing")
+
+
+def test_a_backend_of_one_thread_says_so(tmp_path):
+    given = make_task(CONV, "forward", "float32", 2, warm=False)
+    assert "one thread" in Workshop().check(Ours("reference"), given)
+
+
+def test_sizes_of_caches_that_cannot_be_read_are_left_out(tmp_path):
+    for i, (level, kind, size) in enumerate([("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "a")]):
+        folder = tmp_path / f"index{i}"
+        folder.mkdir()
+        for name, text in zip(("level", "type", "size"), (level, kind, size), strict=True):
+            (folder / name).write_text(text + "\n")
+    (tmp_path / "index3").mkdir()
+    assert machine.caches(tmp_path) == {"L1": 48 << 10}
+
+
 @pytest.mark.parametrize("name", PEERS)
 def test_peers_compute_every_layer_or_say_why_not(name):
     peer = PEERS[name]

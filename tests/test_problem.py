@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 
+import voxconv as vc
 from voxconv import problem as rules
 from voxconv.errors import rejection
 
@@ -128,3 +130,25 @@ def test_the_sentence_of_a_rejection():
     text = rejection("conv2d", "stride", (0, 1), "must be >= 1 in every dimension", x_shape=(1, 3, 32, 32))
     assert text == "conv2d: stride=(0, 1) must be >= 1 in every dimension (x_shape=(1, 3, 32, 32))"
     assert len(rejection("f", "a", "x" * 1000, "is long")) < 200
+
+
+X, W, PLACES = np.ones((1, 2, 5, 5)), np.ones((2, 3, 3, 3)), np.zeros((1, 2, 5, 5), int)
+OF_ANOTHER_SHAPE = {
+    "must have 4 dimensions (C, K / groups": lambda: vc.conv_transpose2d(X, W[0]),
+    "must not have an empty kernel axis": lambda: vc.conv_transpose2d(X, W[..., :0]),
+    "must have 2 input channels": lambda: vc.conv_transpose2d(X, W[:1]),
+    "must divide the input's channels (2)": lambda: vc.conv_transpose2d(X, W, groups=3),
+    "must have shape (1, 3, 7, 7), the output's": lambda: vc.grad.conv_transpose2d_input(X.shape, W, X),
+    "must have 3 dimensions (N, C * taps, positions)": lambda: vc.fold(X, (6, 6), 2),
+    "must be a shape of 4 axes that starts with (1, 2)": lambda: vc.grad.max_pool2d_input(X, PLACES, (1, 3, 9, 9)),
+    "must be smaller than the window (2, 2)": lambda: vc.max_unpool2d(X, PLACES, 2, padding=2),
+    "leaves an output of size (0, 0)": lambda: vc.max_unpool2d(X[..., :1, :1], PLACES[..., :1, :1], 2, 1, padding=1),
+    "must start with (1, 2) when it is a full shape": lambda: vc.max_unpool2d(X, PLACES, 2, output_size=(1, 3, 9, 9)),
+    "must have 2 sizes, or 4 as a full shape": lambda: vc.max_unpool2d(X, PLACES, 2, output_size=(9,)),
+}
+
+
+@pytest.mark.parametrize("rule", OF_ANOTHER_SHAPE)
+def test_shapes_that_do_not_belong_together(rule):
+    with pytest.raises(ValueError, match=re.escape(rule)):
+        OF_ANOTHER_SHAPE[rule]()
