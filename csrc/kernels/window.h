@@ -27,6 +27,29 @@ static int64_t run_taps(const vox_window *p, int64_t from, int64_t to, int64_t w
   return n;
 }
 
+/* y[i] = sum[i] / divisor of output (d, h, w + i); windows that lie within the row share theirs. */
+static void avg_divide(const vox_window *p, int64_t d, int64_t h, int64_t w, int64_t n, const real *sum, real *y) {
+  int64_t first, last; /* windows of which neither end leaves the row */
+  vox_inside(p->spatial[2] - p->kernel[2] + 1, p->stride[2], w * p->stride[2] - p->pad[2], n, &first, &last);
+  if (p->divisor) first = 0, last = n;
+  for (int64_t i = 0; i < first; i++) y[i] = sum[i] / avg_divisor(p, d, h, w + i);
+  if (first < last) {
+    const real divisor = avg_divisor(p, d, h, w + first);
+    for (int64_t i = first; i < last; i++) y[i] = sum[i] / divisor;
+  }
+  for (int64_t i = last; i < n; i++) y[i] = sum[i] / avg_divisor(p, d, h, w + i);
+}
+
+/* The sum of a box of x, by lanes. */
+static real box_sum(const real *x, int64_t slices, int64_t slice, int64_t rows, int64_t row, int64_t columns) {
+  vec sum = v_zero();
+  for (int64_t d = 0; d < slices; d++)
+    for (int64_t h = 0; h < rows; h++)
+      for (int64_t w = 0; w < columns; w += LANES)
+        sum += v_load_n(x + d * slice + h * row + w, vox_min(LANES, columns - w));
+  return v_sum(sum);
+}
+
 static void avg_pool(const vox_window *p, const vox_box *box, const void *x_, void *y_) {
   const int64_t *size = p->spatial, *out = p->output, *pad = p->pad, *step = p->stride;
   const real *x = (const real *)x_ + box->plane * size[0] * size[1] * size[2];
@@ -37,6 +60,13 @@ static void avg_pool(const vox_window *p, const vox_box *box, const void *x_, vo
       vox_inside(size[0], 1, d * step[0] - pad[0], p->kernel[0], &d0, &d1);
       vox_inside(size[1], 1, h * step[1] - pad[1], p->kernel[1], &h0, &h1);
       real *y = (real *)y_ + ((box->plane * out[0] + d) * out[1] + h) * out[2];
+      if (out[2] == 1) { /* a window as wide as the row: nothing beside it could be a lane */
+        const int64_t column = vox_max(0, -pad[2]), columns = vox_min(size[2], p->kernel[2] - pad[2]) - column;
+        const real *from = x + ((d * step[0] - pad[0] + d0) * size[1] + h * step[1] - pad[1] + h0) * size[2] + column;
+        sum[0] = box_sum(from, d1 - d0, size[1] * size[2], h1 - h0, size[2], columns);
+        if (box->first[2] == 0 && box->last[2] == 1) avg_divide(p, d, h, 0, 1, sum, y);
+        continue;
+      }
       for (int64_t w = box->first[2], n; w < box->last[2]; w += n) {
         int64_t t0, t1;
         n = run_taps(p, 0, size[2], w, box->last[2], &t0, &t1);
@@ -47,10 +77,18 @@ static void avg_pool(const vox_window *p, const vox_box *box, const void *x_, vo
             for (int64_t tw = t0; tw < t1; tw++) {
               int64_t first, last, at = w * step[2] - pad[2] + tw;
               vox_inside(size[2], step[2], at, n, &first, &last);
-              for (int64_t i = first; i < last; i++) sum[i] += line[at + i * step[2]];
+              if (step[2] == 1)
+                for (int64_t i = first; i < last; i++) sum[i] += line[at + i];
+              else if (step[2] == 2)
+                for (int64_t i = first; i < last; i += LANES) {
+                  const int64_t lanes = vox_min(LANES, last - i);
+                  v_store_n(sum + i, v_load_n(sum + i, lanes) + v_load_stride2(line + at + 2 * i, lanes), lanes);
+                }
+              else
+                for (int64_t i = first; i < last; i++) sum[i] += line[at + i * step[2]];
             }
           }
-        for (int64_t i = 0; i < n; i++) y[w + i] = sum[i] / avg_divisor(p, d, h, w + i);
+        avg_divide(p, d, h, w, n, sum, y + w);
       }
     }
 }
