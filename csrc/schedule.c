@@ -156,8 +156,8 @@ void vox_winograd_phase(const vox_conv *p, const int64_t tile[3], const int64_t 
   phase->before = 0;
 }
 
-/* What a vector of weights costs beside its products, in vector multiply-adds: as it streams, and, for a gradient, where
- * its packing is part of every call, shared by two images. */
+/* What a packed weight costs beside its products, in vector multiply-adds: as it streams, and for a gradient, which packs
+ * at every call, a share of that; as measured it is more for one image, and less for many. */
 #define STREAM 0.5
 static double per_weight(const vox_conv *p, const vox_unit *u) {
   enum { PACK = 16 };
@@ -180,7 +180,8 @@ static double tile_vectors(const vox_conv *p, const vox_unit *u, int64_t mh, int
 static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw, double depth, double outputs) {
   enum { INPUT = 24, OUTPUT = 18 }; /* measured, the gather and the stores included, of a point and channel */
   const double n = (double)(points(mh) * points(mw)), inputs = depth / (double)p->kernel[0];
-  return n * (tile_vectors(p, u, mh, mw) * (depth * outputs + INPUT * inputs + OUTPUT * outputs) + per_weight(p, u) * depth * outputs);
+  const double products = tile_vectors(p, u, mh, mw) * (depth * outputs + INPUT * inputs + OUTPUT * outputs);
+  return n * (products + per_weight(p, u) * depth * outputs);
 }
 
 /* Tiles of dy whose products are summed before they meet the accumulators: more hide those, fewer leave V in L2. */
@@ -235,7 +236,8 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   }
   const int64_t *out = gradient ? p->spatial : p->output;
   const double lines = (double)out[1] * (double)(out[2] + 2 * p->dilation[2]);
-  *gain = (double)(p->kernel[1] * 3) * (lines / (double)u->lanes + per_weight(p, u)) * depth * outputs / (least > 1 ? least : 1);
+  const double direct = (double)(p->kernel[1] * 3) * (lines / (double)u->lanes + per_weight(p, u)) * depth * outputs;
+  *gain = direct / (least > 1 ? least : 1);
   return VOX_OK;
 }
 

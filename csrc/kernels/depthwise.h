@@ -216,8 +216,9 @@ INLINE void depthwise_any_tile(const int phases, const vox_phase *ph, const dept
 /* ROWS x LANES positions of two neighbouring column phases of a gradient at stride 2, of all planes, by masked loads:
  * their results take turns in 2 * LANES elements of a row.  `whole`: all rows that are read lie inside.  TH, T0 and T1 are
  * the taps along the rows and of each phase along the columns, or 0 where only the phases know. */
-INLINE void depthwise_pair_tile(const int ROWS, const int TH, const int T0, const int T1, const int whole, const vox_phase *ph, const depthwise_planes *c,
-                                const vmask inside[2][DEPTHWISE_PAIR], int64_t d, int64_t h, int64_t q, int64_t rows) {
+INLINE void depthwise_pair_tile(const int ROWS, const int TH, const int T0, const int T1, const int whole,
+                                const vox_phase *ph, const depthwise_planes *c, const vmask inside[2][DEPTHWISE_PAIR], int64_t d,
+                                int64_t h, int64_t q, int64_t rows) {
   enum { MOST_ROWS = 4 };
   const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1];
   const int64_t width = c->size[2], height = ay->size, pitch = ph->axis[2].size;

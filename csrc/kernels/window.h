@@ -60,11 +60,11 @@ static void avg_pool(const vox_window *p, const vox_box *box, const void *x_, vo
       vox_inside(size[0], 1, d * step[0] - pad[0], p->kernel[0], &d0, &d1);
       vox_inside(size[1], 1, h * step[1] - pad[1], p->kernel[1], &h0, &h1);
       real *y = (real *)y_ + ((box->plane * out[0] + d) * out[1] + h) * out[2];
-      if (out[2] == 1) { /* a window as wide as the row: nothing beside it could be a lane */
+      if (out[2] == 1) { /* one window a row: its own elements are the lanes */
         const int64_t column = vox_max(0, -pad[2]), columns = vox_min(size[2], p->kernel[2] - pad[2]) - column;
         const real *from = x + ((d * step[0] - pad[0] + d0) * size[1] + h * step[1] - pad[1] + h0) * size[2] + column;
         sum[0] = box_sum(from, d1 - d0, size[1] * size[2], h1 - h0, size[2], columns);
-        if (box->first[2] == 0 && box->last[2] == 1) avg_divide(p, d, h, 0, 1, sum, y);
+        avg_divide(p, d, h, 0, 1, sum, y);
         continue;
       }
       for (int64_t w = box->first[2], n; w < box->last[2]; w += n) {
