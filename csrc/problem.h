@@ -221,7 +221,10 @@ static inline int64_t vox_axis_halo(const vox_axis *a) {
 }
 /* Positions p with 0 <= p * step + at < size: from *first up to, not including, *last, within [0, count]. */
 static inline void vox_inside(int64_t size, int64_t step, int64_t at, int64_t count, int64_t *first, int64_t *last) {
-  /* divisions are slow, and most steps are one */
+  if (at >= 0 && at + (count - 1) * step < size) { /* most lie inside, and divisions are slow */
+    *first = 0, *last = count;
+    return;
+  }
   int64_t a = at >= 0 ? 0 : step == 1 ? -at : vox_ceil_div(-at, step);
   int64_t b = at >= size ? 0 : step == 1 ? size - at : (size - 1 - at) / step + 1;
   *first = vox_min(a, count);

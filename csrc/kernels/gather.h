@@ -135,12 +135,7 @@ static void band_copy(const vox_phase *ph, const band *b, int64_t d, int64_t h0,
       for (int64_t sh = 0; sh < b->slots_h; sh++) {
         const int64_t top = (h0 + low_h) * ay->step + ay->offset0 + vox_axis_residue(ay, sh);
         int64_t first = 0, last = 0; /* lines that are not padding */
-        if (z >= 0 && z < az->size) {
-          if (top >= 0 && top + (b->lines - 1) * ay->step < ay->size)
-            last = b->lines;
-          else
-            vox_inside(ay->size, ay->step, top, b->lines, &first, &last);
-        }
+        if (z >= 0 && z < az->size) vox_inside(ay->size, ay->step, top, b->lines, &first, &last);
         const real *from = x + c * image + (z * ay->size + top + first * ay->step) * ax->size;
         for (int64_t sw = 0; sw < b->slots_w; sw += together, to += together * slot) {
           const int64_t at = (w0 + low_w) * step + ax->offset0 + vox_axis_residue(ax, sw);
