@@ -84,6 +84,13 @@ class Vectors:
     def loadint64(self, address: ir.Value) -> ir.Value:
         return self.builder.load(self.pointer(address, INT64))
 
+    def prefetch(self, address: ir.Value, *, write: bool) -> None:
+        """Ask for the cache line that holds this address; it need not be there."""
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), INT32, INT32, INT32])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0i8")
+        hints = (ir.Constant(INT32, value) for value in (int(write), 3, 1))
+        self.builder.call(function, [self.pointer(address, ir.IntType(8)), *hints])
+
     def store(self, value: ir.Value, address: ir.Value) -> None:
         self.builder.store(value, self.pointer(address), align=self.size)
 
@@ -140,6 +147,11 @@ class Vectors:
         """The mask of those `bits` that begin with this one."""
         few = self.builder.trunc(self.builder.lshr(bits, int64(first)), ir.IntType(self.lanes))
         return self.builder.bitcast(few, ir.VectorType(ir.IntType(1), self.lanes))
+
+    def first(self, count: int) -> ir.Constant | None:
+        """The mask of so many lanes, or None if that is all of them."""
+        kind = ir.VectorType(ir.IntType(1), self.lanes)
+        return None if count >= self.lanes else ir.Constant(kind, [lane < count for lane in range(self.lanes)])
 
     def lesser(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
 
-from voxconv.backends._numba_ir import INT32, Vectors, emitted, int64, typed
+from voxconv.backends._numba_ir import INT32, ROWS, Vectors, emitted, int64, typed
 from voxconv.backends._numba_tiles import finish_sums
 
 
@@ -68,35 +69,68 @@ def _taps_edge(
 
 
 WHOLE, MASKED, NARROW = range(3)
-"""How a line is read: whole, by masks, or by masks where no more than half of the lanes are wanted."""
+"""How a line is read: whole, by masks, or by masks where the elements that are wanted fit one vector of those read."""
 
 
-def _line_taps(v: Vectors, kernel: int, step: int, form: int, there: Any = None) -> Callable[[Any], list[Any]]:
-    """What loads a line's elements from an address on: for each tap those of all lanes.
+def _shifted(kernel: int, step: int, vectors: int) -> bool:
+    """Whether neighbouring taps are shifted out of the same vectors.
+
+    Loads that begin within a line of cache are half as fast; but for one vector of many taps there are too many shifts.
+    """
+    return ROWS == 8 and step == 1 and (vectors > 1 or kernel == 3)
+
+
+def _line_taps(
+    v: Vectors, kernel: int, step: int, form: int, there: Any = None, vectors: int = 1
+) -> Callable[[Any], list[list[Any]]]:
+    """What loads a line's elements from an address on: for each tap those of all lanes of each vector.
 
     ``there`` has a bit for each element that may be read, unless the form is `WHOLE`.  At a step of 2 even and odd
     taps come from the same two loads.
     """
-    builder = v.builder
-    loads = kernel if step == 1 else kernel + kernel % 2
-    places = [t if step == 1 else t // 2 * 2 + t % 2 * v.lanes for t in range(loads)]
-    masks = [] if form == WHOLE else [v.mask(there, place) for place in places]
+    builder, lanes = v.builder, v.lanes
+    shifted = _shifted(kernel, step, vectors)
+    if shifted:
+        places = list(range(0, vectors * lanes + kernel - 1, lanes))
+    elif step == 1:
+        places = list(range(kernel))
+    else:
+        places = [t // 2 * 2 + t % 2 * lanes for t in range(kernel + kernel % 2)]
+    if form == NARROW:
+        places = places[:1] if shifted else places[::2]
+    masks: list[Any] = [None] * len(places)
+    if form != WHOLE:
+        masks = [v.mask(there, place) for place in places]
+    elif shifted:  # no more of the last vectors than the last tap wants
+        masks = [v.first(vectors * lanes + kernel - 1 - place) for place in places]
 
-    def taps(line: Any) -> list[Any]:
+    def pick(a: Any, b: Any, first: int) -> Any:
+        """Every ``step``-th element of two vectors from one on."""
+        numbers = ir.Constant(ir.VectorType(INT32, lanes), list(range(first, first + step * lanes, step)))
+        return builder.shuffle_vector(a, b, numbers) if step > 1 or first else a
+
+    def taps(line: Any) -> list[list[Any]]:
         found = []
-        for t, place in enumerate(places):
-            if form == NARROW and t % 2:
-                found.append(found[-1])
-                continue
+        for place, mask in zip(places, masks, strict=True):
             address = v.address(line, place)
-            found.append(v.load_masked(address, masks[t]) if masks else v.load(address))
+            found.append(v.load_masked(address, mask) if mask else v.load(address))
+        if shifted:
+            found += [v.constant(0.0)] * (vectors + kernel // lanes + 1)
+            return [
+                [pick(*found[q + t // lanes : q + t // lanes + 2], t % lanes) for q in range(vectors)]
+                for t in range(kernel)
+            ]
         if step == 1:
-            return found
-        pick = [ir.Constant(ir.VectorType(INT32, v.lanes), list(range(odd, 2 * v.lanes, 2))) for odd in range(2)]
-        return [builder.shuffle_vector(found[t // 2 * 2], found[t // 2 * 2 + 1], pick[t % 2]) for t in range(kernel)]
+            return [[value] for value in found]
+        if form == NARROW:
+            found = [value for value in found for _ in range(2)]
+        return [[pick(*found[t // 2 * 2 : t // 2 * 2 + 2], t % 2)] for t in range(kernel)]
 
     return taps
 
+
+Lines = tuple[Any, list[Any], list[Any]]
+"""Of a tile: its first line, which lines of x are there, and which of y are wanted."""
 
 BATCH = 8
 """Narrow planes that a tile visits before the next tile does: they stay in L1."""
@@ -112,11 +146,11 @@ def _planes(
     y[j, l] = bias + sum over z < slices, a, b < kernel of
     w[z, a, b] * x[z * slice_step + (j * step + low_h + a) * width + l * step + low_w + b] for l < columns, where what
     is outside of x's height and width is not read.  Planes are ``plane`` apart in y and ``image`` in x, their weights
-    ``terms``.  It goes in tiles of ``rows`` lines and a vector of columns: a line is loaded once for all sums that
-    want it, and weights stay in registers.
+    ``terms``.  It goes in tiles of ``rows`` lines and one or two vectors of columns: a line is loaded once for all sums
+    that want it, and weights stay in registers.
     """
     builder, lanes = v.builder, v.lanes
-    reach = (lanes - 1) * step + (kernel if step == 1 else kernel + 1)
+    most = 2 if _shifted(kernel, step, 2) else 1
 
     def last_full(at: Any, low: Any, high: Any, count: int) -> Any:
         """Where the last tile begins early enough to be full, if there is room."""
@@ -128,18 +162,19 @@ def _planes(
         inside = v.bits(builder.neg(side), builder.sub(width, side))
         return [inside, v.bits(int64(0), builder.sub(columns, left))]
 
-    end_column = last_full(columns, int64(0), columns, lanes)
-    at_ends = bits(int64(0)), bits(end_column)
+    end_columns = [last_full(columns, int64(0), columns, vectors * lanes) for vectors in range(1, most + 1)]
+    at_start, at_ends = bits(int64(0)), [bits(column) for column in end_columns]
 
-    def bits_known(left: Any) -> list[Any]:
+    def bits_known(left: Any, vectors: int) -> list[Any]:
         """As `bits`; most ragged tiles are a line's first or last, and these do not wait for the answer."""
-        begins, ends = (builder.icmp_signed("==", left, end) for end in (int64(0), end_column))
-        known, before = [builder.select(begins, *pair) for pair in zip(*at_ends, strict=True)], builder.block
+        begins, ends = (builder.icmp_signed("==", left, end) for end in (int64(0), end_columns[vectors - 1]))
+        pairs = zip(at_start, at_ends[vectors - 1], strict=True)
+        known, before = [builder.select(begins, *pair) for pair in pairs], builder.block
         with builder.if_then(builder.not_(builder.or_(begins, ends)), likely=False):
             computed, within = bits(left), builder.block
         return [v.either(a, before, b, within) for a, b in zip(known, computed, strict=True)]
 
-    def lines_of(h: Any) -> tuple[Any, list[Any], list[Any]]:
+    def lines_of(h: Any) -> Lines:
         """Of the tile at this line: where it begins, which lines of x are there and which of y are wanted."""
         top = last_full(h, begin, end, rows)
         above = builder.add(builder.mul(top, int64(step)), low_h)
@@ -147,17 +182,24 @@ def _planes(
         there = [builder.icmp_unsigned("<", builder.add(above, int64(i)), height) for i in reads]
         return top, there, [builder.icmp_signed("<", builder.add(top, int64(j)), end) for j in range(rows)]
 
-    def tile(number: Any, lines: tuple[Any, list[Any], list[Any]], left: Any, form: int, known: Sequence[Any]) -> None:
+    def tile(number: Any, lines: Lines, left: Any, form: int, known: Sequence[Any], vectors: int = 1) -> None:
         """The tile of a plane at these lines and this column."""
         top, there, wanted = lines
         column = builder.add(builder.mul(left, int64(step)), low_w)
-        line = builder.mul(builder.add(builder.mul(top, int64(step)), low_h), width)
-        from_x = builder.add(builder.mul(number, image), builder.add(line, column))
+        above = builder.mul(builder.add(builder.mul(top, int64(step)), low_h), width)
+        from_x = builder.add(builder.mul(number, image), builder.add(above, column))
         to = builder.add(builder.mul(number, plane), builder.add(builder.mul(top, columns), left))
+        lines_of_y = _rows(v, 2 * rows, v.address(y, to), columns)
+        if form != NARROW:  # the tile below lies too far away for the processor to guess it
+            unread = builder.add(from_x, builder.mul(width, int64((rows - 1) * step + kernel)))
+            lines_of_x = _rows(v, rows * step, v.address(x, unread), width)
+            for line, q in product(range(rows * step), range(vectors)):
+                v.prefetch(v.address(lines_of_x[line], q * lanes), write=False)
+            for line, q in product(range(rows, 2 * rows), range(vectors)):
+                v.prefetch(v.address(lines_of_y[line], q * lanes), write=True)
         _planes_tile(
-            v, kernel, step, rows, _rows(v, rows, v.address(y, to), columns), v.address(x, from_x),
-            v.address(w, builder.mul(number, terms)), v.address(bias, number), slices, slice_step, there, wanted, width,
-            slope, form, known,
+            v, kernel, step, rows, lines_of_y[:rows], v.address(x, from_x), v.address(w, builder.mul(number, terms)),
+            v.address(bias, number), slices, slice_step, there, wanted, width, slope, form, known, vectors,
         )  # fmt: skip
 
     def narrow_planes(form: int) -> None:
@@ -167,30 +209,41 @@ def _planes(
             with cgutils.for_range_slice(builder, begin, end, int64(rows)) as (h, _):
                 lines = lines_of(h)
                 with cgutils.for_range_slice(builder, group, past, int64(1)) as (number, _):
-                    tile(number, lines, int64(0), form, at_ends[0])
+                    tile(number, lines, int64(0), form, at_start)
 
     def wide_plane(number: Any) -> None:
         """A plane line of tiles by line of tiles, of which those at its sides read by masks."""
         with cgutils.for_range_slice(builder, begin, end, int64(rows)) as (h, _):
             lines = lines_of(h)
-            with cgutils.for_range_slice(builder, int64(0), columns, int64(lanes)) as (at, _):
-                left = last_full(at, int64(0), columns, lanes)
-                side = builder.add(builder.mul(left, int64(step)), low_w)
-                fits = builder.icmp_signed("<=", builder.add(side, int64(reach)), width)
-                whole = builder.and_(fits, builder.icmp_signed(">=", side, int64(0)))
-                with builder.if_else(whole) as (quick, ragged):
-                    with quick:
-                        tile(number, lines, left, WHOLE, ())
-                    with ragged:
-                        tile(number, lines, left, MASKED, bits_known(left))
+            with cgutils.for_range_slice(builder, int64(0), columns, int64(most * lanes)) as (at, _):
+                left = builder.sub(columns, at)
+                for vectors in range(1, most + 1):
+                    low, high = (vectors - 1) * lanes, vectors * lanes if vectors < most else 1 << 62
+                    above = builder.icmp_signed(">", left, int64(low))
+                    with builder.if_then(builder.and_(above, builder.icmp_signed("<=", left, int64(high)))):
+                        wide_tile(number, lines, at, vectors)
 
+    def wide_tile(number: Any, lines: Lines, at: Any, vectors: int) -> None:
+        """The tile at this column, or before it where it would not be full."""
+        left = last_full(at, int64(0), columns, vectors * lanes)
+        side = builder.add(builder.mul(left, int64(step)), low_w)
+        reach = (vectors * lanes - 1) * step + (kernel if step == 1 else kernel + 1)
+        fits = builder.icmp_signed("<=", builder.add(side, int64(reach)), width)
+        whole = builder.and_(fits, builder.icmp_signed(">=", side, int64(0)))
+        with builder.if_else(whole) as (quick, ragged):
+            with quick:
+                tile(number, lines, left, WHOLE, (), vectors)
+            with ragged:
+                tile(number, lines, left, MASKED, bits_known(left, vectors), vectors)
+
+    few = lanes // 2 if step == 2 else lanes - kernel + 1 if _shifted(kernel, step, 1) else 0
     with builder.if_else(builder.icmp_signed("<=", columns, int64(lanes))) as (narrow, broad):
         with narrow:
-            if step == 1:
+            if few <= 0:
                 narrow_planes(MASKED)
             else:
-                with builder.if_else(builder.icmp_signed("<=", columns, int64(lanes // 2))) as (few, more):
-                    with few:
+                with builder.if_else(builder.icmp_signed("<=", columns, int64(few))) as (fewer, more):
+                    with fewer:
                         narrow_planes(NARROW)
                     with more:
                         narrow_planes(MASKED)
@@ -200,16 +253,21 @@ def _planes(
 
 def _planes_tile(
     v: Vectors, kernel: int, step: int, rows: int, y: list[Any], x: Any, w: Any, bias: Any, slices: Any,
-    slice_step: Any, there: list[Any], wanted: list[Any], width: Any, slope: Any, form: int, bits: Sequence[Any] = (),
+    slice_step: Any, there: list[Any], wanted: list[Any], width: Any, slope: Any, form: int, bits: Sequence[Any],
+    vectors: int,
 ) -> None:  # fmt: skip
     """A tile of `_planes`, for those lines of x that are there, those of y wanted, and ``bits`` of them."""
     builder = v.builder
-    taps = _line_taps(v, kernel, step, form, *bits[:1])
+    taps = _line_taps(v, kernel, step, form, bits[0] if bits else None, vectors)
 
     def add_slice(z: Any, sums: list[Any]) -> list[Any]:
         lines = _rows(v, len(there), v.address(x, builder.mul(z, slice_step)), width)
         weights = v.address(w, builder.mul(z, int64(kernel * kernel)))
-        weight = [v.splat(v.load_scalar(v.address(weights, t))) for t in range(kernel * kernel)]
+
+        def weight(t: int) -> Any:
+            return v.splat(v.load_scalar(v.address(weights, t)))
+
+        held = [weight(t) for t in range(kernel * kernel if kernel == 3 or vectors == 1 else 0)]
         for i, inside in enumerate(there):
             before, results = builder.block, list(sums)
             with builder.if_then(inside):
@@ -217,21 +275,26 @@ def _planes_tile(
                 for t in range(kernel):
                     for j in range(rows):
                         if 0 <= i - j * step < kernel:
-                            results[j] = v.fma(weight[(i - j * step) * kernel + t], line[t], results[j])
+                            tap = (i - j * step) * kernel + t
+                            factor = held[tap] if held else weight(tap)
+                            for q in range(j * vectors, (j + 1) * vectors):
+                                results[q] = v.fma(factor, line[t][q % vectors], results[q])
                 within = builder.block
             sums = [v.either(old, before, new, within) if new is not old else old
                     for old, new in zip(sums, results, strict=True)]  # fmt: skip
         return sums
 
-    sums = v.loop(slices, [v.constant(0.0)] * rows, add_slice)
+    sums = v.loop(slices, [v.constant(0.0)] * (rows * vectors), add_slice)
     results = finish_sums(v, sums, v.load_scalar(bias), slope)
-    stored = v.mask(bits[1]) if bits else None
-    for result, place, asked in zip(results, y, wanted, strict=True):
+    stored = [v.mask(bits[1], q * v.lanes) if bits else None for q in range(vectors)]
+    for j, asked in enumerate(wanted):
         with builder.if_then(asked):
-            if stored is None:
-                v.store(result, place)
-            else:
-                v.store_masked(result, place, stored)
+            for q, mask in enumerate(stored):
+                result, place = results[j * vectors + q], v.address(y[j], q * v.lanes)
+                if mask is None:
+                    v.store(result, place)
+                else:
+                    v.store_masked(result, place, mask)
 
 
 def _line_of_pairs(
@@ -318,7 +381,7 @@ def _plane_dots(
             for a in range(together):
                 before, results = builder.block, list(sums)
                 with builder.if_then(builder.icmp_unsigned("<", builder.add(above, int64(a)), height), likely=True):
-                    for b, value in enumerate(taps(sources[a])):
+                    for b, (value,) in enumerate(taps(sources[a])):
                         # A lane without an output must not bring an infinity to its product with zero.
                         kept = builder.select(stored, value, v.constant(0.0)) if stored else value
                         results[a * kernel + b] = v.fma(gradient, kept, results[a * kernel + b])
