@@ -13,7 +13,7 @@ from typing import Any
 from numba import njit, types
 
 from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS, job_type, pointer, record
-from voxconv.backends._numba_tiles import copy_row, dot_row, lane_sum, pack_panel, row_tile, tiles
+from voxconv.backends._numba_tiles import copy_row, dot_row, lane_sum, pack_panel, row_tiles, tiles, turn
 
 _helper: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 # A helper has machine code of its own beside that of the kernel it is linked into: what holds tiles is inlined.
@@ -39,8 +39,8 @@ bytes, holds the panel, from ``panel`` on the sums, from ``tail`` on what a tile
 WEIGHT = job_type(
     """
     x gw scratch gy sums row wrow woff starts* each pixels places samples groups run channels outs taps block blocks
-    height vectors panels per_part parts first last size* outputs* step* box* boxes* slots* ring span_h span_w plane
-    channel
+    height tile vectors panels per_part parts first last dense size* outputs* step* box* boxes* slots* ring span_h
+    span_w plane channel
     """
 )
 """The other contraction: gw[wrow[k] + woff[t]] = sum over samples and outputs q of gy[k, q] * x[q * step + offset[t]].
@@ -48,7 +48,8 @@ WEIGHT = job_type(
 Chunks of outputs, the boxes of all samples, are summed one after the other; a call does those from ``first`` to
 ``last``, and sums wait in ``sums`` (groups, blocks, panels, height, vectors * lanes).  An item has ``run`` groups, one
 of ``blocks`` of their input channels and ``per_part`` of their panels of output channels.  ``row`` is where a term
-of a block reads the panel.  Scratch holds the panel, from ``pixels`` on gy, from ``places`` on a list of its offsets.
+of a block reads the panel, ``tile`` how many terms are summed at once; in gw they lie beside each other if ``dense``.
+Scratch holds the panel, from ``pixels`` on gy, from ``places`` on a list of its offsets.
 With ``vectors`` 0 the lanes run along pixels instead, and ``sums`` is (groups, blocks, outs, height, lanes).
 """
 
@@ -309,7 +310,7 @@ def weight(dtype: Any) -> Callable[..., None]:
         for group in range(item * job.run, min((item + 1) * job.run, job.groups)):
             panel_bytes = job.height * width * itemsize
             sums = job.sums + ((group * job.blocks + block) * job.panels) * panel_bytes
-            if job.first == 0:
+            if job.first == 0 and job.vectors == 0:
                 values = pointer(dtype, sums)
                 for i in range(k_first * job.height * width, k_last * job.height * width):
                     values[i] = 0
@@ -336,26 +337,25 @@ def weight(dtype: Any) -> Callable[..., None]:
                 for i in range(rows):
                     for j in range(columns):
                         place[i * columns + j] = i * pitch + j
-                gy = pointer(dtype, job.gy)
+                lines, along = (1, rows * columns) if columns == job.outputs_w else (rows, columns)
                 for k in range(k_first, k_last):
-                    turned = pointer(dtype, pixels + (k - k_first) * job.box_h * job.box_w * width * itemsize)
-                    present = min(width, job.outs - k * width)
-                    for lane in range(present):
-                        for i in range(rows):
-                            source = start + (k * width + lane) * image + i * job.outputs_w
-                            for j in range(columns):
-                                turned[(i * columns + j) * width + lane] = gy[source + j]
-                    for lane in range(present, width):
-                        for i in range(rows * columns):
-                            turned[i * width + lane] = 0
-                for t in range(0, terms, ROWS):
+                    turned = pixels + (k - k_first) * job.box_h * job.box_w * width * itemsize
+                    for lane in range(0, width, lanes):
+                        present = min(lanes, job.outs - k * width - lane)
+                        source = job.gy + (start + (k * width + lane) * image) * itemsize
+                        for i in range(lines):
+                            turn(
+                                dtype, 0, turned + (i * columns * width + lane) * itemsize, width,
+                                source + i * job.outputs_w * itemsize, image, present, along,
+                            )  # fmt: skip
+                for t in range(0, terms, job.tile):
                     for k in range(k_first, k_last):
                         to = sums + (k * job.height + t) * width * itemsize
                         d_k = pixels + (k - k_first) * job.box_h * job.box_w * width * itemsize
-                        if job.vectors == 1:
-                            row_tile(dtype, ROWS, 1, rows * columns, scratch, job.row + t * 8, places, d_k, to)
-                        else:
-                            row_tile(dtype, ROWS, 2, rows * columns, scratch, job.row + t * 8, places, d_k, to)
+                        row_tiles(
+                            dtype, job.tile, job.vectors, chunk, rows * columns, scratch, job.row + t * 8, places, d_k,
+                            to,
+                        )  # fmt: skip
             if job.last < chunks:
                 continue
             values, gw = pointer(dtype, sums), pointer(dtype, job.gw)
@@ -366,9 +366,19 @@ def weight(dtype: Any) -> Callable[..., None]:
                         to = job.gw + (wrow[group * job.outs + k] + woff[first_term + t]) * itemsize
                         lane_sum(dtype, to, sums + (k * job.height + t) * width * itemsize)
                 continue
-            for k in range(k_first * width, min(k_last * width, job.outs)):
-                at = (k // width * job.height) * width + k % width
-                for t in range(terms):
-                    gw[wrow[group * job.outs + k] + woff[first_term + t]] = values[at + t * width]
+            for k in range(k_first * width, min(k_last * width, job.outs), lanes):
+                at, count = (k // width * job.height) * width + k % width, min(lanes, job.outs - k)
+                first = wrow[group * job.outs + k]
+                if job.dense:
+                    for t in range(0, terms, lanes):
+                        to, source = first + woff[first_term] + t, at + t * width
+                        turn(
+                            dtype, 1, job.gw + to * itemsize, job.channels * job.taps, sums + source * itemsize, width,
+                            min(lanes, terms - t), count,
+                        )  # fmt: skip
+                    continue
+                for i in range(count):
+                    for t in range(terms):
+                        gw[wrow[group * job.outs + k + i] + woff[first_term + t]] = values[at + i + t * width]
 
     return kernel

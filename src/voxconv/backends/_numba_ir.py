@@ -27,6 +27,9 @@ VECTOR_BYTES = 64 if _WIDE else 32 if "+avx" in _FEATURES else 16
 ROWS = 8 if _WIDE or "+neon" in _FEATURES else 4
 """Output channels of a full tile: 32 vector registers hold 8 x 3 sums with their operands, 16 hold 4 x 3."""
 
+WEIGHT_ROWS = (8, 9) if ROWS == 8 else (6, 5)
+"""(channel, tap) rows of the two tiles of the gradient to the weight: one of them leaves less of itself empty."""
+
 VECTORS, LONE_VECTORS = 3, 6
 """Registers of pixels in a tile, and in one of few output channels."""
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from voxconv.backends._numba_axes import Axis, axes_of, deep, is_in_place, offsets, square_of, table, weight_places
 from voxconv.backends._numba_conv import SWEEP, WEIGHT, padded_outs
 from voxconv.backends._numba_depthwise import DEPTHWISE, DEPTHWISE_SPREAD, DEPTHWISE_WEIGHT
-from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS
+from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS, WEIGHT_ROWS
 from voxconv.problem import ConvProblem
 
 Array = npt.NDArray[Any]
@@ -184,9 +184,10 @@ def _weight_sweep(problem: ConvProblem, algorithm: str, axes: tuple[Axis, Axis, 
     block = max(1, min(channels, WEIGHT_PANEL_BYTES // (channel * size)))
     blocks = _ceil(channels, block)
     block = _ceil(channels, blocks)
-    height = _ceil(block * taps, ROWS) * ROWS
+    tile = min(WEIGHT_ROWS, key=lambda rows: (_ceil(block * taps, rows) * rows, -rows))
+    height = _ceil(block * taps, tile) * tile
     parts = min(panels, _ceil(2 * threads, problem.groups * blocks)) if threads > 1 else 1
-    per_part = _ceil(panels, parts)
+    per_part = min(_ceil(panels, parts), max(1, SUM_BYTES // (height * width * size)))
     parts = _ceil(panels, per_part)
     work = box_h * box_w * block * taps * per_part * (width if vectors else 1)  # of an item, for each chunk
     chunks = problem.n * math.prod(boxes)
@@ -196,13 +197,14 @@ def _weight_sweep(problem: ConvProblem, algorithm: str, axes: tuple[Axis, Axis, 
     row = (np.arange(block)[:, None] * channel + _offsets(slots, 1, plane, box_w + slots[2].span)).ravel()
     tables = (np.resize(row, height), *(table(s.starts) for s in slots))
     pixels = _ceil((block * channel + lanes) * size, 64) * 64
-    places = pixels + _ceil(per_part * box_h * box_w * width * size, 64) * 64
+    places = pixels + _ceil((per_part * box_h * box_w + lanes) * width * size, 64) * 64
     each = places + _ceil(box_h * box_w * 8, 64) * 64
     record = record_of(
         WEIGHT, row=tables[0].ctypes.data, wrow=wrow.ctypes.data, woff=woff.ctypes.data,
         starts=[t.ctypes.data for t in tables[1:]], each=each, pixels=pixels, places=places, samples=problem.n,
         groups=problem.groups, run=run, channels=channels, outs=outs, taps=taps, block=block, blocks=blocks,
-        height=height, vectors=vectors, panels=panels, per_part=per_part, parts=parts, box=(1, box_h, box_w),
+        height=height, tile=tile, dense=taps == math.prod(problem.kernel), vectors=vectors, panels=panels,
+        per_part=per_part, parts=parts, box=(1, box_h, box_w),
         boxes=boxes, slots=[len(s.starts) for s in slots], ring=1, span_h=slots[1].span, span_w=slots[2].span,
         plane=plane, channel=channel,
         **{name: [getattr(a, name) for a in axes] for name in ("size", "outputs", "step")},

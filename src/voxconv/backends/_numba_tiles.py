@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
@@ -13,6 +14,7 @@ from voxconv.backends._numba_ir import (
     LONE_VECTORS,
     ROWS,
     VECTORS,
+    WEIGHT_ROWS,
     Vectors,
     called,
     emitted,
@@ -194,10 +196,12 @@ def _pack_panels(v: Vectors, rows: Any, *arguments: Any) -> None:
             called(v, _pack_panel, [height], list(arguments))
 
 
-def _row_tile(v: Vectors, rows: int, vectors: int, n: Any, x: Any, row: Any, off: Any, d: Any, c: Any) -> None:
-    """c[i * width + j] += sum over p < n of x[row[i] + off[p]] * d[p * width + j], for i < rows and j < width.
+def _row_tile(
+    v: Vectors, rows: int, vectors: int, more: Any, n: Any, x: Any, row: Any, off: Any, d: Any, c: Any
+) -> None:
+    """c[i * width + j] (+)= sum over p < n of x[row[i] + off[p]] * d[p * width + j], for i < rows and j < width.
 
-    ``width`` is vectors * lanes.  The products of one call are summed from zero, then added.
+    ``width`` is vectors * lanes.  The products of one call are summed from zero, then added where ``more`` is not 0.
     """
     builder = v.builder
     starts = [v.address(x, v.loadint64(builder.add(row, int64(8 * i)))) for i in range(rows)]
@@ -224,9 +228,73 @@ def _row_tile(v: Vectors, rows: int, vectors: int, n: Any, x: Any, row: Any, off
     builder.cbranch(builder.icmp_signed("<", following, n), loop, after)
 
     builder.position_at_end(after)
-    for i, result in enumerate(results):
-        place = v.address(c, i * v.lanes)
-        v.store(builder.fadd(v.load(place), result), place)
+    places = [v.address(c, i * v.lanes) for i in range(len(results))]
+    with builder.if_else(builder.icmp_signed("!=", more, int64(0))) as (adding, fresh):
+        with adding:
+            for place, result in zip(places, results, strict=True):
+                v.store(builder.fadd(v.load(place), result), place)
+        with fresh:
+            for place, result in zip(places, results, strict=True):
+                v.store(result, place)
+
+
+def _row_tiles(v: Vectors, rows: Any, vectors: Any, *arguments: Any) -> None:
+    """Run the tile of this size."""
+    builder = v.builder
+    for height, width in product(WEIGHT_ROWS, (1, 2)):
+        same = (builder.icmp_signed("==", *pair) for pair in ((rows, int64(height)), (vectors, int64(width))))
+        with builder.if_then(builder.and_(*same)):
+            called(v, _row_tile, [height, width], list(arguments))
+
+
+def _turn(v: Vectors, kept: int, to: Any, pitch: Any, source: Any, stride: Any, present: Any, count: Any) -> None:
+    """to[j * pitch + i] = source[i * stride + j] for i < lanes and j < count, 0 from i = ``present`` on.
+
+    With ``kept``, nothing but i < present and j < count is written.  Otherwise rows of ``to`` up to the next multiple
+    of lanes are overwritten, so lines that follow each other have to be turned in their order.
+    """
+    builder, lanes = v.builder, v.lanes
+    every = list(range(lanes))
+    low, high = (
+        ir.Constant(ir.VectorType(INT32, lanes), [half + i // 2 + i % 2 * lanes for i in every])
+        for half in (0, lanes // 2)
+    )
+    there = [builder.icmp_signed("<", int64(i), present) for i in every]
+    numbers = [builder.select(inside, int64(i), int64(0)) for i, inside in enumerate(there)]
+    starts = [v.address(source, builder.mul(stride, number)) for number in numbers]
+
+    def turned(vectors: list[Any]) -> list[Any]:
+        half = lanes // 2
+        for _ in range(lanes.bit_length() - 1):
+            pairs = list(zip(vectors[:half], vectors[half:], strict=True))
+            vectors = [builder.shuffle_vector(*pair, numbers) for pair in pairs for numbers in (low, high)]
+        return vectors
+
+    def put(j: Any, rows: list[Any], mask: Any, left: Any) -> None:
+        for i, row in enumerate(rows):
+            place = v.address(to, builder.mul(pitch, builder.add(j, int64(i))))
+            if not kept:
+                v.store(row, place)
+                continue
+            with builder.if_then(builder.icmp_signed("<", int64(i), left)):
+                v.store_masked(row, place, mask)
+
+    mask_of_rows = v.within(every, int64(0), present)
+    with cgutils.for_range_slice(builder, int64(0), count, int64(lanes)) as (j, _):
+        left = builder.sub(count, j)
+        whole = builder.and_(builder.icmp_signed(">=", left, int64(lanes)), there[-1])
+        addresses = [v.address(start, j) for start in starts]
+        with builder.if_else(whole) as (quick, ragged):
+            with quick:
+                rows = turned([v.load(address) for address in addresses])
+                for i, row in enumerate(rows):
+                    v.store(row, v.address(to, builder.mul(pitch, builder.add(j, int64(i)))))
+            with ragged:
+                mask = v.within(every, int64(0), left)
+                nowhere = ir.Constant(mask.type, None)
+                masks = [builder.select(inside, mask, nowhere) for inside in there]
+                rows = turned([v.load_masked(*pair) for pair in zip(addresses, masks, strict=True)])
+                put(j, rows, mask_of_rows, left)
 
 
 def _dot_row(v: Vectors, to: Any, a: Any, b: Any, count: Any) -> None:
@@ -301,9 +369,15 @@ def pack_panel(context, dtype, rows, to, w, row, last, off, n, finite):
 
 
 @typed
-def row_tile(context, dtype, rows, vectors, n, x, row, off, d, c):
+def row_tiles(context, dtype, rows, vectors, more, n, x, row, off, d, c):
     """See `_row_tile`."""
-    return emitted(2)(_row_tile)(context, dtype, rows, vectors, n, x, row, off, d, c)
+    return emitted(0)(_row_tiles)(context, dtype, rows, vectors, more, n, x, row, off, d, c)
+
+
+@typed
+def turn(context, dtype, kept, to, pitch, source, stride, present, count):
+    """See `_turn`."""
+    return emitted(1)(_turn)(context, dtype, kept, to, pitch, source, stride, present, count)
 
 
 @typed
