@@ -8,8 +8,9 @@ from typing import Any
 from numba import types
 
 from voxconv.backends._numba_ir import ROWS, VECTOR_BYTES, job_type, pointer, record
+from voxconv.backends._numba_planes import plane_dots, planes
 from voxconv.backends._numba_pool import taps_met
-from voxconv.backends._numba_rows import line_of_pairs, plane_dots, planes, taps_edge, taps_inside
+from voxconv.backends._numba_rows import line_of_pairs, taps_edge, taps_inside
 from voxconv.backends._numba_tiles import lane_sum
 
 DEPTHWISE = job_type(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
 
-from voxconv.backends._numba_ir import INT32, ROWS, Vectors, emitted, int64, typed
+from voxconv.backends._numba_ir import INT32, Vectors, emitted, int64, typed
 from voxconv.backends._numba_tiles import finish_sums
 
 
@@ -25,7 +24,7 @@ def _taps_loop(v: Vectors, vectors: int, n: Any, w: Any, off: Any, load: Callabl
     return v.loop(n, [v.constant(0.0)] * vectors, tap)
 
 
-def _rows(v: Vectors, rows: int, base: Any, pitch: Any) -> list[Any]:
+def rows_of(v: Vectors, rows: int, base: Any, pitch: Any) -> list[Any]:
     """Addresses of so many rows, ``pitch`` elements apart: a sum each, where products would wait on the stack."""
     addresses, step = [base], v.address(int64(0), pitch)
     for _ in range(rows - 1):
@@ -40,9 +39,9 @@ def _taps_inside(
 
     For r < rows and one vector of j.
     """
-    lines = _rows(v, rows, x, ldx)
+    lines = rows_of(v, rows, x, ldx)
     sums = _taps_loop(v, rows, n, w, off, lambda here, r, t: v.load(v.builder.add(lines[r], here)))
-    for total, place in zip(finish_sums(v, sums, bias, slope), _rows(v, rows, y, ldy), strict=True):
+    for total, place in zip(finish_sums(v, sums, bias, slope), rows_of(v, rows, y, ldy), strict=True):
         v.store(total, place)
 
 
@@ -53,7 +52,7 @@ def _taps_edge(
     """As `_taps_inside` for j < count, without the terms for which shift[t] + at + j leaves a line of x."""
     builder = v.builder
     lanes = list(range(v.lanes))
-    lines = _rows(v, rows, x, ldx)
+    lines = rows_of(v, rows, x, ldx)
     masks: dict[Any, Any] = {}
 
     def load(here: Any, r: int, t: Any) -> Any:
@@ -64,237 +63,8 @@ def _taps_edge(
 
     sums = _taps_loop(v, rows, n, w, off, load)
     stored = v.within(lanes, int64(0), count)
-    for total, place in zip(finish_sums(v, sums, bias, slope), _rows(v, rows, y, ldy), strict=True):
+    for total, place in zip(finish_sums(v, sums, bias, slope), rows_of(v, rows, y, ldy), strict=True):
         v.store_masked(total, place, stored)
-
-
-WHOLE, MASKED, NARROW = range(3)
-"""How a line is read: whole, by masks, or by masks where the elements that are wanted fit one vector of those read."""
-
-
-def _shifted(kernel: int, step: int, vectors: int) -> bool:
-    """Whether neighbouring taps are shifted out of the same vectors.
-
-    Loads that begin within a line of cache are half as fast; but for one vector of many taps there are too many shifts.
-    """
-    return ROWS == 8 and step == 1 and (vectors > 1 or kernel == 3)
-
-
-def _line_taps(
-    v: Vectors, kernel: int, step: int, form: int, there: Any = None, vectors: int = 1
-) -> Callable[[Any], list[list[Any]]]:
-    """What loads a line's elements from an address on: for each tap those of all lanes of each vector.
-
-    ``there`` has a bit for each element that may be read, unless the form is `WHOLE`.  At a step of 2 even and odd
-    taps come from the same two loads.
-    """
-    builder, lanes = v.builder, v.lanes
-    shifted = _shifted(kernel, step, vectors)
-    if shifted:
-        places = list(range(0, vectors * lanes + kernel - 1, lanes))
-    elif step == 1:
-        places = list(range(kernel))
-    else:
-        places = [t // 2 * 2 + t % 2 * lanes for t in range(kernel + kernel % 2)]
-    if form == NARROW:
-        places = places[:1] if shifted else places[::2]
-    masks: list[Any] = [None] * len(places)
-    if form != WHOLE:
-        masks = [v.mask(there, place) for place in places]
-    elif shifted:  # no more of the last vectors than the last tap wants
-        masks = [v.first(vectors * lanes + kernel - 1 - place) for place in places]
-
-    def pick(a: Any, b: Any, first: int) -> Any:
-        """Every ``step``-th element of two vectors from one on."""
-        numbers = ir.Constant(ir.VectorType(INT32, lanes), list(range(first, first + step * lanes, step)))
-        return builder.shuffle_vector(a, b, numbers) if step > 1 or first else a
-
-    def taps(line: Any) -> list[list[Any]]:
-        found = []
-        for place, mask in zip(places, masks, strict=True):
-            address = v.address(line, place)
-            found.append(v.load_masked(address, mask) if mask else v.load(address))
-        if shifted:
-            found += [v.constant(0.0)] * (vectors + kernel // lanes + 1)
-            return [
-                [pick(*found[q + t // lanes : q + t // lanes + 2], t % lanes) for q in range(vectors)]
-                for t in range(kernel)
-            ]
-        if step == 1:
-            return [[value] for value in found]
-        if form == NARROW:
-            found = [value for value in found for _ in range(2)]
-        return [[pick(*found[t // 2 * 2 : t // 2 * 2 + 2], t % 2)] for t in range(kernel)]
-
-    return taps
-
-
-Lines = tuple[Any, list[Any], list[Any]]
-"""Of a tile: its first line, which lines of x are there, and which of y are wanted."""
-
-BATCH = 8
-"""Narrow planes that a tile visits before the next tile does: they stay in L1."""
-
-
-def _planes(
-    v: Vectors, kernel: int, step: int, rows: int, y: Any, x: Any, w: Any, bias: Any, count: Any, plane: Any,
-    image: Any, terms: Any, slices: Any, slice_step: Any, begin: Any, end: Any, low_h: Any, height: Any, low_w: Any,
-    width: Any, columns: Any, slope: Any,
-) -> None:  # fmt: skip
-    """Lines [begin, end) of a kernel x kernel sum in ``count`` planes, one after the other.
-
-    y[j, l] = bias + sum over z < slices, a, b < kernel of
-    w[z, a, b] * x[z * slice_step + (j * step + low_h + a) * width + l * step + low_w + b] for l < columns, where what
-    is outside of x's height and width is not read.  Planes are ``plane`` apart in y and ``image`` in x, their weights
-    ``terms``.  It goes in tiles of ``rows`` lines and one or two vectors of columns: a line is loaded once for all sums
-    that want it, and weights stay in registers.
-    """
-    builder, lanes = v.builder, v.lanes
-    most = 2 if _shifted(kernel, step, 2) else 1
-
-    def last_full(at: Any, low: Any, high: Any, count: int) -> Any:
-        """Where the last tile begins early enough to be full, if there is room."""
-        return v.greater(low, v.lesser(at, builder.sub(high, int64(count))))
-
-    def bits(left: Any) -> list[Any]:
-        """Of a tile at this column: which elements of a line of x and which lanes are inside."""
-        side = builder.add(builder.mul(left, int64(step)), low_w)
-        inside = v.bits(builder.neg(side), builder.sub(width, side))
-        return [inside, v.bits(int64(0), builder.sub(columns, left))]
-
-    end_columns = [last_full(columns, int64(0), columns, vectors * lanes) for vectors in range(1, most + 1)]
-    at_start, at_ends = bits(int64(0)), [bits(column) for column in end_columns]
-
-    def bits_known(left: Any, vectors: int) -> list[Any]:
-        """As `bits`; most ragged tiles are a line's first or last, and these do not wait for the answer."""
-        begins, ends = (builder.icmp_signed("==", left, end) for end in (int64(0), end_columns[vectors - 1]))
-        pairs = zip(at_start, at_ends[vectors - 1], strict=True)
-        known, before = [builder.select(begins, *pair) for pair in pairs], builder.block
-        with builder.if_then(builder.not_(builder.or_(begins, ends)), likely=False):
-            computed, within = bits(left), builder.block
-        return [v.either(a, before, b, within) for a, b in zip(known, computed, strict=True)]
-
-    def lines_of(h: Any) -> Lines:
-        """Of the tile at this line: where it begins, which lines of x are there and which of y are wanted."""
-        top = last_full(h, begin, end, rows)
-        above = builder.add(builder.mul(top, int64(step)), low_h)
-        reads = range((rows - 1) * step + kernel)
-        there = [builder.icmp_unsigned("<", builder.add(above, int64(i)), height) for i in reads]
-        return top, there, [builder.icmp_signed("<", builder.add(top, int64(j)), end) for j in range(rows)]
-
-    def tile(number: Any, lines: Lines, left: Any, form: int, known: Sequence[Any], vectors: int = 1) -> None:
-        """The tile of a plane at these lines and this column."""
-        top, there, wanted = lines
-        column = builder.add(builder.mul(left, int64(step)), low_w)
-        above = builder.mul(builder.add(builder.mul(top, int64(step)), low_h), width)
-        from_x = builder.add(builder.mul(number, image), builder.add(above, column))
-        to = builder.add(builder.mul(number, plane), builder.add(builder.mul(top, columns), left))
-        lines_of_y = _rows(v, 2 * rows, v.address(y, to), columns)
-        if form != NARROW:  # the tile below lies too far away for the processor to guess it
-            unread = builder.add(from_x, builder.mul(width, int64((rows - 1) * step + kernel)))
-            lines_of_x = _rows(v, rows * step, v.address(x, unread), width)
-            for line, q in product(range(rows * step), range(vectors)):
-                v.prefetch(v.address(lines_of_x[line], q * lanes), write=False)
-            for line, q in product(range(rows, 2 * rows), range(vectors)):
-                v.prefetch(v.address(lines_of_y[line], q * lanes), write=True)
-        _planes_tile(
-            v, kernel, step, rows, lines_of_y[:rows], v.address(x, from_x), v.address(w, builder.mul(number, terms)),
-            v.address(bias, number), slices, slice_step, there, wanted, width, slope, form, known, vectors,
-        )  # fmt: skip
-
-    def narrow_planes(form: int) -> None:
-        """Planes of one tile's width: a tile meets several of them, so that what it is made of is found once."""
-        with cgutils.for_range_slice(builder, int64(0), count, int64(BATCH)) as (group, _):
-            past = v.lesser(builder.add(group, int64(BATCH)), count)
-            with cgutils.for_range_slice(builder, begin, end, int64(rows)) as (h, _):
-                lines = lines_of(h)
-                with cgutils.for_range_slice(builder, group, past, int64(1)) as (number, _):
-                    tile(number, lines, int64(0), form, at_start)
-
-    def wide_plane(number: Any) -> None:
-        """A plane line of tiles by line of tiles, of which those at its sides read by masks."""
-        with cgutils.for_range_slice(builder, begin, end, int64(rows)) as (h, _):
-            lines = lines_of(h)
-            with cgutils.for_range_slice(builder, int64(0), columns, int64(most * lanes)) as (at, _):
-                left = builder.sub(columns, at)
-                for vectors in range(1, most + 1):
-                    low, high = (vectors - 1) * lanes, vectors * lanes if vectors < most else 1 << 62
-                    above = builder.icmp_signed(">", left, int64(low))
-                    with builder.if_then(builder.and_(above, builder.icmp_signed("<=", left, int64(high)))):
-                        wide_tile(number, lines, at, vectors)
-
-    def wide_tile(number: Any, lines: Lines, at: Any, vectors: int) -> None:
-        """The tile at this column, or before it where it would not be full."""
-        left = last_full(at, int64(0), columns, vectors * lanes)
-        side = builder.add(builder.mul(left, int64(step)), low_w)
-        reach = (vectors * lanes - 1) * step + (kernel if step == 1 else kernel + 1)
-        fits = builder.icmp_signed("<=", builder.add(side, int64(reach)), width)
-        whole = builder.and_(fits, builder.icmp_signed(">=", side, int64(0)))
-        with builder.if_else(whole) as (quick, ragged):
-            with quick:
-                tile(number, lines, left, WHOLE, (), vectors)
-            with ragged:
-                tile(number, lines, left, MASKED, bits_known(left, vectors), vectors)
-
-    few = lanes // 2 if step == 2 else lanes - kernel + 1 if _shifted(kernel, step, 1) else 0
-    with builder.if_else(builder.icmp_signed("<=", columns, int64(lanes))) as (narrow, broad):
-        with narrow:
-            if few <= 0:
-                narrow_planes(MASKED)
-            else:
-                with builder.if_else(builder.icmp_signed("<=", columns, int64(few))) as (fewer, more):
-                    with fewer:
-                        narrow_planes(NARROW)
-                    with more:
-                        narrow_planes(MASKED)
-        with broad, cgutils.for_range(builder, count) as loop:
-            wide_plane(loop.index)
-
-
-def _planes_tile(
-    v: Vectors, kernel: int, step: int, rows: int, y: list[Any], x: Any, w: Any, bias: Any, slices: Any,
-    slice_step: Any, there: list[Any], wanted: list[Any], width: Any, slope: Any, form: int, bits: Sequence[Any],
-    vectors: int,
-) -> None:  # fmt: skip
-    """A tile of `_planes`, for those lines of x that are there, those of y wanted, and ``bits`` of them."""
-    builder = v.builder
-    taps = _line_taps(v, kernel, step, form, bits[0] if bits else None, vectors)
-
-    def add_slice(z: Any, sums: list[Any]) -> list[Any]:
-        lines = _rows(v, len(there), v.address(x, builder.mul(z, slice_step)), width)
-        weights = v.address(w, builder.mul(z, int64(kernel * kernel)))
-
-        def weight(t: int) -> Any:
-            return v.splat(v.load_scalar(v.address(weights, t)))
-
-        held = [weight(t) for t in range(kernel * kernel if kernel == 3 or vectors == 1 else 0)]
-        for i, inside in enumerate(there):
-            before, results = builder.block, list(sums)
-            with builder.if_then(inside):
-                line = taps(lines[i])
-                for t in range(kernel):
-                    for j in range(rows):
-                        if 0 <= i - j * step < kernel:
-                            tap = (i - j * step) * kernel + t
-                            factor = held[tap] if held else weight(tap)
-                            for q in range(j * vectors, (j + 1) * vectors):
-                                results[q] = v.fma(factor, line[t][q % vectors], results[q])
-                within = builder.block
-            sums = [v.either(old, before, new, within) if new is not old else old
-                    for old, new in zip(sums, results, strict=True)]  # fmt: skip
-        return sums
-
-    sums = v.loop(slices, [v.constant(0.0)] * (rows * vectors), add_slice)
-    results = finish_sums(v, sums, v.load_scalar(bias), slope)
-    stored = [v.mask(bits[1], q * v.lanes) if bits else None for q in range(vectors)]
-    for j, asked in enumerate(wanted):
-        with builder.if_then(asked):
-            for q, mask in enumerate(stored):
-                result, place = results[j * vectors + q], v.address(y[j], q * v.lanes)
-                if mask is None:
-                    v.store(result, place)
-                else:
-                    v.store_masked(result, place, mask)
 
 
 def _line_of_pairs(
@@ -350,68 +120,6 @@ def _line_of_pairs(
                 vector(to, whole=False)
 
 
-def _plane_dots(
-    v: Vectors, kernel: int, step: int, together: int, to: Any, x: Any, gy: Any, slices: Any, slice_step: Any,
-    lines: Any, low_h: Any, height: Any, low_w: Any, width: Any, columns: Any,
-) -> None:  # fmt: skip
-    """Sums of `_planes`'s other contraction, lanes apart.
-
-    to[z, a, b, lane] += sum over j < lines and those l < columns whose lane it is of
-    gy[j, l] * x[z * slice_step + (j * step + low_h + a) * width + l * step + low_w + b], for
-    z < slices and a, b < kernel; what is outside of x's height and width is left out.  Sums of ``together`` rows
-    of the kernel are in registers at once.
-    """
-    builder, lanes = v.builder, v.lanes
-    reach = (lanes - 1) * step + (kernel if step == 1 else kernel + 1)
-
-    def column(left: Any, side: Any, form: int, first: Any, x: Any, to: Any) -> None:
-        """A vector of columns, all lines, some rows of the kernel from ``first`` on."""
-        bits, stored = [], None
-        if form != WHOLE:
-            bits = [v.bits(builder.neg(side), builder.sub(width, side))]
-            stored = v.mask(v.bits(int64(0), builder.sub(columns, left)))
-        taps = _line_taps(v, kernel, step, form, *bits)
-
-        def add_line(j: Any, sums: list[Any]) -> list[Any]:
-            line = v.address(gy, builder.add(builder.mul(j, columns), left))
-            gradient = v.load_masked(line, stored) if stored else v.load(line)
-            above = builder.add(builder.add(builder.mul(j, int64(step)), low_h), first)
-            sources = _rows(v, together, v.address(x, builder.add(builder.mul(above, width), side)), width)
-            sums = list(sums)
-            for a in range(together):
-                before, results = builder.block, list(sums)
-                with builder.if_then(builder.icmp_unsigned("<", builder.add(above, int64(a)), height), likely=True):
-                    for b, (value,) in enumerate(taps(sources[a])):
-                        # A lane without an output must not bring an infinity to its product with zero.
-                        kept = builder.select(stored, value, v.constant(0.0)) if stored else value
-                        results[a * kernel + b] = v.fma(gradient, kept, results[a * kernel + b])
-                    within = builder.block
-                sums = [v.either(old, before, new, within) if new is not old else old
-                        for old, new in zip(sums, results, strict=True)]  # fmt: skip
-            return sums
-
-        sums = v.loop(lines, [v.constant(0.0)] * (together * kernel), add_line)
-        for t, total in enumerate(sums):
-            place = v.address(to, t * lanes)
-            v.store(builder.fadd(v.load(place), total), place)
-
-    with cgutils.for_range(builder, slices) as each:
-        here = v.address(x, builder.mul(each.index, slice_step))
-        with cgutils.for_range_slice(builder, int64(0), int64(kernel), int64(together)) as (first, _):
-            row = builder.add(builder.mul(each.index, int64(kernel)), first)
-            sums_at = v.address(to, builder.mul(row, int64(kernel * lanes)))
-            with cgutils.for_range_slice(builder, int64(0), columns, int64(lanes)) as (left, _):
-                side = builder.add(builder.mul(left, int64(step)), low_w)
-                fits = builder.icmp_signed("<=", builder.add(side, int64(reach)), width)
-                full = builder.icmp_signed("<=", builder.add(left, int64(lanes)), columns)
-                whole = builder.and_(builder.and_(fits, full), builder.icmp_signed(">=", side, int64(0)))
-                with builder.if_else(whole) as (quick, ragged):
-                    with quick:
-                        column(left, side, WHOLE, first, here, sums_at)
-                    with ragged:
-                        column(left, side, MASKED, first, here, sums_at)
-
-
 @typed
 def taps_inside(context, dtype, rows, y, ldy, x, ldx, n, w, off, bias, slope):
     """See `_taps_inside`."""
@@ -423,28 +131,6 @@ def taps_edge(context, dtype, rows, y, ldy, x, ldx, n, w, off, shift, at, count,
     """See `_taps_edge`."""
     arguments = y, ldy, x, ldx, n, w, off, shift, at, count, size, bias, slope
     return emitted(1)(_taps_edge)(context, dtype, rows, *arguments)
-
-
-@typed
-def planes(
-    context, dtype, kernel, step, rows, y, x, w, bias, count, plane, image, terms, slices, slice_step, begin, end,
-    low_h, height, low_w, width, columns, slope,
-):  # fmt: skip
-    """See `_planes`."""
-    arguments = (
-        y, x, w, bias, count, plane, image, terms, slices, slice_step, begin, end, low_h, height, low_w, width, columns,
-        slope,
-    )  # fmt: skip
-    return emitted(3)(_planes)(context, dtype, kernel, step, rows, *arguments)
-
-
-@typed
-def plane_dots(
-    context, dtype, kernel, step, together, to, x, gy, slices, slice_step, lines, low_h, height, low_w, width, columns
-):  # fmt: skip
-    """See `_plane_dots`."""
-    arguments = to, x, gy, slices, slice_step, lines, low_h, height, low_w, width, columns
-    return emitted(3)(_plane_dots)(context, dtype, kernel, step, together, *arguments)
 
 
 @typed
