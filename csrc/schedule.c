@@ -504,7 +504,7 @@ static int winograd_weight_layout(const vox_conv *p, const vox_unit *u, int64_t 
   round_rows(u, l->block * depth, l);
   v = l->positions * (vox_round_up(l->block * depth * pixels, VOX_ALIGN / size) + VOX_ALIGN / size);
   l->scratch = l->plane + v;
-  l->packed = vox_round_up((16 * per_image + l->positions * tiles) * l->lanes, VOX_ALIGN / size);
+  l->packed = 16 * per_image * l->lanes + l->positions * (vox_round_up(tiles * l->lanes, VOX_ALIGN / size) + VOX_ALIGN / size);
   l->offsets = vox_round_up(l->positions * depth + tiles, VOX_ALIGN / 8);
   if (product((const int64_t[]){l->block * depth, 4 * tiles * 9, l->cout}, 3, &terms) ||
       share_panels(l, p->groups, threads, terms) ||

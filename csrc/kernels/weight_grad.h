@@ -158,7 +158,7 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
     const int64_t per_image = lines * cols, tiles = images * per_image, pitch = cols * TILE;
     const band b = band_of(ph, lines, cols);
     const int64_t apart = vox_round_up((lines - 1) * b.pitch + cols, LANES), pixels = images * apart;
-    const int64_t v_stride = odd_lines(rows * pixels);
+    const int64_t v_stride = odd_lines(rows * pixels), u_stride = odd_lines(tiles * l->lanes);
     band_offsets(ph, &b, 1, taps);
     for (int64_t i = 0; i < images; i++) {
       const real *x = (const real *)job->x + (((n + i) * p->groups + group) * l->cin + c0) * image;
@@ -186,11 +186,11 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
         for (int64_t t = 0; t < per_image; t++)
           for (int64_t lane = 0; lane < l->lanes; lane += LANES)
             winograd_dy(packed + (t / cols * TILE * pitch + t % cols * TILE) * l->lanes + lane, pitch * l->lanes, l->lanes,
-                        u + (i * per_image + t) * l->lanes + lane, tiles * l->lanes);
+                        u + (i * per_image + t) * l->lanes + lane, u_stride);
       }
       for (int64_t i = 0; i < positions; i++)
         for (int64_t r = 0; r < rows; r += l->tile_rows)
-          row_tiles(l->tile_rows, l->lanes / LANES, tiles, v + i * v_stride, row + r, off, u + i * tiles * l->lanes,
+          row_tiles(l->tile_rows, l->lanes / LANES, tiles, v + i * v_stride, row + r, off, u + i * u_stride,
                     sums + k * panel + (i * l->rows + r) * l->lanes);
     }
   }
