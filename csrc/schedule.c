@@ -193,20 +193,23 @@ static int64_t images_together(const vox_conv *p) {
   return vox_max(1, vox_min(p->n, tiles < CHUNK_TILES ? CHUNK_TILES / tiles : 1));
 }
 
-/* The weight gradient has one form, 4 x 4 outputs, and pays where an image has enough tiles to hide the accumulators,
- * 4 times as many as the weights. */
+/* The weight gradient has one form, 4 x 4 outputs.  Estimated as above for each row of the sums and vector of output
+ * channels: products, the accumulators that chunks after the first meet, the transform back, and the shares of x's
+ * transform, with what each slice costs to gather, and of dy's. */
 static int winograd_weight_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], double *gain) {
+  enum { VISIT = 5, BACK = 200, INPUT = 70, SLICE = 560, DY = 180 }; /* measured */
   tile[0] = 1;
   tile[1] = tile[2] = 4;
   for (int i = 1; i < 3; i++)
     if (p->kernel[i] != 3 || p->stride[i] != 1 || p->dilation[i] != 1) return VOX_INVALID;
-  const double tiles = (double)(vox_ceil_div(p->output[1], 4) * vox_ceil_div(p->output[2], 4));
-  const double depth = (double)(p->c / p->groups) * (double)p->kernel[0], outputs = (double)(p->k / p->groups);
-  const double together = (double)images_together(p);
-  const double visits = tiles < CHUNK_TILES ? 1 / together : tiles / CHUNK_TILES;
-  const double transforms = tiles * (200 / depth + 15 * (double)u->lanes / outputs);
-  *gain = 9.0 * (double)p->output[1] * (double)p->output[2] /
-          (36 * (1.3 * tiles + visits * (36 * depth * outputs * 4 > 1e6 ? 16 : 8)) + transforms);
+  const int64_t of_slice = vox_ceil_div(p->output[1], 4) * vox_ceil_div(p->output[2], 4);
+  const double slices = (double)vox_max(1, p->n) * (double)p->output[0], tiles = slices * (double)of_slice;
+  const double rows = (double)(p->c / p->groups) * (double)p->kernel[0];
+  const double vectors = (double)vox_ceil_div(vox_max(1, p->k / p->groups), u->lanes);
+  const double chunks = of_slice < CHUNK_TILES ? slices / (double)images_together(p) : tiles / CHUNK_TILES;
+  const double inputs = INPUT * slices * (double)vox_ceil_div(of_slice, u->lanes) + SLICE * slices;
+  const double time = 36 * (tiles + (chunks > 1 ? VISIT * chunks : 0)) + BACK + inputs / vectors + DY * tiles / (rows > 1 ? rows : 1);
+  *gain = 9 * 0.8 * slices * (double)p->output[1] * (double)p->output[2] / time;
   return VOX_OK;
 }
 
@@ -316,7 +319,9 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   l->parts = vox_max(1, vox_ceil_div(l->cout, per_part));
   if (__builtin_mul_overflow(visits, l->parts, &l->items)) return VOX_OVERFLOW;
   l->k_block = l->columns <= V_BYTES / size / l->positions ? l->panel : per_part;
-  if (product((const int64_t[]){l->positions, l->vectors, u->lanes, l->k_block}, 4, &l->sums)) return VOX_OVERFLOW;
+  if (product((const int64_t[]){l->positions, l->vectors, u->lanes, l->k_block}, 4, &l->sums) ||
+      __builtin_add_overflow(l->sums, l->positions * 2 * line, &l->sums))
+    return VOX_OVERFLOW;
   /* offsets of taps, runs of tiles with the first of each vector, and the images */
   if (__builtin_mul_overflow(depth_taps, l->cin, &l->taps)) return VOX_OVERFLOW;
   l->taps = vox_max(l->taps, taps[0] * l->positions);
@@ -504,13 +509,14 @@ static int winograd_weight_layout(const vox_conv *p, const vox_unit *u, int64_t 
   round_rows(u, l->block * depth, l);
   v = l->positions * (vox_round_up(l->block * depth * pixels, VOX_ALIGN / size) + VOX_ALIGN / size);
   l->scratch = l->plane + v;
-  l->packed = 16 * per_image * l->lanes + l->positions * (vox_round_up(tiles * l->lanes, VOX_ALIGN / size) + VOX_ALIGN / size);
+  l->packed = vox_max(16 * per_image, l->positions * l->tile_rows) * l->lanes + l->positions * (vox_round_up(tiles * l->lanes, VOX_ALIGN / size) + VOX_ALIGN / size);
   l->offsets = vox_round_up(l->positions * depth + tiles, VOX_ALIGN / 8);
   if (product((const int64_t[]){l->block * depth, 4 * tiles * 9, l->cout}, 3, &terms) ||
       share_panels(l, p->groups, threads, terms) ||
       product((const int64_t[]){p->groups, l->blocks, l->panels, l->positions, l->rows, l->lanes}, 6, &l->sums))
     return VOX_OVERFLOW;
-  l->sums = vox_round_up(l->sums, VOX_ALIGN / size);
+  /* of one chunk only whether a sum is not finite need be known later */
+  l->sums = vox_round_up(l->chunks == 1 ? 1 : l->sums, VOX_ALIGN / size);
   cut_stages(l, (double)p->k * (double)(l->cin * depth) * 36 * (double)tiles);
   return cut_finish(p, l, l->cin * depth, 9 * l->lanes, p->groups * l->panels);
 }

@@ -222,6 +222,7 @@ static void finish_body(void *context, int64_t item, int64_t slot) {
 static int weight_run(weight_call *call, int64_t threads, int64_t *cursor) {
   const vox_weight_layout *l = call->job.l;
   const int64_t slice_end = vox_slice_end(), staged = l->stages * l->items;
+  if (*cursor == 0 && l->sums) *(int *)call->job.sums = 0;
   while (*cursor < staged) {
     int64_t item = *cursor % l->items, before = *cursor - item;
     call->job.stage = *cursor / l->items;

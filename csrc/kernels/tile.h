@@ -195,14 +195,15 @@ static void channel_tiles(int64_t count, int64_t n, const real *a, const real *b
   }
 }
 
-/* Weight-gradient tile:  c[i][v] += sum over p < n of  x[row[i] + off[p]] * d[p][v]
+/* Weight-gradient tile:  c[i][v] (+)= sum over p < n of  x[row[i] + off[p]] * d[p][v]
  *
  * x     one element is read, and broadcast, for each row and pixel
  * row   M offsets, one for each (channel, tap); off: n offsets, one for each pixel
  * d     n x (V * LANES) gradients of the output, packed, contiguous
- * c     M x (V * LANES) sums, contiguous.  The n products of one call are summed from zero, then added. */
-INLINE void row_tile(const int M, const int V, int64_t n, const real *x, const int64_t *row, const int64_t *off,
-                     const real *d, real *c) {
+ * c     M x (V * LANES) sums, contiguous.  The n products of one call are summed from zero, then stored
+ *       or, to `accumulate`, added */
+INLINE void row_tile(const int M, const int V, int accumulate, int64_t n, const real *x, const int64_t *row,
+                     const int64_t *off, const real *d, real *c) {
   vec sum[MOST_M][MOST_V];
   const real *at[MOST_M];
   UNROLL for (int i = 0; i < M; i++) at[i] = x + row[i];
@@ -220,19 +221,19 @@ INLINE void row_tile(const int M, const int V, int64_t n, const real *x, const i
   UNROLL for (int i = 0; i < M; i++)
     UNROLL for (int v = 0; v < V; v++) {
       real *to = c + (i * V + v) * LANES;
-      v_store(to, v_load(to) + sum[i][v]);
+      v_store(to, accumulate ? v_load(to) + sum[i][v] : sum[i][v]);
     }
 }
 
 /* Rows come in multiples of the taps, and channels in powers of two: one of two tiles leaves less of itself empty. */
-static void row_tiles(int64_t m, int64_t v, int64_t n, const real *x, const int64_t *row, const int64_t *off,
-                      const real *d, real *c) {
+static void row_tiles(int64_t m, int64_t v, int accumulate, int64_t n, const real *x, const int64_t *row,
+                      const int64_t *off, const real *d, real *c) {
   if (m == TILE_ROWS && v == 1)
-    row_tile(TILE_ROWS, 1, n, x, row, off, d, c);
+    row_tile(TILE_ROWS, 1, accumulate, n, x, row, off, d, c);
   else if (m == TILE_ROWS)
-    row_tile(TILE_ROWS, TILE_K, n, x, row, off, d, c);
+    row_tile(TILE_ROWS, TILE_K, accumulate, n, x, row, off, d, c);
   else if (v == 1)
-    row_tile(TILE_ODD_ROWS, 1, n, x, row, off, d, c);
+    row_tile(TILE_ODD_ROWS, 1, accumulate, n, x, row, off, d, c);
   else
-    row_tile(TILE_ODD_ROWS, TILE_K, n, x, row, off, d, c);
+    row_tile(TILE_ODD_ROWS, TILE_K, accumulate, n, x, row, off, d, c);
 }

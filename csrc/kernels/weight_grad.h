@@ -47,8 +47,6 @@ static void weight_item(const vox_weight_job *job, int64_t item, void *workspace
   int64_t *off = (int64_t *)(packed + l->packed), *row = off + l->offsets;
   real *sums = (real *)job->sums + ((group * l->blocks + block) * l->panels) * l->rows * l->lanes;
 
-  if (job->stage == 0)
-    memset(sums + first * l->rows * l->lanes, 0, (size_t)((last - first) * l->rows * l->lanes) * sizeof(real));
   int64_t chunk = job->stage * l->chunks_per_stage;
   const int64_t end = vox_min(l->chunks, chunk + l->chunks_per_stage);
   for (; chunk < end; chunk++) {
@@ -82,8 +80,8 @@ static void weight_item(const vox_weight_job *job, int64_t item, void *workspace
         panel_pack(ph, q0, pixels, x, r, vox_min(l->tile_rows, rows - r), pixels, scratch);
       }
       for (int64_t k = first; k < last; k++)
-        row_tiles(l->tile_rows, l->lanes / LANES, pixels, scratch, row + r, off, packed + (k - first) * pixels * l->lanes,
-                  sums + k * l->rows * l->lanes + r / l->tile_rows * tile);
+        row_tiles(l->tile_rows, l->lanes / LANES, chunk > 0, pixels, scratch, row + r, off,
+                  packed + (k - first) * pixels * l->lanes, sums + k * l->rows * l->lanes + r / l->tile_rows * tile);
     }
   }
 }
@@ -122,6 +120,29 @@ static int dy_is_finite(const vox_weight_job *job, int64_t group, int64_t k, int
   return 1;
 }
 
+/* The sums of row r of a panel of output channels from k0 on, points `stride` apart, to dw.  Returns whether one is not
+ * finite. */
+static int winograd_weight_row(const vox_weight_job *job, int64_t group, int64_t k0, int64_t r, const real *sums,
+                               int64_t stride) {
+  enum { TAPS = 9, VECTORS = (TAPS + LANES - 1) / LANES };
+  const vox_weight_layout *l = job->l;
+  const int64_t apart = l->cin * l->phase.axis[0].taps * TAPS, present = vox_min(l->lanes, l->cout - k0);
+  real *dw = (real *)job->dw + (group * l->cout + k0) * apart + r * TAPS;
+  int bad = 0;
+  for (int64_t lane = 0; lane < present; lane += LANES) {
+    vec result[VECTORS * LANES] = {{0}}, odd = v_zero();
+    winograd_weight_output(sums + lane, stride, result);
+    UNROLL for (int t = 0; t < TAPS; t++) odd += result[t] - result[t];
+    bad |= v_any(v_unordered(odd, odd));
+    UNROLL for (int t = 0; t < TAPS; t += LANES) {
+      v_transpose(result + t);
+      for (int64_t i = 0; i < vox_min(LANES, present - lane); i++)
+        v_store_n(dw + (lane + i) * apart + t, result[t + i], vox_min(LANES, TAPS - t));
+    }
+  }
+  return bad;
+}
+
 /* As above with Winograd's algorithm for kernels of 3 x 3 taps at stride 1: F(3 x 3, 4 x 4), the 4 x 4 tiles of dy being
  * the filter,
  *
@@ -147,7 +168,6 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
   real *sums = (real *)job->sums + (group * l->blocks + block) * l->panels * positions * l->rows * l->lanes;
   const int64_t panel = positions * l->rows * l->lanes;
 
-  if (job->stage == 0) memset(sums + first * panel, 0, (size_t)((last - first) * panel) * sizeof(real));
   int64_t chunk = job->stage * l->chunks_per_stage;
   const int64_t end = vox_min(l->chunks, chunk + l->chunks_per_stage);
   for (; chunk < end; chunk++) {
@@ -174,7 +194,7 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
     for (int64_t i = 0; i < l->rows; i++) row[i] = (i < rows ? i : i - i % l->tile_rows) * pixels;
 
     const int64_t high = vox_min(lines * TILE, a[1].outputs - h0 * TILE), wide = vox_min(pitch, a[2].outputs - w0 * TILE);
-    real *u = packed + lines * TILE * pitch * l->lanes;
+    real *u = packed + vox_max(lines * TILE * pitch, positions * l->tile_rows) * l->lanes;
     for (int64_t k = first; k < last; k++) {
       int64_t present = vox_min(l->lanes, l->cout - k * l->lanes);
       if (high < lines * TILE || wide < pitch)
@@ -188,45 +208,54 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
             winograd_dy(packed + (t / cols * TILE * pitch + t % cols * TILE) * l->lanes + lane, pitch * l->lanes, l->lanes,
                         u + (i * per_image + t) * l->lanes + lane, u_stride);
       }
-      for (int64_t i = 0; i < positions; i++)
-        for (int64_t r = 0; r < rows; r += l->tile_rows)
-          row_tiles(l->tile_rows, l->lanes / LANES, tiles, v + i * v_stride, row + r, off, u + i * u_stride,
-                    sums + k * panel + (i * l->rows + r) * l->lanes);
+      if (l->chunks > 1) {
+        for (int64_t i = 0; i < positions; i++)
+          for (int64_t r = 0; r < rows; r += l->tile_rows)
+            row_tiles(l->tile_rows, l->lanes / LANES, chunk > 0, tiles, v + i * v_stride, row + r, off, u + i * u_stride,
+                      sums + k * panel + (i * l->rows + r) * l->lanes);
+        continue;
+      }
+      /* no sum waits for another chunk: the points of a few rows are finished where the cache has them */
+      const int64_t tile = l->tile_rows * l->lanes;
+      int bad = 0;
+      for (int64_t r = 0; r < rows; r += l->tile_rows) {
+        for (int64_t i = 0; i < positions; i++)
+          row_tiles(l->tile_rows, l->lanes / LANES, 0, tiles, v + i * v_stride, row + r, off, u + i * u_stride, packed + i * tile);
+        for (int64_t i = 0; i < vox_min(l->tile_rows, rows - r); i++)
+          bad |= winograd_weight_row(job, group, k * l->lanes, c0 * depth + r + i, packed + i * l->lanes, tile);
+      }
+      if (bad) __atomic_store_n((int *)job->sums, 1, __ATOMIC_RELAXED);
     }
   }
 }
 
-/* The accumulators of one panel of output channels and a piece of its (channel, depth tap) rows, to dw.  What a
- * transform has spread or made of values that are not finite is summed again. */
+/* A panel of output channels from k0 on and a piece of its (channel, depth tap) rows, to dw.  What a transform has spread
+ * or made of values that are not finite is summed again. */
 static void winograd_weight_finish(const vox_weight_job *job, int64_t item) {
   const vox_weight_layout *l = job->l;
   const int64_t depth = l->phase.axis[0].taps, positions = l->positions;
   const int64_t panel = item / l->finish_pieces, group = panel / l->panels, k0 = panel % l->panels * l->lanes;
   const int64_t first = item % l->finish_pieces * l->rows_per_finish;
   const int64_t last = vox_min(l->cin * depth, first + l->rows_per_finish);
-  const int64_t present = vox_min(l->lanes, l->cout - k0);
+  const int64_t k_first = group * l->cout + k0, k_last = k_first + vox_min(l->lanes, l->cout - k0);
   if (job->p->n == 0) { /* no item has begun the sums */
-    for (int64_t k = group * l->cout + k0; k < group * l->cout + k0 + present; k++)
+    for (int64_t k = k_first; k < k_last; k++)
       memset((real *)job->dw + (k * l->cin * depth + first) * 9, 0, (size_t)((last - first) * 9) * sizeof(real));
     return;
   }
-  for (int64_t r = first; r < last; r++) {
+  int bad = l->chunks == 1 && *(const int *)job->sums;
+  for (int64_t r = first; r < last && l->chunks > 1; r++) {
     int64_t block = r / (l->block * depth), row = r % (l->block * depth);
     const real *sums = (const real *)job->sums +
                        (((group * l->blocks + block) * l->panels + panel % l->panels) * positions * l->rows + row) * l->lanes;
-    for (int64_t lane = 0; lane < present; lane += LANES) {
-      real result[9][LANES];
-      winograd_weight_output(sums + lane, l->rows * l->lanes, result[0]);
-      for (int64_t i = 0; i < vox_min(LANES, present - lane); i++) {
-        int64_t k = k0 + lane + i;
-        real *dw = (real *)job->dw + ((group * l->cout + k) * l->cin * depth + r) * 9;
-        for (int64_t t = 0; t < 9; t++) {
-          real sum = result[t][i];
-          dw[t] = sum - sum == 0 ? sum : weight_mend(job, group, k, r / depth, r % depth * 9 + t);
-        }
-      }
-    }
+    bad |= winograd_weight_row(job, group, k0, r, sums, l->rows * l->lanes);
   }
+  for (int64_t k = k_first; k < k_last && bad; k++)
+    for (int64_t r = first; r < last; r++)
+      for (int64_t t = 0; t < 9; t++) {
+        real *dw = (real *)job->dw + (k * l->cin * depth + r) * 9 + t;
+        if (*dw - *dw != 0) *dw = weight_mend(job, group, k - group * l->cout, r / depth, r % depth * 9 + t);
+      }
 }
 
 /* The accumulators of one panel of output channels, [row][lanes], and a piece of its rows, to dw[k][row].  Padding's

@@ -102,18 +102,15 @@ static void winograd_dy(const real *dy, int64_t line, int64_t col, real *u, int6
   }
 }
 
-/* 6 x 6 sums, `stride` apart, to 9 vectors of taps. */
-static void winograd_weight_output(const real *s, int64_t stride, real *to) {
-  vec rows[3][6], d[6], out[3];
+/* 6 x 6 sums, `stride` apart, to 9 taps. */
+INLINE void winograd_weight_output(const real *s, int64_t stride, vec *to) {
+  vec rows[3][6], d[6];
   UNROLL for (int j = 0; j < 6; j++) {
     UNROLL for (int i = 0; i < 6; i++) d[i] = v_load(s + (i * 6 + j) * stride);
-    transform_dw(d, out);
-    UNROLL for (int i = 0; i < 3; i++) rows[i][j] = out[i];
+    transform_dw(d, to);
+    UNROLL for (int i = 0; i < 3; i++) rows[i][j] = to[i];
   }
-  UNROLL for (int i = 0; i < 3; i++) {
-    transform_dw(rows[i], out);
-    UNROLL for (int j = 0; j < 3; j++) v_store(to + (i * 3 + j) * LANES, out[j]);
-  }
+  UNROLL for (int i = 0; i < 3; i++) transform_dw(rows[i], to + i * 3);
 }
 
 /* Elements, rounded up to an odd number of cache lines: strides that keep neighbours out of the same sets. */
@@ -505,7 +502,7 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   for (int64_t t = 0; t < taps; t++)
     for (int64_t c = 0; c < l->cin; c++) off[t * l->cin + c] = c * pixels + t * block.tiles;
   for (int64_t kb = k_first; kb < k_last; kb += l->k_block) {
-    const int64_t k_end = vox_min(k_last, kb + l->k_block), stride = (k_end - kb) * outputs;
+    const int64_t k_end = vox_min(k_last, kb + l->k_block), stride = odd_lines((k_end - kb) * outputs);
     for (int64_t i = 0; i < positions; i++)
       for (int64_t k = kb, m; k < k_end; k += m) {
         m = vox_panel_width(l->panel, l->cout - k);
