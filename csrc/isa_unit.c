@@ -15,6 +15,7 @@
 #include "kernels/depthwise_weight.h"
 #include "kernels/window.h"
 #include "kernels/spread.h"
+#include "kernels/pair_pool.h"
 #include "kernels/probe.h"
 
 typedef real elem;
@@ -47,6 +48,8 @@ const vox_unit VOX_UNIT = {
     .relu_grad = relu_grad,
     .max_pool = max_pool,
     .spread = spread,
+    .max_pool_taps = max_pool_taps,
+    .max_pool_taps_grad = max_pool_taps_grad,
     .avg_pool = avg_pool,
     .avg_pool_grad = avg_pool_grad,
     .unfold = unfold,

@@ -113,7 +113,17 @@ typedef struct vox_box {
 } vox_box;
 
 typedef void vox_box_kernel(const vox_window *p, const vox_box *box, const void *from, void *to);
-typedef void vox_max_kernel(const vox_window *p, const vox_box *box, const void *x, void *y, int64_t *indices);
+/* places: int64 indices of a plane that may be NULL, or a window's taps as bytes */
+typedef void vox_max_kernel(const vox_window *p, const vox_box *box, const void *x, void *y, void *places);
+
+/* The way back through a max-pool that kept its taps; vox_max_pool_taps_grad has the arguments. */
+typedef struct vox_taps_job {
+  const vox_window *p;
+  int64_t n, k, add_stride;
+  const void *pooled, *dy, *output, *add;
+  const uint8_t *taps;
+  void *out, *sums;
+} vox_taps_job;
 
 /* One instruction set's kernels for one element type: the only symbol of its unit. */
 typedef struct vox_unit {
@@ -138,7 +148,8 @@ typedef struct vox_unit {
   void (*bias_grad)(int64_t n, int64_t k, int64_t size, int64_t channel, const void *dy, void *out);
   void (*relu_grad)(int64_t n, int64_t k, int64_t size, int64_t channel, const void *y, const void *dy, void *out,
                     void *sums);
-  vox_max_kernel *max_pool;
+  vox_max_kernel *max_pool, *max_pool_taps;
+  void (*max_pool_taps_grad)(const vox_taps_job *job, int64_t channel);
   int (*spread)(const int64_t pooled[3], const int64_t step[3], const void *dy, const int64_t *indices, void *dx);
   vox_box_kernel *avg_pool, *avg_pool_grad, *unfold, *fold;
   int64_t (*probe_fma)(int64_t iterations, double *sink);

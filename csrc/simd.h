@@ -380,6 +380,30 @@ INLINE ivec v_load_index(const int64_t *p, int64_t base, int64_t n) {
 #endif
 }
 
+/* The first n lanes, small numbers that a byte holds each, from memory and there; the others are zero. */
+typedef uint8_t byte_lanes __attribute__((vector_size(LANES)));
+INLINE ivec v_load_bytes(const uint8_t *p, int64_t n) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (ivec)_mm512_cvtepu8_epi64(_mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1), p));
+#elif defined(VOX_ISA_avx512)
+  return (ivec)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1), p));
+#else
+  byte_lanes bytes = {0};
+  memcpy(&bytes, p, (size_t)(n < LANES ? n : LANES));
+  return __builtin_convertvector(bytes, ivec);
+#endif
+}
+INLINE void v_store_bytes(uint8_t *p, ivec a, int64_t n) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  _mm512_mask_cvtepi64_storeu_epi8(p, (__mmask8)((1u << n) - 1), (__m512i)a);
+#elif defined(VOX_ISA_avx512)
+  _mm512_mask_cvtepi32_storeu_epi8(p, (__mmask16)((1u << n) - 1), (__m512i)a);
+#else
+  byte_lanes bytes = __builtin_convertvector(a, byte_lanes);
+  memcpy(p, &bytes, (size_t)(n < LANES ? n : LANES));
+#endif
+}
+
 /* Lanes [first, LANES) of a, the others of b. */
 INLINE vec v_from_lane(int64_t first, vec a, vec b) {
 #if defined(VOX_ISA_avx512) && VOX_DOUBLE

@@ -260,3 +260,11 @@ def test_training_lowers_the_loss(dtype):
 def test_layers_refuse(make, error, text):
     with pytest.raises(error, match=text):
         make()
+
+
+def test_cross_entropy_with_a_class_that_cannot_be():
+    logits = np.array([[0.0, -np.inf, 0.0], [1.0, 1.0, -np.inf]], np.float32)
+    loss, gradient = nn.cross_entropy(logits, np.array([0, 1]))
+    assert loss == pytest.approx(np.log(2))
+    np.testing.assert_allclose(gradient, [[-0.25, 0, 0.25], [0.25, -0.25, 0]], rtol=1e-6)
+    assert nn.cross_entropy(logits, np.array([1, 1]))[0] == np.inf

@@ -18,7 +18,7 @@ typedef struct {
   vox_max_kernel *max_kernel;
   const void *from;
   void *to;
-  int64_t *indices;
+  void *places;
 } window_call;
 
 static void window_body(void *context, int64_t item, int64_t slot) {
@@ -33,7 +33,7 @@ static void window_body(void *context, int64_t item, int64_t slot) {
   const int64_t end = vox_min(c->p.planes, (item + 1) * c->together);
   for (box.plane = item * c->together; box.plane < end; box.plane++) {
     if (c->max_kernel)
-      c->max_kernel(&c->p, &box, c->from, c->to, c->indices);
+      c->max_kernel(&c->p, &box, c->from, c->to, c->places);
     else
       c->kernel(&c->p, &box, c->from, c->to);
   }
@@ -74,8 +74,46 @@ int vox_max_pool(const vox_window *p, int64_t threads, const void *x, void *y, i
   if (window_valid(p)) return VOX_INVALID;
   const vox_unit *u = vox_unit_used(p->type);
   window_call c = {.p = *p, .max_kernel = u ? u->max_pool : vox_elem_unit_of(p->type)->max_pool, .from = x, .to = y,
-                   .indices = indices};
+                   .places = indices};
   return run(&c, p->output, SHORT, window_terms(p, p->spatial), threads, cursor);
+}
+
+/* Windows two wide that lie side by side and cover planes of floating type. */
+static int in_pairs(const vox_window *p) {
+  if (window_valid(p) || p->type > VOX_F64 || p->kernel[2] != 2) return 0;
+  for (int i = 0; i < 3; i++)
+    if (p->kernel[i] > 2 || p->stride[i] != p->kernel[i] || p->pad[i] || p->dilation[i] != 1 || p->spatial[i] % p->kernel[i] ||
+        p->spatial[i] / p->kernel[i] != p->output[i])
+      return 0;
+  return 1;
+}
+
+int vox_max_pool_taps(const vox_window *p, int64_t threads, const void *x, void *y, uint8_t *taps, int64_t *cursor) {
+  const vox_unit *u = vox_unit_used(p->type);
+  if (!in_pairs(p) || !u) return VOX_INVALID;
+  window_call c = {.p = *p, .max_kernel = u->max_pool_taps, .from = x, .to = y, .places = taps};
+  return run(&c, p->output, SHORT, window_terms(p, p->spatial), threads, cursor);
+}
+
+typedef struct {
+  vox_taps_job job;
+  const vox_unit *unit;
+} taps_call;
+
+static void taps_body(void *context, int64_t channel, int64_t slot) {
+  const taps_call *c = context;
+  (void)slot;
+  c->unit->max_pool_taps_grad(&c->job, channel);
+}
+
+int vox_max_pool_taps_grad(const vox_window *p, int64_t threads, int64_t k, const void *pooled, const void *dy,
+                           const uint8_t *taps, const void *output, const void *add, int64_t add_stride, void *dx,
+                           void *sums, int64_t *cursor) {
+  taps_call c = {.unit = vox_unit_used(p->type)};
+  if (!in_pairs(p) || !c.unit || k < 1 || p->planes % k) return VOX_INVALID;
+  c.job = (vox_taps_job){.p = p, .n = p->planes / k, .k = k, .add_stride = add_stride, .pooled = pooled, .dy = dy,
+                         .output = output, .add = add, .taps = taps, .out = dx, .sums = sums};
+  return vox_parallel(k, threads, vox_slice_end(), taps_body, &c, cursor);
 }
 
 int vox_avg_pool(const vox_window *p, int64_t threads, const void *x, void *y, int64_t *cursor) {

@@ -268,7 +268,8 @@ static void max_group(pool_group *g, int64_t first, int64_t last) {
 }
 #endif
 
-static void max_pool(const vox_window *p, const vox_box *box, const void *x_, void *y_, int64_t *indices) {
+static void max_pool(const vox_window *p, const vox_box *box, const void *x_, void *y_, void *places) {
+  int64_t *indices = places;
   const int64_t *size = p->spatial, *out = p->output, from = box->plane * out[0] * out[1] * out[2];
   const elem *x = (const elem *)x_ + box->plane * size[0] * size[1] * size[2];
   const int64_t taps = p->kernel[2], step = p->stride[2], dilation = p->dilation[2];

@@ -148,6 +148,15 @@ class WindowProblem:
         return (self.n, self.c, *self.output)
 
     @property
+    def in_pairs(self) -> bool:
+        """Whether floating windows are two wide, lie side by side and cover the planes."""
+        return (
+            self.dtype.kind == "f" and self.kernel[-1] == 2 and max(self.kernel) == 2 and self.stride == self.kernel
+            and all(d == 1 for d in self.dilation) and all(pair == (0, 0) for pair in self.padding)
+            and all(o * k == s for o, k, s in zip(self.output, self.kernel, self.spatial, strict=True))
+        )  # fmt: skip
+
+    @property
     def columns_shape(self) -> tuple[int, int, int]:
         """Shape of ``unfold``'s result: (n, c * taps, output positions)."""
         return (self.n, self.c * math.prod(self.kernel), math.prod(self.output))

@@ -91,6 +91,22 @@ class Backend(Protocol):
         """Maximum of each window and, where asked, its position in the plane (int64)."""
         ...
 
+    def max_pool_taps(self, problem: WindowProblem, x: Array, out: Array, taps: Array) -> None:
+        """Maximum of each window and where it stands in it, row-major (uint8); for windows `in_pairs`."""
+        ...
+
+    def max_pool_taps_grad(
+        self, problem: WindowProblem, grad_output: Array, taps: Array, pooled: Array | None, output: Array | None,
+        add: Array | None, out: Array, sums: Array | None,
+    ) -> None:  # fmt: skip
+        """Gradient to the input of `max_pool_taps`, with what else a training step wants of the same pass.
+
+        A ReLU's results before the pool: ``pooled``, shaped as grad_output, which is 0 where they are <= 0, or
+        ``output``, shaped as out, which is.  ``add`` (n, c, *spatial), of which each sample is contiguous, is added
+        before that; ``sums`` (c,) gets the sums of out over samples and positions.
+        """
+        ...
+
     def scatter(self, values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
         """Write values (planes, *pooled) to positions in a plane of out (planes, *spatial), zero elsewhere.
 

@@ -383,6 +383,31 @@ def max_pool(problem: WindowProblem, x: Array, out: Array, indices: Array | None
         )
 
 
+def max_pool_taps(problem: WindowProblem, x: Array, out: Array, taps: Array) -> None:
+    """See `voxconv.backends.Backend.max_pool_taps`."""
+    if problem.planes:
+        _run(
+            lib.vox_max_pool_taps, _window_struct(problem), lib.vox_get_num_threads(), _pointer(x), _pointer(out),
+            ffi.from_buffer("uint8_t[]", taps),
+        )  # fmt: skip
+
+
+def max_pool_taps_grad(
+    problem: WindowProblem, grad_output: Array, taps: Array, pooled: Array | None, output: Array | None,
+    add: Array | None, out: Array, sums: Array | None,
+) -> None:  # fmt: skip
+    """See `voxconv.backends.Backend.max_pool_taps_grad`."""
+    if not problem.planes:
+        return
+    # samples of what is added may lie apart, and a buffer has no gaps
+    place = ffi.NULL if add is None else ffi.cast("void *", add.__array_interface__["data"][0])
+    _run(
+        lib.vox_max_pool_taps_grad, _window_struct(problem), lib.vox_get_num_threads(), problem.c, _pointer(pooled),
+        _pointer(grad_output), ffi.from_buffer("uint8_t[]", taps), _pointer(output), place,
+        0 if add is None else add.strides[0] // add.itemsize, _pointer(out), _pointer(sums),
+    )  # fmt: skip
+
+
 def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
     """See `voxconv.backends.Backend.scatter`."""
     pooled, spatial = _three(values.shape[1:], 1), _three(out.shape[1:], 1)

@@ -26,6 +26,7 @@ from voxconv.backends._numba_ir import ROWS
 from voxconv.backends._numba_pool import POOL, form_of
 from voxconv.backends._numba_run import address, give, job_of, kernel_of, place, run, share, take, threads_now
 from voxconv.backends._numba_tables import Sweep, Sweeps, record_of, spread_axes, sweeps_of, weight_sweep_of
+from voxconv.backends.reference import indices_of, taps_of
 from voxconv.problem import ConvProblem, WindowProblem
 
 __all__ = [
@@ -300,6 +301,29 @@ def max_pool(problem: WindowProblem, x: Array, out: Array, indices: Array | None
     job[3] = 0 if indices is None else address(indices)
     run(name, problem.dtype, job, items, threads)
     give(scratch)
+
+
+def max_pool_taps(problem: WindowProblem, x: Array, out: Array, taps: Array) -> None:
+    """Maximum of each window, and where it stands in it by its position in the plane."""
+    indices = np.empty(problem.output_shape, np.int64)
+    max_pool(problem, x, out, indices)
+    taps[...] = taps_of(problem, indices)
+
+
+def max_pool_taps_grad(
+    problem: WindowProblem, grad_output: Array, taps: Array, pooled: Array | None, output: Array | None,
+    add: Array | None, out: Array, sums: Array | None,
+) -> None:  # fmt: skip
+    """Positions in the plane again, and one pass after the other."""
+    gradient = np.ascontiguousarray(grad_output if pooled is None else np.where(pooled <= 0, 0, grad_output))
+    planes = (a.reshape(problem.planes, -1) for a in (gradient, indices_of(problem, taps), out))
+    scatter(*planes, accumulate=False)
+    if add is not None:
+        out += add
+    if output is not None:
+        np.copyto(out, 0, where=output <= 0)
+    if sums is not None:
+        conv_bias_grad(out, sums)
 
 
 def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:

@@ -181,6 +181,46 @@ def max_pool(problem: WindowProblem, x: Array, out: Array, indices: Array | None
         indices[...] = place
 
 
+def max_pool_taps(problem: WindowProblem, x: Array, out: Array, taps: Array) -> None:
+    """By the maximum's position."""
+    indices = np.empty(problem.output_shape, np.int64)
+    max_pool(problem, x, out, indices)
+    taps[...] = taps_of(problem, indices)
+
+
+def taps_of(problem: WindowProblem, indices: Array) -> Array:
+    """Where in its window each position in the plane is."""
+    at = np.unravel_index(indices, problem.spatial)
+    taps: Array = np.ravel_multi_index(tuple(a % k for a, k in zip(at, problem.kernel, strict=True)), problem.kernel)
+    return taps
+
+
+def indices_of(problem: WindowProblem, taps: Array) -> Array:
+    """Position in the plane of each window's tap."""
+    corners = np.ix_(*(np.arange(o) * k for o, k in zip(problem.output, problem.kernel, strict=True)))
+    at = tuple(c + t for c, t in zip(corners, np.unravel_index(taps, problem.kernel), strict=True))
+    indices: Array = np.ravel_multi_index(at, problem.spatial)
+    return indices
+
+
+def max_pool_taps_grad(
+    problem: WindowProblem, grad_output: Array, taps: Array, pooled: Array | None, output: Array | None,
+    add: Array | None, out: Array, sums: Array | None,
+) -> None:  # fmt: skip
+    """One step after the other."""
+    gradient = grad_output if pooled is None else np.where(pooled <= 0, 0, grad_output)
+    scatter(
+        gradient.reshape(problem.planes, -1), indices_of(problem, taps).reshape(problem.planes, -1),
+        out.reshape(problem.planes, -1), accumulate=False,
+    )  # fmt: skip
+    if add is not None:
+        out += add
+    if output is not None:
+        np.copyto(out, 0, where=output <= 0)
+    if sums is not None:
+        conv_bias_grad(out, sums)
+
+
 @quiet
 def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
     """out[plane, indices] = values, or += in index order."""

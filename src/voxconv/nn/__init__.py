@@ -18,9 +18,6 @@ from voxconv.nn.layers import (
     Flatten,
     LeakyReLU,
     Linear,
-    MaxPool1d,
-    MaxPool2d,
-    MaxPool3d,
     ReLU,
 )
 from voxconv.nn.losses import (
@@ -31,6 +28,7 @@ from voxconv.nn.losses import (
     mse_loss,
     sigmoid_focal_loss,
 )
+from voxconv.nn.maxpool import MaxPool1d, MaxPool2d, MaxPool3d
 from voxconv.nn.models import ResidualBlock2d, ResidualBlock3d, UNet2d, UNet3d
 from voxconv.nn.module import Module, Parameter
 from voxconv.nn.norm import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from voxconv import functional, grad
 from voxconv.errors import rejection
 from voxconv.nn.module import Array, Module, Parameter
 
+if TYPE_CHECKING:
+    from voxconv.nn.maxpool import _MaxPool
+
 __all__ = [
     "Conv1d",
     "Conv2d",
@@ -21,9 +24,6 @@ __all__ = [
     "Flatten",
     "LeakyReLU",
     "Linear",
-    "MaxPool1d",
-    "MaxPool2d",
-    "MaxPool3d",
     "ReLU",
 ]
 
@@ -132,6 +132,25 @@ class _Conv(Module):
         self.bias.accumulate(sums)
         return gradient.reshape(y.shape)
 
+    def rectify_pooled(self, y: Array, pool: _MaxPool, grad_output: Array, add: Array | None = None) -> Array:
+        """As `rectify`, through a pool behind the ReLU too; add is another gradient to the ReLU's own result.
+
+        y is the ReLU's result or, where there is nothing to add, the pool's.
+        """
+        if pool.keeps_taps:
+            sums = None if self.bias is None else np.zeros_like(self.bias.data)
+            gradient = pool.backward_through_relu(y, grad_output, add, sums)
+            if self.bias is not None and sums is not None:
+                self.bias.accumulate(sums)
+            return gradient
+        if y.shape == grad_output.shape:  # a maximum's gradient is the only one that comes through a pool
+            unpooled = pool.backward(self.rectify(y, grad_output))
+            assert unpooled is not None
+            return unpooled
+        unpooled = pool.backward(grad_output)
+        assert unpooled is not None
+        return self.rectify(y, unpooled if add is None else unpooled + add)
+
     def backward(self, grad_output: Array, input_grad: bool = True, bias_grad: bool = True) -> Array | None:
         """Three gradients: to the weight, the bias, unless it has its own already, and the input."""
         (x,) = self._restore()
@@ -175,82 +194,6 @@ class Conv2d(_Conv):
 
 class Conv3d(_Conv):
     """Convolution of volumes (N, C, D, H, W), as `voxconv.conv3d`; arguments as for `Conv1d`."""
-
-    rank = 3
-
-
-class _MaxPool(Module):
-    """What the three ranks share; ``rank`` picks the functions."""
-
-    rank: ClassVar[int]
-
-    def __init__(
-        self,
-        kernel_size: Size,
-        stride: Size | None = None,
-        padding: Any = 0,
-        dilation: Size = 1,
-        return_indices: bool = False,
-        ceil_mode: bool = False,
-        *,
-        backend: str = "auto",
-    ) -> None:
-        self.kernel_size = kernel_size
-        self.stride = stride
-        self.padding = padding
-        self.dilation = dilation
-        self.return_indices = return_indices
-        self.ceil_mode = ceil_mode
-        self.backend = backend
-
-    def forward(self, x: Array) -> Any:
-        """Maximum of each window; with ``return_indices`` a pair (output, indices)."""
-        pool: Callable[..., Any] = getattr(functional, f"max_pool{self.rank}d")
-        # The backward pass needs the indices; without one they are not worth writing.
-        wanted = self.training or self.return_indices
-        result = pool(
-            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, wanted, backend=self.backend
-        )
-        if not wanted:
-            return result
-        y, indices = result
-        self._save(indices, np.shape(x))
-        return (y, indices) if self.return_indices else y
-
-    def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
-        """Send each gradient to where its maximum stood."""
-        indices, shape = self._restore()
-        if not input_grad:
-            return None
-        scatter: Callable[..., Array] = getattr(grad, f"max_pool{self.rank}d_input")
-        return scatter(grad_output, indices, shape, backend=self.backend)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding})"
-
-
-class MaxPool1d(_MaxPool):
-    """Maximum over windows of signals (N, C, L), as `voxconv.max_pool1d`.
-
-    Parameters
-    ----------
-    kernel_size, stride, padding, dilation, return_indices, ceil_mode
-        As in torch.nn.
-    backend : str
-        As in `voxconv.max_pool1d`.
-    """
-
-    rank = 1
-
-
-class MaxPool2d(_MaxPool):
-    """Maximum over windows of images (N, C, H, W), as `voxconv.max_pool2d`; arguments as for `MaxPool1d`."""
-
-    rank = 2
-
-
-class MaxPool3d(_MaxPool):
-    """Maximum over windows of volumes (N, C, D, H, W), as `voxconv.max_pool3d`; arguments as for `MaxPool1d`."""
 
     rank = 3
 

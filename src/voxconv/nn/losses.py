@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from voxconv.errors import rejection
+from voxconv.memory import empty
 from voxconv.nn.module import Array
 
 __all__ = [
@@ -58,18 +57,17 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
     wrong = labels[(labels < 0) | (labels >= classes)]
     if wrong.size:
         raise ValueError(rejection("cross_entropy", "labels", int(wrong[0]), f"must lie in 0..{classes - 1}"))
-    positions = math.prod(logits.shape[2:])
-    first = np.arange(logits.shape[0])[:, None] * (classes * positions) + np.arange(positions)
-    # where the true classes' logits are in a flat array
-    chosen = (first + labels.reshape(first.shape).astype(np.intp) * positions).reshape(-1)
-    gradient = np.ascontiguousarray(logits - logits.max(axis=1, keepdims=True))
-    flat = gradient.reshape(-1)
-    scores = flat[chosen]
-    np.exp(gradient, out=gradient)
+    true = np.expand_dims(labels, 1) == np.arange(classes).reshape(-1, *(1,) * (labels.ndim - 1))
+    shifted = np.subtract(logits, logits.max(axis=1, keepdims=True), out=empty(logits.shape, logits.dtype))
+    with np.errstate(invalid="ignore"):  # to choose by a mask takes ten times as long
+        scores = np.multiply(shifted, true).sum(dtype=np.float64)
+    if np.isnan(scores):  # perhaps of a class with a score of -inf, times 0
+        scores = np.where(true, shifted, 0).sum(dtype=np.float64)
+    gradient = np.exp(shifted, out=shifted)
     total = gradient.sum(axis=1, keepdims=True)
-    loss = (np.log(total).reshape(-1) - scores).mean(dtype=np.float64)
+    loss = (np.log(total).sum(dtype=np.float64) - scores) / labels.size
     gradient /= total * labels.size
-    flat[chosen] -= 1 / labels.size
+    gradient -= np.multiply(true, logits.dtype.type(1 / labels.size))
     return float(loss), gradient
 
 

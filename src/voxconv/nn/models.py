@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv.errors import rejection
-from voxconv.nn import layers, norm, transposed
+from voxconv.memory import empty
+from voxconv.nn import layers, maxpool, norm, transposed
 from voxconv.nn.layers import ReLU, Seed, _size
 from voxconv.nn.module import Array, Module
 from voxconv.nn.sequential import Sequential
@@ -113,7 +114,7 @@ class _UNet(Module):
         for level, width in enumerate(self.widths):
             setattr(self, f"down{level}", self._block(before, width))
             if level < self.depth:
-                setattr(self, f"pool{level}", _layer(layers, "MaxPool", self.rank)(2, backend=backend))
+                setattr(self, f"pool{level}", _layer(maxpool, "MaxPool", self.rank)(2, backend=backend))
             before = width
         for level in reversed(range(self.depth)):
             below, width = self.widths[level + 1], self.widths[level]
@@ -154,7 +155,9 @@ class _UNet(Module):
             x = self._at("pool", level)(across[level])
         x = self._at("down", self.depth)(x)
         for level in reversed(range(self.depth)):
-            x = self._at("join", level)(np.concatenate([across[level], self._at("up", level)(x)], axis=1))
+            both = across[level], self._at("up", level)(x)
+            shape = (len(x), sum(part.shape[1] for part in both), *both[0].shape[2:])
+            x = self._at("join", level)(np.concatenate(both, axis=1, out=empty(shape, np.result_type(*both))))
         answer: Array = self.head(x)
         return answer
 
@@ -170,8 +173,17 @@ class _UNet(Module):
         result: Array | None = _backward(self._at("down", self.depth), gradient)
         for level in reversed(range(self.depth)):
             assert result is not None
-            gradient = _backward(self._at("pool", level), result) + across[level]
-            result = self._at("down", level).backward(gradient, input_grad or level > 0)
+            pool, down = self._at("pool", level), self._at("down", level)
+            assert isinstance(down, Sequential)
+            assert isinstance(pool, maxpool._MaxPool)
+            if down.last_relu is None:
+                gradient = _backward(pool, result) + across[level]
+                result = down.backward(gradient, input_grad or level > 0)
+                continue
+            conv, relu = down.last_relu
+            (y,) = relu._restore()
+            gradient = conv.rectify_pooled(y, pool, result, across[level])
+            result = down.backward(gradient, input_grad or level > 0, rectified=True)
         return result
 
     def __repr__(self) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from voxconv.errors import rejection
-from voxconv.nn.layers import LeakyReLU, ReLU, _Conv, _MaxPool
+from voxconv.nn.layers import LeakyReLU, ReLU, _Conv
+from voxconv.nn.maxpool import _MaxPool
 from voxconv.nn.models import _ResidualBlock, _UNet
 from voxconv.nn.module import Array, Module
 from voxconv.nn.norm import Dropout, _BatchNorm

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from voxconv.errors import rejection
-from voxconv.nn.layers import ReLU, _Conv, _MaxPool
+from voxconv.nn.layers import ReLU, _Conv
+from voxconv.nn.maxpool import _MaxPool
 from voxconv.nn.module import Array, Module
 
 __all__ = ["Sequential"]
@@ -64,8 +65,21 @@ class Sequential(Module):
             position += count
         return x
 
-    def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
-        """Run the layers' backward passes from last to first."""
+    @property
+    def last_relu(self) -> tuple[_Conv, ReLU] | None:
+        """A convolution and ReLU that are the last two layers."""
+        if len(self.layers) < 2 or self._together(len(self.layers) - 2) != 2:
+            return None
+        conv, relu = self.layers[-2:]
+        assert isinstance(conv, _Conv)
+        assert isinstance(relu, ReLU)
+        return conv, relu
+
+    def backward(self, grad_output: Array, input_grad: bool = True, rectified: bool = False) -> Array | None:
+        """Run the layers' backward passes from last to first.
+
+        ``rectified`` says that the gradient has been through `last_relu` and to the bias before it already.
+        """
         learned = [position for position, layer in enumerate(self.layers) if next(layer.parameters(), None) is not None]
         # Nothing before the first parameter is of use, unless the caller wants the input's gradient.
         last = 0 if input_grad else min(learned, default=len(self.layers))
@@ -81,13 +95,14 @@ class Sequential(Module):
             if end == position + 1:
                 gradient = layer.backward(gradient, wanted)
                 continue
-            # A maximum's gradient is the only one that comes through a pool, so the ReLU's share is found behind it.
             assert isinstance(layer, _Conv)
-            (y,) = self.layers[position + 1]._restore()
-            gradient = layer.rectify(y, gradient)
-            if end == position + 3:
-                gradient = self.layers[position + 2].backward(gradient)
-                assert gradient is not None
+            if not (rectified and end == len(self.layers)):
+                (y,) = self.layers[position + 1]._restore()
+                pool = self.layers[end - 1]
+                if isinstance(pool, _MaxPool):
+                    gradient = layer.rectify_pooled(y, pool, gradient)
+                else:
+                    gradient = layer.rectify(y, gradient)
             gradient = layer.backward(gradient, wanted, bias_grad=False)
         return gradient if input_grad else None
 

@@ -1,0 +1,135 @@
+/* Max-pooling for training, where windows are two wide, lie side by side and cover the plane, and its gradient with what
+ * else a training step wants of the same pass.
+ *
+ *   y[q] = max over taps t of  x[q * kernel + t],   tap[q] = the t where it stands, the first of equals, the last NaN
+ *
+ *   dx[at] = f(at, (g[q] where t(at) == tap[q], else 0) + add[at]),   q the window that `at` lies in
+ *
+ * with g = dy, or 0 where pooled, a ReLU's results that were pooled, is <= 0; and f its second argument, or 0 where output,
+ * a ReLU's results that were not, is <= 0.  kernel is (1 or 2, 1 or 2, 2).  Rows are ragged. */
+
+/* The windows' sizes, constant where these are inlined; `whole` says that n is LANES. */
+typedef struct pairs {
+  int64_t row, slice, plane, image; /* elements of x: to the next row and slice; of planes of y and x */
+} pairs;
+static pairs pairs_of(const vox_window *p) {
+  const int64_t row = p->spatial[2], slice = row * p->spatial[1];
+  return (pairs){row, slice, p->output[0] * p->output[1] * p->output[2], slice * p->spatial[0]};
+}
+
+/* n windows beside each other, the first of which begins at x. */
+INLINE void taps_find(const int D, const int H, const int whole, const pairs *at, const real *x, int64_t n, real *y,
+                      uint8_t *taps) {
+  vec best = v_zero();
+  ivec tap = {0};
+  UNROLL for (int t = 0; t < D * H; t++) {
+    const real *from = x + t / H * at->slice + t % H * at->row;
+    const vec low = whole ? v_load(from) : v_load_n(from, vox_min(LANES, 2 * n));
+    const vec high = whole ? v_load(from + LANES) : 2 * n > LANES ? v_load_n(from + LANES, 2 * n - LANES) : v_zero();
+    const vec pair[2] = {v_even(low, high), v_odd(low, high)};
+    UNROLL for (int i = 0; i < 2; i++) {
+      const vmask better = v_replaces(pair[i], best);
+      best = t + i == 0 ? pair[0] : v_select(better, pair[i], best);
+      if (t + i > 0) tap = v_select_int(better, (ivec){0} + (lane_int)(2 * t + i), tap);
+    }
+  }
+  if (whole)
+    v_store(y, best);
+  else
+    v_store_n(y, best, n);
+  v_store_bytes(taps, tap, whole ? LANES : n);
+}
+
+INLINE void taps_rows(const int D, const int H, const vox_window *p, const vox_box *box, const real *x, real *y, uint8_t *taps) {
+  const pairs at = pairs_of(p);
+  for (int64_t d = box->first[0]; d < box->last[0]; d++)
+    for (int64_t h = box->first[1]; h < box->last[1]; h++) {
+      const real *line = x + box->plane * at.image + d * D * at.slice + h * H * at.row;
+      const int64_t q = box->plane * at.plane + (d * p->output[1] + h) * p->output[2];
+      int64_t w = box->first[2];
+      for (; w + LANES <= box->last[2]; w += LANES) taps_find(D, H, 1, &at, line + 2 * w, LANES, y + q + w, taps + q + w);
+      if (w < box->last[2]) taps_find(D, H, 0, &at, line + 2 * w, box->last[2] - w, y + q + w, taps + q + w);
+    }
+}
+
+static void max_pool_taps(const vox_window *p, const vox_box *box, const void *x, void *y, void *taps) {
+  switch (2 * p->kernel[0] + p->kernel[1]) {
+  case 3: taps_rows(1, 1, p, box, x, y, taps); return;
+  case 4: taps_rows(1, 2, p, box, x, y, taps); return;
+  case 5: taps_rows(2, 1, p, box, x, y, taps); return;
+  case 6: taps_rows(2, 2, p, box, x, y, taps); return;
+  }
+}
+
+/* n elements of dx and what they add to the channel's sum. */
+INLINE vec taps_store(const int alone, const int whole, vec v, int64_t n, const real *add, const real *output, real *dx) {
+  if (!alone && add) v += whole ? v_load(add) : v_load_n(add, n);
+  if (!alone && output) v = v_if_positive(whole ? v_load(output) : v_load_n(output, n), v);
+  if (whole)
+    v_store(dx, v);
+  else
+    v_store_n(dx, v, n);
+  return v;
+}
+
+/* One row of windows from q on, whose first element of dx is `to` and of what is added `plus`; `alone`: there is nothing to
+ * add and no output. */
+INLINE void taps_spread(const int D, const int H, const int alone, const int whole, const vox_taps_job *job, const pairs *at,
+                        int64_t q, int64_t to, int64_t plus, int64_t n, vec sum[2]) {
+  const real *dy = (const real *)job->dy + q, *pooled = job->pooled ? (const real *)job->pooled + q : 0;
+  const real *add = job->add ? (const real *)job->add + plus : 0, *output = job->output ? (const real *)job->output + to : 0;
+  real *dx = (real *)job->out + to;
+  vec g = whole ? v_load(dy) : v_load_n(dy, n);
+  if (pooled) g = v_if_positive(whole ? v_load(pooled) : v_load_n(pooled, n), g);
+  const ivec tap = v_load_bytes(job->taps + q, whole ? LANES : n);
+  UNROLL for (int t = 0; t < D * H; t++) {
+    const int64_t line = t / H * at->slice + t % H * at->row;
+    const vec even = v_select(v_equal_int(tap, (ivec){0} + (lane_int)(2 * t)), g, v_zero());
+    const vec odd = v_select(v_equal_int(tap, (ivec){0} + (lane_int)(2 * t + 1)), g, v_zero());
+    const real *a = add ? add + line : 0, *o = output ? output + line : 0;
+    sum[0] += taps_store(alone, whole, v_zip_low(even, odd), vox_min(LANES, 2 * n), a, o, dx + line);
+    if (whole || 2 * n > LANES)
+      sum[1] += taps_store(alone, whole, v_zip_high(even, odd), 2 * n - LANES, a ? a + LANES : 0, o ? o + LANES : 0,
+                           dx + line + LANES);
+  }
+}
+
+INLINE real taps_channel(const int D, const int H, const int alone, const vox_taps_job *job, int64_t channel) {
+  const vox_window *p = job->p;
+  const pairs at = pairs_of(p);
+  real total = 0;
+  for (int64_t s = 0; s < job->n; s++) {
+    const int64_t plane = s * job->k + channel;
+    vec sum[2] = {{0}};
+    for (int64_t d = 0; d < p->output[0]; d++)
+      for (int64_t h = 0; h < p->output[1]; h++) {
+        const int64_t line = d * D * at.slice + h * H * at.row;
+        const int64_t q = plane * at.plane + (d * p->output[1] + h) * p->output[2];
+        const int64_t to = plane * at.image + line, plus = s * job->add_stride + channel * at.image + line;
+        int64_t w = 0;
+        for (; w + LANES <= p->output[2]; w += LANES)
+          taps_spread(D, H, alone, 1, job, &at, q + w, to + 2 * w, plus + 2 * w, LANES, sum);
+        if (w < p->output[2])
+          taps_spread(D, H, alone, 0, job, &at, q + w, to + 2 * w, plus + 2 * w, p->output[2] - w, sum);
+      }
+    total += v_sum(sum[0] + sum[1]);
+  }
+  return total;
+}
+
+/* One channel, all samples. */
+static void max_pool_taps_grad(const vox_taps_job *job, int64_t channel) {
+  const int alone = !job->add && !job->output;
+  real sum = 0;
+  switch (2 * (2 * job->p->kernel[0] + job->p->kernel[1]) + alone) {
+  case 6: sum = taps_channel(1, 1, 0, job, channel); break;
+  case 7: sum = taps_channel(1, 1, 1, job, channel); break;
+  case 8: sum = taps_channel(1, 2, 0, job, channel); break;
+  case 9: sum = taps_channel(1, 2, 1, job, channel); break;
+  case 10: sum = taps_channel(2, 1, 0, job, channel); break;
+  case 11: sum = taps_channel(2, 1, 1, job, channel); break;
+  case 12: sum = taps_channel(2, 2, 0, job, channel); break;
+  case 13: sum = taps_channel(2, 2, 1, job, channel); break;
+  }
+  if (job->sums) ((real *)job->sums)[channel] = sum;
+}

@@ -1,0 +1,136 @@
+"""Max-pooling, and the way back through it, which training takes together with a ReLU before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from voxconv import functional, grad
+from voxconv import problem as rules
+from voxconv.errors import rejection
+from voxconv.memory import empty
+from voxconv.nn.layers import Size
+from voxconv.nn.module import Array, Module
+from voxconv.plan import choose_backend
+from voxconv.problem import WindowProblem
+
+__all__ = ["MaxPool1d", "MaxPool2d", "MaxPool3d"]
+
+
+class _MaxPool(Module):
+    """What the three ranks share; ``rank`` picks the functions."""
+
+    rank: ClassVar[int]
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Any = 0,
+        dilation: Size = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+        *,
+        backend: str = "auto",
+    ) -> None:
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.return_indices = return_indices
+        self.ceil_mode = ceil_mode
+        self.backend = backend
+
+    def forward(self, x: Array) -> Any:
+        """Maximum of each window; with ``return_indices`` a pair (output, indices)."""
+        pool: Callable[..., Any] = getattr(functional, f"max_pool{self.rank}d")
+        walk = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        # The backward pass needs to know where maxima stand; without one that is not worth writing.
+        wanted = self.training or self.return_indices
+        if self.training and not self.return_indices:
+            problem, batched, x = rules.window(f"max_pool{self.rank}d", self.rank, x, *walk, kinds="fiu")
+            if problem.in_pairs and batched and x.size:
+                y, taps = empty(problem.output_shape, problem.dtype), empty(problem.output_shape, np.dtype(np.uint8))
+                choose_backend(type(self).__name__, self.backend).max_pool_taps(problem, x, y, taps)
+                self._save(taps, problem)
+                return y
+            x = x if batched else x[0]
+        result = pool(x, *walk, wanted, backend=self.backend)
+        if not wanted:
+            return result
+        y, indices = result
+        self._save(indices, np.shape(x))
+        return (y, indices) if self.return_indices else y
+
+    def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
+        """Send each gradient to where its maximum stood."""
+        places, what = self._restore()
+        if not input_grad:
+            return None
+        if isinstance(what, WindowProblem):
+            return self._unpool(what, grad_output, places)
+        scatter: Callable[..., Array] = getattr(grad, f"max_pool{self.rank}d_input")
+        return scatter(grad_output, places, what, backend=self.backend)
+
+    @property
+    def keeps_taps(self) -> bool:
+        """Whether the last forward pass kept a byte a window, from which one pass leads back through a ReLU too."""
+        return self._saved is not None and isinstance(self._saved[1], WindowProblem)
+
+    def backward_through_relu(self, y: Array, grad_output: Array, add: Array | None, sums: Array | None) -> Array:
+        """Send each gradient, as `keeps_taps` allows, through the pool and the ReLU before it, whose result is y.
+
+        Or, shaped as grad_output, the pool's.  ``add`` is another gradient to the ReLU's result; ``sums`` (C,) gets the
+        sums of what is returned.
+        """
+        taps, problem = self._restore()
+        y = np.ascontiguousarray(y, problem.dtype)
+        pooled, output = (y, None) if y.shape == problem.output_shape else (None, y.reshape(problem.input_shape))
+        return self._unpool(problem, grad_output, taps, pooled, output, add, sums)
+
+    def _unpool(
+        self, problem: WindowProblem, grad_output: Array, taps: Array, pooled: Array | None = None,
+        output: Array | None = None, add: Array | None = None, sums: Array | None = None,
+    ) -> Array:  # fmt: skip
+        name = type(self).__name__
+        gradient = np.ascontiguousarray(grad_output, problem.dtype)
+        if gradient.shape != problem.output_shape:
+            rule = f"must have the shape of the output, {problem.output_shape}"
+            raise ValueError(rejection(name, "grad_output", f"array of shape {gradient.shape}", rule))
+        if add is not None and (add.dtype != problem.dtype or not add[:1].flags.c_contiguous):
+            add = np.ascontiguousarray(add, problem.dtype)
+        result = empty(problem.input_shape, problem.dtype)
+        backend = choose_backend(name, self.backend)
+        backend.max_pool_taps_grad(problem, gradient, taps, pooled, output, add, result, sums)
+        return result
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding})"
+
+
+class MaxPool1d(_MaxPool):
+    """Maximum over windows of signals (N, C, L), as `voxconv.max_pool1d`.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation, return_indices, ceil_mode
+        As in torch.nn.
+    backend : str
+        As in `voxconv.max_pool1d`.
+    """
+
+    rank = 1
+
+
+class MaxPool2d(_MaxPool):
+    """Maximum over windows of images (N, C, H, W), as `voxconv.max_pool2d`; arguments as for `MaxPool1d`."""
+
+    rank = 2
+
+
+class MaxPool3d(_MaxPool):
+    """Maximum over windows of volumes (N, C, D, H, W), as `voxconv.max_pool3d`; arguments as for `MaxPool1d`."""
+
+    rank = 3
