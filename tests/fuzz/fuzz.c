@@ -156,7 +156,8 @@ static void draw_case(caller *c) {
   const int64_t budget = draw_budget(c);
   *f = (fuzz_case){.slice = -1, .groups = 1};
   f->kind = PICK(c, CONV, CONV, CONV, CONV, CONV, INPUT_GRAD, INPUT_GRAD, INPUT_GRAD, WEIGHT_GRAD, WEIGHT_GRAD, WEIGHT_GRAD,
-                 BIAS_GRAD, MAX_POOL, MAX_POOL, AVG_POOL, AVG_POOL_GRAD, UNFOLD, FOLD, SCATTER, draw(c, 2) ? REFUSED : SIZES, RELU_GRAD);
+                 BIAS_GRAD, MAX_POOL, MAX_POOL, AVG_POOL, AVG_POOL_GRAD, UNFOLD, FOLD, SCATTER, draw(c, 2) ? REFUSED : SIZES,
+                 draw(c, 2) ? RELU_GRAD : POOL_TAPS);
   f->data = draw(c, DATA_KINDS);
   f->values = (int64_t)draw64(c);
   const int most = draw(c, 8) == 0;
@@ -175,6 +176,15 @@ static void draw_case(caller *c) {
     f->type = draw(c, 10);
     f->accumulate = f->type <= VOX_F64 && draw(c, 2);
     f->n = draw(c, 4), f->cg = draw(c, 300), f->kg = f->cg && !draw(c, 3) ? 2 * f->cg : 1 + draw(c, 300);
+  } else if (f->kind == POOL_TAPS) {
+    const int64_t lanes = vox_isa_lanes(vox_isa_used(), (int)(f->type = draw(c, 2)));
+    f->n = draw(c, 4), f->kg = 1 + draw(c, 5);
+    f->bias = draw(c, 2), f->accumulate = draw(c, 8); /* the sums; pooled, output and what is added */
+    for (int i = 0; i < 3; i++) {
+      f->kernel[i] = f->stride[i] = i == 2 ? 2 : 1 + draw(c, 2), f->dilation[i] = 1;
+      f->output[i] = i == 2 ? boundary(c, lanes, 200) : 1 + draw(c, 4);
+      f->spatial[i] = f->kernel[i] * f->output[i];
+    }
   } else if (f->kind == REFUSED || f->kind == SIZES) {
     f->type = draw(c, 2);
     f->n = f->cg = f->kg = 1;
@@ -205,6 +215,7 @@ static void run_case(caller *c) {
   case CONV: case INPUT_GRAD: case WEIGHT_GRAD: run_conv(c); break;
   case BIAS_GRAD: case RELU_GRAD: run_channels(c); break;
   case SCATTER: run_scatter(c); break;
+  case POOL_TAPS: run_pool_taps(c); break;
   case REFUSED: run_refused(c); break;
   case SIZES: run_sizes(c); break;
   default: run_window(c);

@@ -18,10 +18,12 @@ enum {
   REFUSED, /* a convolution or window with one field broken, on null pointers */
   SIZES,   /* sizes near the limits of 64 bits: arithmetic alone */
   RELU_GRAD,
+  POOL_TAPS, /* max-pooling with the way back from it */
   KINDS
 };
 static const char *const kind_names[KINDS] = {"conv", "input_grad", "weight_grad", "bias_grad", "max_pool", "avg_pool",
-                                              "avg_pool_grad", "unfold", "fold", "scatter", "refused", "sizes", "relu_grad"};
+                                              "avg_pool_grad", "unfold", "fold", "scatter", "refused", "sizes", "relu_grad",
+                                              "pool_taps"};
 
 /* Where an operand lies: it ends at a forbidden page, begins behind one, or k >= 0 elements behind a 64-byte line. */
 enum { AT_END = -1, AT_START = -2 };

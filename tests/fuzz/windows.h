@@ -156,6 +156,75 @@ static void check_plane_of_windows(const caller *c, const char *x, const void *y
     }
 }
 
+/* Max-pooling by windows side by side that keeps where in them each maximum stands, and the way back. */
+static void run_pool_taps(caller *c) {
+  const fuzz_case *f = &c->now;
+  vox_window p = window_of(f);
+  const int type = (int)f->type;
+  const int64_t size = sizes_of[type], k = f->kg, planes = f->n * k, image = volume(f->spatial), plane = volume(f->output);
+  const int64_t ins = planes * image, outs = planes * plane, taps = volume(f->kernel), apart = (k + 1) * image;
+  p.planes = planes;
+  make_operand(c, 0, type, ins, (int)f->data);
+  make_operand(c, 1, type, outs, (int)f->data);
+  make_operand(c, 2, type, f->n * apart, (int)f->data);
+  char *y[2], *dx[2], *sums[2];
+  uint8_t *tap[2];
+  for (int run = 0; run < 2; run++) {
+    const int64_t place = f->place[run];
+    const char *x = operand(c, 0, 0, ins * size, place, size), *dy = operand(c, 1, 1, outs * size, place, size);
+    const char *add = f->accumulate & 4 ? operand(c, 2, 2, f->n * apart * size, place, size) : NULL;
+    int64_t cursor = 0;
+    y[run] = output_block(c, 3, outs * size, place, size);
+    tap[run] = output_block(c, 4 + run, outs, place, 1);
+    while (vox_max_pool_taps(&p, f->threads[run], x, y[run], tap[run], &cursor) == VOX_AGAIN) {
+    }
+    check_canaries(c, tap[run], outs, place);
+    check_canaries(c, y[run], outs * size, place);
+    dx[run] = output_block(c, 6 + run, ins * size, place, size);
+    sums[run] = f->bias ? output_block(c, 8 + run, k * size, place, size) : NULL;
+    cursor = 0;
+    while (vox_max_pool_taps_grad(&p, f->threads[run], k, f->accumulate & 1 ? y[run] : NULL, dy, tap[run],
+                                  f->accumulate & 2 ? x : NULL, add, apart, dx[run], sums[run], &cursor) == VOX_AGAIN) {
+    }
+    check_canaries(c, dx[run], ins * size, place);
+    if (f->bias) check_canaries(c, sums[run], k * size, place);
+    check_unchanged(c, 0, x, ins * size);
+    check_unchanged(c, 1, dy, outs * size);
+    if (add) check_unchanged(c, 2, add, f->n * apart * size);
+  }
+  if (memcmp(tap[0], tap[1], (size_t)outs)) fail(c, "taps differ between two runs");
+  if (memcmp(dx[0], dx[1], (size_t)(ins * size))) fail(c, "bits differ between two runs");
+  if (f->bias && memcmp(sums[0], sums[1], (size_t)(k * size))) fail(c, "sums differ between two runs");
+  for (int64_t channel = 0; channel < k; channel++) {
+    double total = 0, all = 0;
+    for (int64_t s = 0; s < f->n; s++)
+      for (int64_t o = 0, q = (s * k + channel) * plane; o < plane; o++, q++) {
+        const int64_t first = (s * k + channel) * image, added = s * apart + channel * image;
+        int64_t at[8], best = 0;
+        for (int64_t t = 0; t < taps; t++) {
+          const int64_t w = o % f->output[2] * 2 + t % 2, h = o / f->output[2] % f->output[1] * f->kernel[1] + t / 2 % f->kernel[1];
+          const int64_t d = o / f->output[2] / f->output[1] * f->kernel[0] + t / 2 / f->kernel[1];
+          at[t] = (d * f->spatial[1] + h) * f->spatial[2] + w;
+          if (replaces(type, c->masters[0], first + at[t], first + at[best])) best = t;
+        }
+        if (tap[0][q] != best) fail(c, "output %lld: tap %d, not %lld", (long long)q, tap[0][q], (long long)best);
+        if (!same_element(type, y[1], q, c->masters[0], first + at[best])) fail(c, "maximum %lld", (long long)q);
+        for (int64_t t = 0; t < taps; t++) {
+          const double x = c->wide[0][first + at[t]];
+          double v = t != best || (f->accumulate & 1 && x <= 0) ? 0 : c->wide[1][q], magnitude = fabs(v);
+          if (f->accumulate & 4) v += c->wide[2][added + at[t]], magnitude += fabs(c->wide[2][added + at[t]]);
+          if (f->accumulate & 2 && x <= 0) v = magnitude = 0;
+          check(c, type, f->data == INTEGERS || !(f->accumulate & 4), 0, first + at[t], load(type, dx[0], first + at[t]), v,
+                magnitude, 2);
+          total += v;
+          all += magnitude;
+        }
+      }
+    if (f->bias) check(c, type, f->data == INTEGERS, 0, channel, load(type, sums[0], channel), total, all, f->n * image + 2);
+  }
+  exact_cases += f->data == INTEGERS;
+}
+
 static void run_scatter(caller *c) {
   const fuzz_case *f = &c->now;
   const int type = (int)f->type;
