@@ -9,7 +9,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc src -name '*.c' -o -n
 PEERS := build/peers
 MNN := build/mnn
 
-.PHONY: demo test lint check long soak scoreboard bench peers docs-bench wheel release clean
+.PHONY: demo test lint check long soak free-threaded scoreboard bench peers docs-bench wheel release clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -36,6 +36,14 @@ test: demo lint check
 # What takes minutes, or a tool that is not everywhere: sanitizers, emulated processors, Numba's cache, two builds.
 long: $(VENV)/installed
 	$(BIN)/python -m pytest -m long
+
+# An interpreter without the global lock, for the tests and callers that are run on one.
+FREE_THREADED := build/free-threaded
+free-threaded: $(FREE_THREADED)/installed
+
+$(FREE_THREADED)/installed: $(VENV)/installed
+	tests/soak/free-threaded $(FREE_THREADED)
+	touch $@
 
 # Every long run, the time shared out among them, into the ledger; then the scoreboard from that.
 SECONDS ?= 3600

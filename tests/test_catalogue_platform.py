@@ -68,6 +68,34 @@ def run(code, *, prefix=(), expect=0, **environment):
 
 
 # --------------------------------------------------------------------------------------------------
+# I: an interpreter without the global lock
+
+
+PARALLEL = ("conv", "grad", "pool", "plan", "results", "problem", "nn_layers", "threads")
+"""Modules of tests that may run in several threads at once; what may not among them is run in one."""
+
+
+@native
+@pytest.mark.long
+def test_i16_without_the_global_lock():
+    python = ROOT / "build" / "free-threaded" / "bin" / "python3"
+    if not python.exists():
+        pytest.skip("wants an interpreter without the global lock: `make free-threaded`")
+    (extension,) = python.parents[1].glob("lib/python*t/site-packages/voxconv/_native.*.so")
+    assert "abi3" not in extension.name
+    subprocess.run(
+        [python, "-W", "error", "-c", "import sys, voxconv._native; assert not sys._is_gil_enabled()"],
+        check=True,
+    )
+    files = [f"tests/test_{name}.py" for name in PARALLEL]
+    result = subprocess.run(
+        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--parallel-threads=4", *files],
+        env={**os.environ, "VOXCONV_TEST_BACKENDS": "native"}, cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout[-3000:]
+
+
+# --------------------------------------------------------------------------------------------------
 # J: processors
 
 
@@ -374,9 +402,7 @@ ELSEWHERE = {
 }
 """Rows that a test of its own stands for."""
 
-OPEN = {
-    "I16": "the extension is built for the stable ABI, which free-threaded interpreters do not load",
-}
+OPEN = {}
 """Rows that do not hold, and why."""
 
 

@@ -131,35 +131,63 @@ def bits(seconds):
 
 
 def hammer(seconds):
-    """Sixteen threads that call at once; each result against the serial one's bits."""
+    """Sixteen threads that call at once, with ever other numbers of threads; each result against the serial one's bits.
+
+    Shared operands, shared plans, plans made anew, and results in recycled memory.
+    """
     import numpy as np
 
     import oracle
     import voxconv as vc
 
+    def both(x, w):
+        y = vc.conv2d(x, w)
+        return y, vc.grad.conv2d_input(x.shape, w, y), vc.grad.conv2d_weight(x, w.shape, y)
+
     rng = np.random.default_rng(0)
-    work = [
-        (rng.normal(size=(1, c, h, 17)).astype("f4"), rng.normal(size=(k, c, 3, 3)).astype("f4"))
-        for c, k, h in itertools.product((1, 8, 33), (1, 16), (5, 20))
-    ]
+    work = []
+    for c, k, h in itertools.product((1, 8, 33), (1, 16), (5, 20, 150)):
+        x, w = rng.normal(size=(1, c, h, 17)).astype("f4"), rng.normal(size=(k, c, 3, 3)).astype("f4")
+        plan = vc.plan_conv2d(x.shape, w)
+        work += [
+            lambda x=x, w=w: both(x, w),
+            lambda x=x, plan=plan: [plan(x)],
+            lambda x=x, w=w: [vc.plan_conv2d(x.shape, w, padding=1)(x)],
+            lambda x=x: vc.max_pool2d(x, 2, return_indices=True),
+        ]
     before = vc.get_num_threads()
     vc.set_num_threads(2)
-    serial = [vc.conv2d(x, w) for x, w in work]
+    serial = [job() for job in work]
     start, end = time.monotonic(), time.monotonic() + seconds
 
     def caller(first):
         calls = 0
         while time.monotonic() < end:
             i = (first + calls) % len(work)
-            oracle.assert_same_bits(vc.conv2d(*work[i]), serial[i])
+            for found, expected in zip(work[i](), serial[i], strict=True):
+                oracle.assert_same_bits(found, expected)
             calls += 1
+            if calls % 64 == 0:
+                vc.set_num_threads(1 + calls // 64 % 4)
         return calls
 
     with ThreadPoolExecutor(16) as pool:
         calls = sum(pool.map(caller, range(16)))
     vc.set_num_threads(before)
-    record("hammer", time.monotonic() - start, callers=16, calls=calls, differences=0)
+    lock = getattr(sys, "_is_gil_enabled", lambda: True)()
+    name = "hammer" if lock else "hammer without the lock"
+    record(name, time.monotonic() - start, python=sys.version.split()[0], callers=16, calls=calls, differences=0)
     return True
+
+
+def free_threaded(seconds):
+    """The same callers on an interpreter without the global lock."""
+    folder = ROOT / "build" / "free-threaded"
+    if subprocess.run(["make", "--silent", "-C", ROOT, "free-threaded"]).returncode:
+        print("no interpreter without the global lock could be had: skipped")
+        return True
+    command = [folder / "bin" / "python3", "-W", "error", ROOT / "tests" / "soak", "hammer", "--seconds", str(seconds)]
+    return subprocess.run(command).returncode == 0
 
 
 def forks(seconds):
@@ -291,6 +319,6 @@ def rows(seconds):
 
 JOBS = {
     "fuzz": fuzz, "sanitize": sanitize, "memcheck": memcheck, "emulate": emulate, "bits": bits, "plans": plans,
-    "recycled": recycled, "hammer": hammer, "forks": forks, "growth": growth, "interrupts": interrupts,
+    "recycled": recycled, "hammer": hammer, "free-threaded": free_threaded, "forks": forks, "growth": growth, "interrupts": interrupts,
     "mutants": mutants.mutate, "coverage": coverage, "catalogue": rows,
 }  # fmt: skip
