@@ -319,6 +319,6 @@ def rows(seconds):
 
 JOBS = {
     "fuzz": fuzz, "sanitize": sanitize, "memcheck": memcheck, "emulate": emulate, "bits": bits, "plans": plans,
-    "recycled": recycled, "hammer": hammer, "free-threaded": free_threaded, "forks": forks, "growth": growth, "interrupts": interrupts,
-    "mutants": mutants.mutate, "coverage": coverage, "catalogue": rows,
+    "recycled": recycled, "hammer": hammer, "free-threaded": free_threaded, "forks": forks, "growth": growth,
+    "interrupts": interrupts, "mutants": mutants.mutate, "coverage": coverage, "catalogue": rows,
 }  # fmt: skip
