@@ -55,12 +55,12 @@ With ``vectors`` 0 the lanes run along pixels instead, and ``sums`` is (groups, 
 
 PACK = job_type(
     """
-    finite w to wrow woff groups outs terms padded
+    finite w to wrow woff groups run outs terms padded
     """
 )
 """Weights w[wrow[group * outs + k] + woff[t]] to panels (group, panel, t, row); ``padded`` outs of a group.
 
-There is a 0 at ``finite`` afterwards if one of them is not.
+An item is ``run`` groups.  There is a 0 at ``finite`` afterwards if one of them is not.
 """
 
 
@@ -79,18 +79,19 @@ def padded_outs(outs: int) -> int:
 
 
 def pack(dtype: Any) -> Callable[..., None]:
-    """Lay weights out as tiles read them, one item for each group; see `PACK`."""
+    """Lay weights out as tiles read them; see `PACK`."""
     itemsize = dtype.bitwidth // 8
 
-    def kernel(jobs: Any, group: int, slot: int) -> None:
+    def kernel(jobs: Any, item: int, slot: int) -> None:
         job = record(jobs)
-        at, k = job.to + group * job.padded * job.terms * itemsize, 0
-        while k < job.outs:
-            rows = panel_rows(job.outs - k)
-            row = job.wrow + (group * job.outs + k) * 8
-            pack_panel(dtype, rows, at, job.w, row, job.outs - 1 - k, job.woff, job.terms, job.finite)
-            at += rows * job.terms * itemsize
-            k += rows
+        for group in range(item * job.run, min((item + 1) * job.run, job.groups)):
+            at, k = job.to + group * job.padded * job.terms * itemsize, 0
+            while k < job.outs:
+                rows = panel_rows(job.outs - k)
+                row = job.wrow + (group * job.outs + k) * 8
+                pack_panel(dtype, rows, at, job.w, row, job.outs - 1 - k, job.woff, job.terms, job.finite)
+                at += rows * job.terms * itemsize
+                k += rows
 
     return kernel
 

@@ -144,8 +144,9 @@ def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) ->
     for sweep in sweeps_of(problem, operation, algorithm, 1).each:
         panel = np.empty(_packed_size(sweep), problem.dtype)
         addresses = map(address, (finite, weight, panel, sweep.wrow, sweep.woff))
-        job = table([*addresses, problem.groups, sweep.outs, sweep.terms, padded_outs(sweep.outs)])
-        run("pack", problem.dtype, job, problem.groups)
+        each = max(1, min(PLANE_TERMS // (sweep.outs * sweep.terms), problem.groups // threads_now()))
+        job = table([*addresses, problem.groups, each, sweep.outs, sweep.terms, padded_outs(sweep.outs)])
+        run("pack", problem.dtype, job, -(-problem.groups // each))
         panels.append(panel)
     outs = problem.c if operation == "conv_input_grad" else problem.k
     return Packed((problem, operation, algorithm), weight.reshape(-1), panels, finite=bool(finite[0]), outs=outs)
