@@ -125,9 +125,15 @@ def depthwise(dtype: Any) -> Callable[..., None]:
     return kernel
 
 
-def square(size: int, step: int) -> Callable[[Any], Callable[..., None]]:
-    """What makes the sum of `DEPTHWISE` for size x size neighbouring taps in a slice, at a stride of 1 or 2."""
+def square(size: int, step: int, odd_h: int = -1, odd_w: int = -1) -> Callable[[Any], Callable[..., None]]:
+    """What makes the sum of `DEPTHWISE` for size x size neighbouring taps in a slice, at a stride of 1 or 2.
+
+    Or the gradient to the input at a stride of 2, by the parity of the padding of both axes: as many outputs as x
+    has positions, twice.
+    """
     rows = 7 if ROWS == 8 and size == 3 else 4
+    if odd_h >= 0:
+        rows = 4 if ROWS == 8 and size == 3 else 2
 
     def make(dtype: Any) -> Callable[..., None]:
         itemsize = dtype.bitwidth // 8
@@ -149,7 +155,7 @@ def square(size: int, step: int) -> Callable[[Any], Callable[..., None]]:
                     depth = d * job.step_d + job.low_d
                     low, high = taps_met(depth, job.taps_d, job.move_d, job.size_d)
                     planes(
-                        dtype, size, step, rows, job.y + (image * target + d * slice_y) * itemsize,
+                        dtype, size, step, rows, odd_h, odd_w, job.y + (image * target + d * slice_y) * itemsize,
                         job.x + (image * source + (depth + low * job.move_d) * slice_x) * itemsize,
                         job.w + (channel * job.terms + low * size * size) * itemsize, job.bias + channel * itemsize,
                         count, target, source, job.terms, high - low, job.move_d * slice_x, begin, end, job.low_h,

@@ -156,6 +156,11 @@ class Vectors:
         kind = ir.VectorType(ir.IntType(1), self.lanes)
         return None if count >= self.lanes else ir.Constant(kind, [lane < count for lane in range(self.lanes)])
 
+    def interleaved(self, a: ir.Value, b: ir.Value, half: int) -> ir.Value:
+        """The lower or upper half of what two vectors make by turns."""
+        numbers = [half * self.lanes // 2 + i // 2 + i % 2 * self.lanes for i in range(self.lanes)]
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, self.lanes), numbers))
+
     def lesser(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
 

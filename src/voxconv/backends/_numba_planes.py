@@ -1,4 +1,4 @@
-"""Depthwise sums of whole planes, by tiles of lines: squares of neighbouring taps at a stride of 1 or 2."""
+"""Depthwise sums of whole planes, by tiles of lines: squares of neighbouring taps at a stride of 1 or 2 and back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,27 @@ def _shifted(kernel: int, step: int, vectors: int) -> bool:
 
     Loads that begin within a line of cache are half as fast; but for one vector of many taps there are too many shifts.
     """
-    return ROWS == 8 and step == 1 and (vectors > 1 or kernel == 3)
+    return ROWS == 8 and step == 1 and (vectors > 1 or kernel <= 3)
+
+
+Hits = list[list[tuple[int, int]]]
+"""For each offset along an axis, which elements of y it brings one of x to, and by which tap: (residue, tap)."""
+
+
+def _hits(kernel: int, odd: int) -> Hits:
+    """The hits of a square's axis.
+
+    With ``odd`` below 0, y is as long as x or half of that and there is one residue.  Otherwise it is twice as long,
+    the gradient to the input at a stride of 2, and ``odd`` is the parity of the padding.
+    """
+    if odd < 0:
+        return [[(0, tap)] for tap in range(kernel)]
+    offsets = {(r, t): (r + odd) // 2 - t // 2 for r in range(2) for t in range(kernel) if (r + odd - t) % 2 == 0}
+    least = min(offsets.values())
+    found: Hits = [[] for _ in range(max(offsets.values()) - least + 1)]
+    for hit, offset in offsets.items():
+        found[offset - least].append(hit)
+    return found
 
 
 def _line_taps(
@@ -82,9 +102,9 @@ BATCH = 8
 
 
 def _planes(
-    v: Vectors, kernel: int, step: int, rows: int, y: Any, x: Any, w: Any, bias: Any, count: Any, plane: Any,
-    image: Any, terms: Any, slices: Any, slice_step: Any, begin: Any, end: Any, low_h: Any, height: Any, low_w: Any,
-    width: Any, columns: Any, slope: Any,
+    v: Vectors, kernel: int, step: int, rows: int, odd_h: int, odd_w: int, y: Any, x: Any, w: Any, bias: Any,
+    count: Any, plane: Any, image: Any, terms: Any, slices: Any, slice_step: Any, begin: Any, end: Any, low_h: Any,
+    height: Any, low_w: Any, width: Any, columns: Any, slope: Any,
 ) -> None:  # fmt: skip
     """Lines [begin, end) of a kernel x kernel sum in ``count`` planes, one after the other.
 
@@ -93,9 +113,18 @@ def _planes(
     is outside of x's height and width is not read.  Planes are ``plane`` apart in y and ``image`` in x, their weights
     ``terms``.  It goes in tiles of ``rows`` lines and one or two vectors of columns: a line is loaded once for all sums
     that want it, and weights stay in registers.
+
+    Where ``odd_h`` and ``odd_w`` are not below 0, y has two lines and columns for each of these, and what they are
+    sums of is in `_hits`.
     """
     builder, lanes = v.builder, v.lanes
-    most = 2 if _shifted(kernel, step, 2) else 1
+    up = 1 if odd_h < 0 else 2
+    hits_h, hits_w = _hits(kernel, odd_h), _hits(kernel, odd_w)
+    most = 2 if up == 1 and _shifted(kernel, step, 2) else 1
+    first_line, last_line, positions = begin, end, columns
+    if up == 2:
+        first_line = builder.lshr(begin, int64(1))
+        last_line, positions = (builder.lshr(builder.add(bound, int64(1)), int64(1)) for bound in (end, columns))
 
     def last_full(at: Any, low: Any, high: Any, count: int) -> Any:
         """Where the last tile begins early enough to be full, if there is room."""
@@ -105,9 +134,9 @@ def _planes(
         """Of a tile at this column: which elements of a line of x and which lanes are inside."""
         side = builder.add(builder.mul(left, int64(step)), low_w)
         inside = v.bits(builder.neg(side), builder.sub(width, side))
-        return [inside, v.bits(int64(0), builder.sub(columns, left))]
+        return [inside, v.bits(int64(0), builder.sub(columns, builder.mul(left, int64(up))))]
 
-    end_columns = [last_full(columns, int64(0), columns, vectors * lanes) for vectors in range(1, most + 1)]
+    end_columns = [last_full(positions, int64(0), positions, vectors * lanes) for vectors in range(1, most + 1)]
     at_start, at_ends = bits(int64(0)), [bits(column) for column in end_columns]
 
     def bits_known(left: Any, vectors: int) -> list[Any]:
@@ -121,11 +150,13 @@ def _planes(
 
     def lines_of(h: Any) -> Lines:
         """Of the tile at this line: where it begins, which lines of x are there and which of y are wanted."""
-        top = last_full(h, begin, end, rows)
+        top = last_full(h, first_line, last_line, rows)
         above = builder.add(builder.mul(top, int64(step)), low_h)
-        reads = range((rows - 1) * step + kernel)
+        reads = range((rows - 1) * step + len(hits_h))
         there = [builder.icmp_unsigned("<", builder.add(above, int64(i)), height) for i in reads]
-        return top, there, [builder.icmp_signed("<", builder.add(top, int64(j)), end) for j in range(rows)]
+        line, lines = builder.sub(builder.mul(top, int64(up)), begin), builder.sub(end, begin)
+        wanted = [builder.icmp_unsigned("<", builder.add(line, int64(j)), lines) for j in range(rows * up)]
+        return top, there, wanted
 
     def tile(number: Any, lines: Lines, left: Any, form: int, known: Sequence[Any], vectors: int = 1) -> None:
         """The tile of a plane at these lines and this column."""
@@ -133,35 +164,37 @@ def _planes(
         column = builder.add(builder.mul(left, int64(step)), low_w)
         above = builder.mul(builder.add(builder.mul(top, int64(step)), low_h), width)
         from_x = builder.add(builder.mul(number, image), builder.add(above, column))
-        to = builder.add(builder.mul(number, plane), builder.add(builder.mul(top, columns), left))
-        lines_of_y = rows_of(v, 2 * rows, v.address(y, to), columns)
+        place = builder.mul(builder.add(builder.mul(top, columns), left), int64(up))
+        high = rows * up
+        lines_of_y = rows_of(v, 2 * high, v.address(y, builder.add(builder.mul(number, plane), place)), columns)
         if form != NARROW:  # the tile below lies too far away for the processor to guess it
-            unread = builder.add(from_x, builder.mul(width, int64((rows - 1) * step + kernel)))
+            unread = builder.add(from_x, builder.mul(width, int64((rows - 1) * step + len(hits_h))))
             lines_of_x = rows_of(v, rows * step, v.address(x, unread), width)
             for line, q in product(range(rows * step), range(vectors)):
                 v.prefetch(v.address(lines_of_x[line], q * lanes), write=False)
-            for line, q in product(range(rows, 2 * rows), range(vectors)):
+            for line, q in product(range(high, 2 * high), range(vectors * up)):
                 v.prefetch(v.address(lines_of_y[line], q * lanes), write=True)
         _planes_tile(
-            v, kernel, step, rows, lines_of_y[:rows], v.address(x, from_x), v.address(w, builder.mul(number, terms)),
-            v.address(bias, number), slices, slice_step, there, wanted, width, slope, form, known, vectors,
+            v, kernel, step, rows, hits_h, hits_w, lines_of_y[:high], v.address(x, from_x),
+            v.address(w, builder.mul(number, terms)), v.address(bias, number), slices, slice_step, there, wanted, width,
+            slope, form, known, vectors,
         )  # fmt: skip
 
     def narrow_planes(form: int) -> None:
         """Planes of one tile's width: a tile meets several of them, so that what it is made of is found once."""
         with cgutils.for_range_slice(builder, int64(0), count, int64(BATCH)) as (group, _):
             past = v.lesser(builder.add(group, int64(BATCH)), count)
-            with cgutils.for_range_slice(builder, begin, end, int64(rows)) as (h, _):
+            with cgutils.for_range_slice(builder, first_line, last_line, int64(rows)) as (h, _):
                 lines = lines_of(h)
                 with cgutils.for_range_slice(builder, group, past, int64(1)) as (number, _):
                     tile(number, lines, int64(0), form, at_start)
 
     def wide_plane(number: Any) -> None:
         """A plane line of tiles by line of tiles, of which those at its sides read by masks."""
-        with cgutils.for_range_slice(builder, begin, end, int64(rows)) as (h, _):
+        with cgutils.for_range_slice(builder, first_line, last_line, int64(rows)) as (h, _):
             lines = lines_of(h)
-            with cgutils.for_range_slice(builder, int64(0), columns, int64(most * lanes)) as (at, _):
-                left = builder.sub(columns, at)
+            with cgutils.for_range_slice(builder, int64(0), positions, int64(most * lanes)) as (at, _):
+                left = builder.sub(positions, at)
                 for vectors in range(1, most + 1):
                     low, high = (vectors - 1) * lanes, vectors * lanes if vectors < most else 1 << 62
                     above = builder.icmp_signed(">", left, int64(low))
@@ -170,24 +203,28 @@ def _planes(
 
     def wide_tile(number: Any, lines: Lines, at: Any, vectors: int) -> None:
         """The tile at this column, or before it where it would not be full."""
-        left = last_full(at, int64(0), columns, vectors * lanes)
+        left = last_full(at, int64(0), positions, vectors * lanes)
         side = builder.add(builder.mul(left, int64(step)), low_w)
-        reach = (vectors * lanes - 1) * step + (kernel if step == 1 else kernel + 1)
+        reach = (vectors * lanes - 1) * step + (len(hits_w) if step == 1 else kernel + 1)
         fits = builder.icmp_signed("<=", builder.add(side, int64(reach)), width)
         whole = builder.and_(fits, builder.icmp_signed(">=", side, int64(0)))
+        if up == 2:  # an odd line ends within a pair
+            past = builder.mul(builder.add(left, int64(lanes)), int64(2))
+            whole = builder.and_(whole, builder.icmp_signed("<=", past, columns))
         with builder.if_else(whole) as (quick, ragged):
             with quick:
                 tile(number, lines, left, WHOLE, (), vectors)
             with ragged:
                 tile(number, lines, left, MASKED, bits_known(left, vectors), vectors)
 
-    few = lanes // 2 if step == 2 else lanes - kernel + 1 if _shifted(kernel, step, 1) else 0
-    with builder.if_else(builder.icmp_signed("<=", columns, int64(lanes))) as (narrow, broad):
+    span = len(hits_w)
+    few = lanes // 2 if step == 2 else lanes - span + 1 if _shifted(span, step, 1) else 0
+    with builder.if_else(builder.icmp_signed("<=", positions, int64(lanes))) as (narrow, broad):
         with narrow:
             if few <= 0:
                 narrow_planes(MASKED)
             else:
-                with builder.if_else(builder.icmp_signed("<=", columns, int64(few))) as (fewer, more):
+                with builder.if_else(builder.icmp_signed("<=", positions, int64(few))) as (fewer, more):
                     with fewer:
                         narrow_planes(NARROW)
                     with more:
@@ -197,13 +234,14 @@ def _planes(
 
 
 def _planes_tile(
-    v: Vectors, kernel: int, step: int, rows: int, y: list[Any], x: Any, w: Any, bias: Any, slices: Any,
-    slice_step: Any, there: list[Any], wanted: list[Any], width: Any, slope: Any, form: int, bits: Sequence[Any],
-    vectors: int,
+    v: Vectors, kernel: int, step: int, rows: int, hits_h: Hits, hits_w: Hits, y: list[Any], x: Any, w: Any, bias: Any,
+    slices: Any, slice_step: Any, there: list[Any], wanted: list[Any], width: Any, slope: Any, form: int,
+    bits: Sequence[Any], vectors: int,
 ) -> None:  # fmt: skip
     """A tile of `_planes`, for those lines of x that are there, those of y wanted, and ``bits`` of them."""
-    builder = v.builder
-    taps = _line_taps(v, kernel, step, form, bits[0] if bits else None, vectors)
+    builder, lanes = v.builder, v.lanes
+    up = len(y) // rows
+    taps = _line_taps(v, len(hits_w), step, form, bits[0] if bits else None, vectors)
 
     def add_slice(z: Any, sums: list[Any]) -> list[Any]:
         lines = rows_of(v, len(there), v.address(x, builder.mul(z, slice_step)), width)
@@ -217,21 +255,26 @@ def _planes_tile(
             before, results = builder.block, list(sums)
             with builder.if_then(inside):
                 line = taps(lines[i])
-                for t in range(kernel):
-                    for j in range(rows):
-                        if 0 <= i - j * step < kernel:
-                            tap = (i - j * step) * kernel + t
-                            factor = held[tap] if held else weight(tap)
-                            for q in range(j * vectors, (j + 1) * vectors):
-                                results[q] = v.fma(factor, line[t][q % vectors], results[q])
+                met = [(j, hit) for j in range(rows) if 0 <= i - j * step < len(hits_h) for hit in hits_h[i - j * step]]
+                for t, hits in enumerate(hits_w):
+                    for (j, (odd, a)), (side, b) in product(met, hits):
+                        tap = a * kernel + b
+                        factor = held[tap] if held else weight(tap)
+                        for q in range(vectors):
+                            place = ((j * up + odd) * up + side) * vectors + q
+                            results[place] = v.fma(factor, line[t][q], results[place])
                 within = builder.block
             sums = [v.either(old, before, new, within) if new is not old else old
                     for old, new in zip(sums, results, strict=True)]  # fmt: skip
         return sums
 
-    sums = v.loop(slices, [v.constant(0.0)] * (rows * vectors), add_slice)
+    sums = v.loop(slices, [v.constant(0.0)] * (rows * up * up * vectors), add_slice)
     results = finish_sums(v, sums, v.load_scalar(bias), slope)
-    stored = [v.mask(bits[1], q * v.lanes) if bits else None for q in range(vectors)]
+    if up == 2:
+        pairs = zip(results[::2], results[1::2], strict=True)
+        results = [v.interleaved(even, odd, half) for even, odd in pairs for half in range(2)]
+        vectors = 2
+    stored = [v.mask(bits[1], q * lanes) if bits else None for q in range(vectors)]
     for j, asked in enumerate(wanted):
         with builder.if_then(asked):
             for q, mask in enumerate(stored):
@@ -306,15 +349,15 @@ def _plane_dots(
 
 @typed
 def planes(
-    context, dtype, kernel, step, rows, y, x, w, bias, count, plane, image, terms, slices, slice_step, begin, end,
-    low_h, height, low_w, width, columns, slope,
+    context, dtype, kernel, step, rows, odd_h, odd_w, y, x, w, bias, count, plane, image, terms, slices, slice_step,
+    begin, end, low_h, height, low_w, width, columns, slope,
 ):  # fmt: skip
     """See `_planes`."""
     arguments = (
         y, x, w, bias, count, plane, image, terms, slices, slice_step, begin, end, low_h, height, low_w, width, columns,
         slope,
     )  # fmt: skip
-    return emitted(3)(_planes)(context, dtype, kernel, step, rows, *arguments)
+    return emitted(5)(_planes)(context, dtype, kernel, step, rows, odd_h, odd_w, *arguments)
 
 
 @typed

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
 from numba.core import cgutils
 
-from voxconv.backends._numba_ir import INT32, Vectors, emitted, int64, typed
+from voxconv.backends._numba_ir import Vectors, emitted, int64, typed
 from voxconv.backends._numba_tiles import finish_sums
 
 
@@ -78,10 +77,6 @@ def _line_of_pairs(
     the greatest shift, leaves a line of x.
     """
     builder, lanes = v.builder, v.lanes
-    pick = [
-        ir.Constant(ir.VectorType(INT32, lanes), [half * lanes // 2 + i // 2 + i % 2 * lanes for i in range(lanes)])
-        for half in range(2)
-    ]
 
     def vector(to: Any, *, whole: bool) -> None:
         """Two vectors of y."""
@@ -101,7 +96,7 @@ def _line_of_pairs(
             sums += _taps_loop(v, 1, n, v.address(w, first), builder.add(off, builder.mul(first, int64(8))), load)
         results = finish_sums(v, sums, bias, slope)
         for half in range(2):
-            mixed, first = builder.shuffle_vector(*results, pick[half]), builder.add(to, int64(half * lanes))
+            mixed, first = v.interleaved(results[0], results[1], half), builder.add(to, int64(half * lanes))
             if whole:
                 v.store(mixed, v.address(y, first))
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,10 @@ KERNELS = {
         )
         for size in SQUARES
         for step in (1, 2)
+    },
+    **{
+        f"pairs-{size}-{odd_h}-{odd_w}": (_numba_depthwise.square(size, 1, odd_h, odd_w), DEPTHWISE)
+        for size, odd_h, odd_w in product(SQUARES, (0, 1), (0, 1))
     },
 }
 """What makes each kernel, and the record that it reads."""

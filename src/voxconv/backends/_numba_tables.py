@@ -9,14 +9,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from voxconv.backends._numba_axes import Axis, axes_of, deep, is_in_place, offsets, square_of, table, weight_places
+from voxconv.backends._numba_axes import (
+    SQUARES,
+    Axis,
+    axes_of,
+    deep,
+    is_in_place,
+    offsets,
+    square_of,
+    table,
+    weight_places,
+)
 from voxconv.backends._numba_conv import SWEEP, WEIGHT, padded_outs
 from voxconv.backends._numba_depthwise import DEPTHWISE, DEPTHWISE_SPREAD, DEPTHWISE_WEIGHT
 from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS, WEIGHT_ROWS
@@ -328,11 +338,15 @@ def _sweep(problem: ConvProblem, backward: bool, algorithm: str, axes: tuple[Axi
     )  # fmt: skip
 
 
+def _ascending(axis: Axis) -> Axis:
+    """The axis with its taps in the order of their offsets."""
+    return axis._replace(taps=tuple(sorted(axis.taps, key=itemgetter(1))))
+
+
 def _depthwise_sweep(
-    problem: ConvProblem, backward: bool, axes: tuple[Axis, Axis, Axis], threads: int
+    problem: ConvProblem, backward: bool, axes: tuple[Axis, Axis, Axis], threads: int, name: str = ""
 ) -> Sweep:
-    d, h, w = (axis._replace(taps=tuple(sorted(axis.taps, key=itemgetter(1)))) for axis in axes)
-    axes = d, h, w
+    """The pass of a kernel that reads planes in place; ``axes`` have their taps in the order of the weights."""
     wrow, woff = weight_places(problem, axes, backward)
     moves = [[offset for _, offset in axis.taps] for axis in axes]
     tables = tuple(np.ascontiguousarray(move.ravel()) for move in np.meshgrid(*map(table, moves), indexing="ij"))
@@ -347,8 +361,18 @@ def _depthwise_sweep(
     )  # fmt: skip
     return Sweep(
         record, tables, axes, (), (axes[1].outputs, axes[2].outputs), False, problem.groups, 1, 1, 0, wrow, woff,
-        _ceil(images, run) * parts, each, f"depthwise-{square}-{axes[2].step}" if square else "depthwise",
+        _ceil(images, run) * parts, each, name or (f"depthwise-{square}-{axes[2].step}" if square else "depthwise"),
     )  # fmt: skip
+
+
+def _pairs_name(problem: ConvProblem, axes: tuple[Axis, Axis, Axis]) -> str:
+    """The kernel for a gradient to the input at a stride of 2 of a square of neighbouring taps, or nothing."""
+    sizes = {len(axis.taps) for axis in axes[1:]} | set(problem.kernel[-2:])
+    if problem.rank == 1 or len(sizes) > 1 or not sizes <= set(SQUARES) or problem.stride[-2:] != (2, 2):
+        return ""
+    if problem.dilation[-2:] != (1, 1) or len({b[1] - a[1] for a, b in pairwise(_ascending(axes[0]).taps)}) > 1:
+        return ""
+    return "pairs-{}-{}-{}".format(sizes.pop(), *(before % 2 for before, _ in problem.padding[-2:]))
 
 
 def spread_axes(problem: ConvProblem) -> tuple[tuple[Axis, Axis, Axis], list[int]] | None:
@@ -419,12 +443,19 @@ def sweeps_of(problem: ConvProblem, operation: str, algorithm: str, threads: int
         return Sweeps((), 0, False)
     spread = spread_axes(problem) if algorithm == "depthwise" and backward else None
     if spread is not None:
-        sweep = _spread_sweep(problem, *spread, threads)
+        (d, h, w), evens = spread
+        name = _pairs_name(problem, (d, h, w))
+        if name:
+            h, w = (axis._replace(taps=tuple(sorted(axis.taps))) for axis in (h, w))
+            sweep = _depthwise_sweep(problem, True, (_ascending(d), h, w), threads, name)
+        else:
+            sweep = _spread_sweep(problem, (d, h, w), evens, threads)
         return Sweeps((sweep,), sweep.scratch, True)
     phases = product(*axes_of(problem, operation))
     met = [(d, h, w) for d, h, w in phases if d.taps and h.taps and w.taps]
     if algorithm == "depthwise":
-        each = tuple(_depthwise_sweep(problem, backward, axes, threads) for axes in met)
+        ordered = [(_ascending(d), _ascending(h), _ascending(w)) for d, h, w in met]
+        each = tuple(_depthwise_sweep(problem, backward, axes, threads) for axes in ordered)
     else:
         each = tuple(_sweep(problem, backward, algorithm, axes, threads) for axes in met)
     written = sum(math.prod(axis.outputs for axis in axes) for axes in met)

@@ -255,10 +255,6 @@ def _turn(v: Vectors, kept: int, to: Any, pitch: Any, source: Any, stride: Any, 
     """
     builder, lanes = v.builder, v.lanes
     every = list(range(lanes))
-    low, high = (
-        ir.Constant(ir.VectorType(INT32, lanes), [half + i // 2 + i % 2 * lanes for i in every])
-        for half in (0, lanes // 2)
-    )
     there = [builder.icmp_signed("<", int64(i), present) for i in every]
     numbers = [builder.select(inside, int64(i), int64(0)) for i, inside in enumerate(there)]
     starts = [v.address(source, builder.mul(stride, number)) for number in numbers]
@@ -267,7 +263,7 @@ def _turn(v: Vectors, kept: int, to: Any, pitch: Any, source: Any, stride: Any, 
         half = lanes // 2
         for _ in range(lanes.bit_length() - 1):
             pairs = list(zip(vectors[:half], vectors[half:], strict=True))
-            vectors = [builder.shuffle_vector(*pair, numbers) for pair in pairs for numbers in (low, high)]
+            vectors = [v.interleaved(*pair, part) for pair in pairs for part in range(2)]
         return vectors
 
     def put(j: Any, rows: list[Any], mask: Any, left: Any) -> None:
