@@ -11,7 +11,7 @@ from voxconv.backends._numba_ir import ROWS, VECTOR_BYTES, job_type, pointer, re
 from voxconv.backends._numba_planes import plane_dots, planes
 from voxconv.backends._numba_pool import taps_met
 from voxconv.backends._numba_rows import line_of_pairs, taps_edge, taps_inside
-from voxconv.backends._numba_tiles import lane_sum
+from voxconv.backends._numba_tiles import lane_sums
 
 DEPTHWISE = job_type(
     """
@@ -172,7 +172,7 @@ def square(size: int, step: int, odd_h: int = -1, odd_w: int = -1) -> Callable[[
 def square_weight(size: int, step: int) -> Callable[[Any], Callable[..., None]]:
     """What makes the sum of `DEPTHWISE_WEIGHT` for size x size neighbouring taps in a slice, at a stride of 1 or 2."""
     registers = 32 if ROWS == 8 else 16
-    together = size if size * size + size + 1 < registers else 1
+    together, taps = size if size * size + size + 1 < registers else 1, size * size
 
     def make(dtype: Any) -> Callable[..., None]:
         itemsize = dtype.bitwidth // 8
@@ -201,9 +201,11 @@ def square_weight(size: int, step: int) -> Callable[[Any], Callable[..., None]]:
                             job.outputs_w,
                         )  # fmt: skip
                 if job.last == job.samples:
-                    for t in range(job.terms):
-                        to = job.gw + (wrow[channel] + woff[t]) * itemsize
-                        lane_sum(dtype, to, sums + t * lanes * itemsize)
+                    gw = pointer(dtype, job.gw)
+                    for z in range(0, job.terms, taps):
+                        lane_sums(dtype, taps, sums, sums + z * lanes * itemsize)
+                        for t in range(taps):
+                            gw[wrow[channel] + woff[z + t]] = values[t]
 
         return kernel
 

@@ -285,6 +285,10 @@ def _planes_tile(
                     v.store_masked(result, place, mask)
 
 
+DOT_LINES = 4
+"""Lines of gy that meet a line of x together, for kernels whose sums leave registers for them."""
+
+
 def _plane_dots(
     v: Vectors, kernel: int, step: int, together: int, to: Any, x: Any, gy: Any, slices: Any, slice_step: Any,
     lines: Any, low_h: Any, height: Any, low_w: Any, width: Any, columns: Any,
@@ -307,25 +311,37 @@ def _plane_dots(
             stored = v.mask(v.bits(int64(0), builder.sub(columns, left)))
         taps = _line_taps(v, kernel, step, form, *bits)
 
-        def add_line(j: Any, sums: list[Any]) -> list[Any]:
-            line = v.address(gy, builder.add(builder.mul(j, columns), left))
-            gradient = v.load_masked(line, stored) if stored else v.load(line)
+        def add_lines(j: Any, high: int, sums: list[Any]) -> list[Any]:
+            """So many lines of gy from one on."""
+            gradients = [
+                v.load_masked(line, stored) if stored else v.load(line)
+                for line in rows_of(v, high, v.address(gy, builder.add(builder.mul(j, columns), left)), columns)
+            ]
             above = builder.add(builder.add(builder.mul(j, int64(step)), low_h), first)
-            sources = rows_of(v, together, v.address(x, builder.add(builder.mul(above, width), side)), width)
-            sums = list(sums)
-            for a in range(together):
+            reads = (high - 1) * step + together
+            sources = rows_of(v, reads, v.address(x, builder.add(builder.mul(above, width), side)), width)
+            for i, source in enumerate(sources):
                 before, results = builder.block, list(sums)
-                with builder.if_then(builder.icmp_unsigned("<", builder.add(above, int64(a)), height), likely=True):
-                    for b, (value,) in enumerate(taps(sources[a])):
-                        # A lane without an output must not bring an infinity to its product with zero.
-                        kept = builder.select(stored, value, v.constant(0.0)) if stored else value
-                        results[a * kernel + b] = v.fma(gradient, kept, results[a * kernel + b])
+                with builder.if_then(builder.icmp_unsigned("<", builder.add(above, int64(i)), height), likely=True):
+                    for b, (value,) in enumerate(taps(source)):
+                        for j, gradient in enumerate(gradients):
+                            if 0 <= i - j * step < together:
+                                place = (i - j * step) * kernel + b
+                                total = v.fma(gradient, value, results[place])
+                                # A lane without an output must not bring an infinity to its product with zero.
+                                results[place] = builder.select(stored, total, results[place]) if stored else total
                     within = builder.block
                 sums = [v.either(old, before, new, within) if new is not old else old
                         for old, new in zip(sums, results, strict=True)]  # fmt: skip
             return sums
 
-        sums = v.loop(lines, [v.constant(0.0)] * (together * kernel), add_line)
+        sums, done = [v.constant(0.0)] * (together * kernel), int64(0)
+        if kernel == 3 and ROWS == 8:
+            groups = builder.sdiv(lines, int64(DOT_LINES))
+            sums = v.loop(groups, sums, lambda g, held: add_lines(builder.mul(g, int64(DOT_LINES)), DOT_LINES, held))
+            done = builder.mul(groups, int64(DOT_LINES))
+        rest = builder.sub(lines, done)
+        sums = v.loop(rest, sums, lambda j, held: add_lines(builder.add(done, j), 1, held))
         for t, total in enumerate(sums):
             place = v.address(to, t * lanes)
             v.store(builder.fadd(v.load(place), total), place)

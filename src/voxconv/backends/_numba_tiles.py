@@ -316,6 +316,33 @@ def _lane_sum(v: Vectors, to: Any, at: Any) -> None:
     builder.store(first, v.pointer(to, v.scalar))
 
 
+def _lane_sums(v: Vectors, count: int, to: Any, at: Any) -> None:
+    """to[i] = the sum of the lanes of vector i at ``at``, for i < count, by halves; as many sums as lanes at a time."""
+    lanes = v.lanes
+    depth = lanes.bit_length() - 1
+    for first in range(0, count, lanes):
+        few = min(lanes, count - first)
+        # Each step interleaves two halves, which brings bits of a vector's number to the lane's in reverse.
+        order = [int(f"{i:0{depth}b}"[::-1], 2) for i in range(lanes)]
+        vectors = [v.load(v.address(at, (first + i) * lanes)) if i < few else None for i in order]
+        while len(vectors) > 1:
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [_halves(v, *pair) for pair in pairs]
+        mask = v.first(few)
+        if mask is None:
+            v.store(vectors[0], v.address(to, first))
+        else:
+            v.store_masked(vectors[0], v.address(to, first), mask)
+
+
+def _halves(v: Vectors, a: Any, b: Any) -> Any:
+    """By turns, of each vector the sums of its lower half with its upper; None stands for zeros."""
+    if a is None and b is None:
+        return None
+    pair = [v.constant(0.0) if vector is None else vector for vector in (a, b)]
+    return v.builder.fadd(v.interleaved(*pair, 0), v.interleaved(*pair, 1))
+
+
 def _copy_row(v: Vectors, step: int, to: Any, source: Any, low: Any, high: Any, columns: Any) -> None:
     """to[j] = source[j * step] for low <= j < high, else 0, for j < columns; step is 1 or 2.
 
@@ -386,6 +413,12 @@ def dot_row(context, dtype, to, a, b, count):
 def lane_sum(context, dtype, to, at):
     """See `_lane_sum`."""
     return emitted(0)(_lane_sum)(context, dtype, to, at)
+
+
+@typed
+def lane_sums(context, dtype, count, to, at):
+    """See `_lane_sums`."""
+    return emitted(1)(_lane_sums)(context, dtype, count, to, at)
 
 
 @typed

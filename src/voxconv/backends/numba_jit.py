@@ -216,16 +216,6 @@ def conv_weight_grad(problem: ConvProblem, algorithm: str, x: Array, grad_output
         out[...] = 0  # taps that meet padding alone are in no table
     if sweep is None:
         return
-    with np.errstate(all="ignore"):
-        finite = np.isfinite(grad_output.sum()) or np.isfinite(grad_output).all()  # the sum is quicker, if it says yes
-    if not finite:
-        kernels.weight_sweep_exact(
-            x.reshape(-1), grad_output.reshape(-1), out.reshape(-1), problem.n, problem.groups,
-            problem.c // problem.groups, problem.k // problem.groups,
-            *(triple(sweep.axes, field) for field in ("size", "outputs", "step")), *offsets(sweep.axes),
-            sweep.wrow, sweep.woff,
-        )  # fmt: skip
-        return
     memory = take(sweep.sums + 64 + threads * sweep.scratch)
     sums = memory.start
     job = sweep.record.copy()
@@ -234,6 +224,21 @@ def conv_weight_grad(problem: ConvProblem, algorithm: str, x: Array, grad_output
         job[sweep.stage_at : sweep.stage_at + 2] = stage
         run(sweep.kernel, problem.dtype, job, sweep.items, threads)
     give(memory)
+    # Where gy is infinite or NaN, so is a sum that it is in, and one that it met padding's zeros for.
+    if (out.size < grad_output.size and _is_finite(out)) or _is_finite(grad_output):
+        return
+    kernels.weight_sweep_exact(
+        x.reshape(-1), grad_output.reshape(-1), out.reshape(-1), problem.n, problem.groups,
+        problem.c // problem.groups, problem.k // problem.groups,
+        *(triple(sweep.axes, field) for field in ("size", "outputs", "step")), *offsets(sweep.axes),
+        sweep.wrow, sweep.woff,
+    )  # fmt: skip
+
+
+def _is_finite(array: Array) -> bool:
+    """Whether no element is infinite or NaN."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())  # the sum is quicker, if it says yes
 
 
 def conv_bias_grad(grad_output: Array, out: Array) -> None:
