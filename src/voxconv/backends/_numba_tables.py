@@ -34,7 +34,7 @@ from voxconv.problem import ConvProblem
 
 Array = npt.NDArray[Any]
 
-PANEL_BYTES = 128 << 10, 768 << 10
+PANEL_BYTES = 384 << 10, 768 << 10
 """Least and most aim for the copy of the input that a box of outputs reads.  Weights pass by once for each box, so the
 box grows with them; a small one stays in L2 beside its sums and a block of weights."""
 

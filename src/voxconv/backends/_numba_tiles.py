@@ -67,6 +67,12 @@ def _tile(
     instead, ``plane`` apart: the first ``full`` vectors as a whole, others where ``places`` says (see `list_places`).
     """
     builder = v.builder
+    with builder.if_then(builder.icmp_signed(">", present, int64(0))):  # what is written is fetched meanwhile
+        for j in range(vectors):
+            first = v.loadint64(builder.add(places, int64(8 * j)))
+            start = builder.add(y, v.loadint64(builder.add(places, builder.mul(first, int64(8)))))
+            for i in range(rows):
+                v.prefetch(v.address(start, builder.mul(plane, int64(i))), write=True)
     sums_at = [
         v.address(v.address(c, builder.mul(ldc, int64(i))), j * v.lanes) for i in range(rows) for j in range(vectors)
     ]
@@ -92,6 +98,7 @@ def _tile(
     source = v.address(b, v.loadint64(builder.add(off, builder.mul(t, int64(8)))))
     pixels = [v.load(v.address(source, j * v.lanes)) for j in range(vectors)]
     panel = v.address(a, builder.mul(t, int64(rows)))
+    v.prefetch(builder.add(panel, int64(4096)), write=False)
     results = []
     for i in range(rows):
         weight = v.splat(v.load_scalar(v.address(panel, i)))
