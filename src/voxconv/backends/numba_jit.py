@@ -22,10 +22,12 @@ import numpy.typing as npt
 from voxconv.backends import _numba_kernels as kernels
 from voxconv.backends._numba_axes import axes_of, deep, offsets, square_of, table, triple
 from voxconv.backends._numba_conv import padded_outs
+from voxconv.backends._numba_depthwise_tables import spread_axes
 from voxconv.backends._numba_ir import ROWS
 from voxconv.backends._numba_pool import POOL, form_of
 from voxconv.backends._numba_run import address, give, job_of, kernel_of, place, run, share, take, threads_now
-from voxconv.backends._numba_tables import Sweep, Sweeps, record_of, spread_axes, sweeps_of, weight_sweep_of
+from voxconv.backends._numba_sweeps import Sweep, record_of
+from voxconv.backends._numba_tables import Sweeps, sweeps_of, weight_sweep_of
 from voxconv.backends.reference import indices_of, taps_of
 from voxconv.problem import ConvProblem, WindowProblem
 
