@@ -173,6 +173,40 @@ def test_a_second_process_loads_the_users_loop_from_disk(tmp_path):
     ]
 
 
+EVERY = """
+import numpy as np
+from numba import njit
+import voxconv as vc
+
+@njit(nogil=True, cache=True)
+def every(line, w1, image, w2, volume, w3):
+    y1, y2, y3 = vc.conv1d(line, w1, padding=1), vc.conv2d(image, w2, stride=2), vc.conv3d(volume, w3)
+    p1, p2, p3 = vc.max_pool1d(y1, 2), vc.max_pool2d(y2, 2, return_indices=True), vc.max_pool3d(y3, 2, 1)
+    return y1, y2, y3, p1, p2, p3
+
+rng = np.random.default_rng(89)
+shapes = (2, 3, 20), (4, 3, 3), (2, 3, 20, 21), (5, 3, 3, 3), (1, 2, 6, 7, 8), (3, 2, 3, 3, 3)
+line, w1, image, w2, volume, w3 = (rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
+y1, y2, y3, p1, p2, p3 = every(line, w1, image, w2, volume, w3)
+y = vc.conv1d(line, w1, padding=1), vc.conv2d(image, w2, stride=2), vc.conv3d(volume, w3)
+pools = vc.max_pool1d(y[0], 2), *vc.max_pool2d(y[1], 2, return_indices=True), vc.max_pool3d(y[2], 2, 1)
+for ours, theirs in zip((y1, y2, y3, p1, *p2, p3), y + pools, strict=True):
+    assert ours.tobytes() == theirs.tobytes() and ours.shape == theirs.shape
+print(sum(every.stats.cache_hits.values()), sum(every.stats.cache_misses.values()))
+"""
+
+
+def test_every_function_is_found_on_disk_by_a_second_process(tmp_path):
+    script = tmp_path / "every.py"
+    script.write_text(EVERY)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    told = [
+        subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert told == ["0 1\n", "1 0\n"]
+
+
 def test_a_loop_compiled_against_another_version_is_refused(monkeypatch):
     from voxconv.interop import numba as door
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
+import os
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numba.core.compiler_lock import global_compiler_lock as compiling
 
 from voxconv.backends import _numba_conv, _numba_depthwise, _numba_pool
 from voxconv.backends._numba_axes import SQUARES
@@ -54,14 +55,17 @@ KERNELS = {
 
 
 _kernels: dict[tuple[str, np.dtype[Any]], tuple[Any, Any]] = {}
-_compiling = threading.Lock()
+
+# A child inherits no thread that would let go of the compiler, nor what one had half done: a fork waits for it.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=compiling.acquire, after_in_parent=compiling.release, after_in_child=compiling.release)
 
 
 def kernel_of(name: str, dtype: np.dtype[Any]) -> tuple[Any, Any]:
     """A kernel for one element type: what to call with the address of a job, an item and a slot, and its owner."""
     found = _kernels.get((name, dtype))
     if found is None:
-        with _compiling:  # loaded twice, its symbols would clash
+        with compiling:  # loaded twice, its symbols would clash
             found = _kernels.get((name, dtype)) or _kernels.setdefault((name, dtype), _made(name, dtype))
     return found
 
