@@ -44,6 +44,8 @@ typedef struct vox_layout {
   int64_t tile[3];         /* Winograd: outputs of a tile along each axis */
   int64_t positions;       /* Winograd: points at which a tile is multiplied */
   int64_t images;          /* Winograd: samples, and residues of dilated axes, of an item */
+  int pairs;               /* the input gradient's two column phases go together, and `pair` is where they meet */
+  int64_t pair;            /* among the sums */
   int upsamples;           /* windows of the input gradient lie side by side: bands are of its positions, flat */
   int64_t k_block;         /* Winograd: output channels between two inverse transforms */
   int64_t items;

@@ -208,7 +208,8 @@ static int winograd_weight_tile(const vox_conv *p, const vox_unit *u, int64_t ti
   const double vectors = (double)vox_ceil_div(vox_max(1, p->k / p->groups), u->lanes);
   const double chunks = of_slice < CHUNK_TILES ? slices / (double)images_together(p) : tiles / CHUNK_TILES;
   const double inputs = INPUT * slices * (double)vox_ceil_div(of_slice, u->lanes) + SLICE * slices;
-  const double time = 36 * (tiles + (chunks > 1 ? VISIT * chunks : 0)) + BACK + inputs / vectors + DY * tiles / (rows > 1 ? rows : 1);
+  const double products = 36 * (tiles + (chunks > 1 ? VISIT * chunks : 0));
+  const double time = products + BACK + inputs / vectors + DY * tiles / (rows > 1 ? rows : 1);
   *gain = 9 * 0.8 * slices * (double)p->output[1] * (double)p->output[2] / time;
   return VOX_OK;
 }
@@ -381,6 +382,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   const int64_t width = l->vectors * u->lanes;
 
   l->band[0] = 1;
+  l->pairs = p->algorithm == VOX_DIRECT && p->stride[2] == 2 && l->phases[2] == 2;
   if (p->algorithm == VOX_DIRECT) {
     l->block = vox_max(1, vox_min(l->cin, BLOCK_TAPS / vox_max(1, t)));
     l->band[2] = even_piece(count[2], MOST_COLUMNS);
@@ -389,7 +391,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
     const int64_t row[] = {l->block, taps[0], slots[1], slots[2], pitch, size};
     if (product(row, 6, &line_bytes)) return VOX_OVERFLOW;
     most = vox_max(1, BAND_BYTES / line_bytes - halo[1]);
-    most = vox_min(most, vox_max(1, SUM_BYTES / size / pitch / vox_max(1, l->cout)));
+    most = vox_min(most, vox_max(1, SUM_BYTES / (1 + l->pairs) / size / pitch / vox_max(1, l->cout)));
     /* a tile should be full, and a thin band copies its halo too often */
     most = vox_max(most, vox_max(4, vox_ceil_div(width, pitch)));
     /* few pixels, one behind the other in the output too, and their whole reduction in registers */
@@ -418,7 +420,8 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
     l->bands[2] = vox_ceil_div(total, width);
   }
 
-  const int64_t visits[] = {p->n, p->groups, l->phases[0], l->phases[1], l->phases[2], l->bands[0], l->bands[1], l->bands[2]};
+  const int64_t phases = l->phases[2] / (1 + l->pairs);
+  const int64_t visits[] = {p->n, p->groups, l->phases[0], l->phases[1], phases, l->bands[0], l->bands[1], l->bands[2]};
   if (product(visits, 8, &l->items)) return VOX_OVERFLOW;
   /* output channels are shared out only where there are too few items: each part copies the band again */
   int64_t panels = vox_max(1, vox_ceil_div(l->cout, l->panel));
@@ -438,7 +441,8 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
       __builtin_add_overflow(l->taps, l->columns + 2 * l->columns / u->lanes, &l->offsets))
     return VOX_OVERFLOW;
   l->scratch = vox_round_up(l->scratch, VOX_ALIGN / size);
-  l->sums = vox_round_up(l->sums, VOX_ALIGN / size);
+  l->pair = vox_round_up(l->sums, VOX_ALIGN / size);
+  l->sums = l->pair + (l->pairs ? vox_round_up(2 * per_part * l->columns + u->lanes, VOX_ALIGN / size) : 0);
   l->offsets = vox_round_up(l->offsets, VOX_ALIGN / 8);
   return VOX_OK;
 }
@@ -509,7 +513,8 @@ static int winograd_weight_layout(const vox_conv *p, const vox_unit *u, int64_t 
   round_rows(u, l->block * depth, l);
   v = l->positions * (vox_round_up(l->block * depth * pixels, VOX_ALIGN / size) + VOX_ALIGN / size);
   l->scratch = l->plane + v;
-  l->packed = vox_max(16 * per_image, l->positions * l->tile_rows) * l->lanes + l->positions * (vox_round_up(tiles * l->lanes, VOX_ALIGN / size) + VOX_ALIGN / size);
+  l->packed = vox_max(16 * per_image, l->positions * l->tile_rows) * l->lanes +
+              l->positions * (vox_round_up(tiles * l->lanes, VOX_ALIGN / size) + VOX_ALIGN / size);
   l->offsets = vox_round_up(l->positions * depth + tiles, VOX_ALIGN / 8);
   if (product((const int64_t[]){l->block * depth, 4 * tiles * 9, l->cout}, 3, &terms) ||
       share_panels(l, p->groups, threads, terms) ||

@@ -190,7 +190,7 @@ static void conv_body(void *context, int64_t index, int64_t slot) {
     return;
   }
   it.n = index % call->job.p->n;
-  phase_of(call->job.p, l, index / call->job.p->n, &it, &phase);
+  phase_of(call->job.p, l, index / call->job.p->n * (l->pairs ? 2 : 1), &it, &phase);
   if (l->upsamples)
     call->unit->upsample_item(&call->job, &it, scratch);
   else

@@ -126,92 +126,176 @@ static void conv_mend_borders(const vox_conv_job *job, const vox_phase *ph, cons
     }
 }
 
-static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, void *workspace) {
+/* The outputs of an item: pixels [0, pixels), in lines of `pitch` of which `cols` count, from (line, w0) on; the first is
+ * number `skip` of its line. */
+typedef struct conv_box {
+  band b;
+  int64_t d, h0, w0, q0, line, lines, pitch, cols, pixels, skip;
+} conv_box;
+
+/* Returns 0 where this phase has none. */
+static int conv_box_of(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, conv_box *o) {
+  const vox_layout *l = job->l;
+  *o = (conv_box){0};
+  if (job->p->algorithm == VOX_DIRECT) {
+    o->d = it->band[0];
+    o->h0 = it->band[1] * l->band[1];
+    o->w0 = it->band[2] * l->band[2];
+    if (o->d >= ph->axis[0].count || o->h0 >= ph->axis[1].count || o->w0 >= ph->axis[2].count) return 0;
+    o->lines = vox_min(l->band[1], ph->axis[1].count - o->h0);
+    o->cols = vox_min(l->band[2], ph->axis[2].count - o->w0);
+    o->b = band_of(ph, o->lines, o->cols);
+    o->pitch = o->b.pitch;
+    o->pixels = (o->lines - 1) * o->pitch + o->cols;
+    o->line = o->d * ph->axis[1].count + o->h0;
+    return 1;
+  }
+  const int64_t width = l->vectors * LANES, total = ph->axis[0].count * ph->axis[1].count * ph->axis[2].count;
+  o->q0 = it->band[2] * width;
+  if (o->q0 >= total) return 0;
+  o->pixels = vox_min(width, total - o->q0);
+  o->pitch = o->cols = ph->axis[2].count;
+  o->line = o->q0 / o->pitch;
+  o->lines = (o->q0 + o->pixels - 1) / o->pitch - o->line + 1;
+  o->skip = o->q0 - o->line * o->pitch; /* belong to the tile before */
+  return 1;
+}
+
+/* What an item reads of x and of the packed weights, which outputs channels it writes, and where its sums go. */
+typedef struct conv_part {
+  const real *x, *packed;
+  int64_t k_first, k_last;
+  const int64_t *size;
+  finish out;
+} conv_part;
+
+static conv_part conv_part_of(const vox_conv_job *job, const vox_phase *ph, const vox_item *it) {
   const vox_conv *p = job->p;
   const vox_layout *l = job->l;
-  const int direct = p->algorithm == VOX_DIRECT;
+  const int64_t input = ph->axis[0].size * ph->axis[1].size * ph->axis[2].size;
+  const int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), l->panel);
+  conv_part c = {.x = (const real *)job->x + (it->n * p->groups + it->group) * l->cin * input,
+                 .packed = (const real *)job->packed + ((ph->before * p->groups) + it->group * ph->taps) * l->cin * l->cout,
+                 .k_first = it->part * per_part, .size = p->operation == VOX_CONV ? p->output : p->spatial};
+  const int64_t first_channel = it->group * l->cout, plane = c.size[0] * c.size[1] * c.size[2];
+  c.k_last = vox_min(l->cout, c.k_first + per_part);
+  c.out = (finish){.y = (real *)job->y + (it->n * p->groups * l->cout + first_channel) * plane,
+                   .plane = plane,
+                   .bias = job->bias ? (const real *)job->bias + first_channel : NULL,
+                   .activation = p->activation,
+                   .slope = (real)p->slope};
+  return c;
+}
+
+/* The item's sums, which go to their places in the output or, in the order of its pixels, to `rows`, l->columns elements
+ * an output channel. */
+static void conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_box *o, const conv_part *c, void *workspace,
+                      real *rows) {
+  const vox_layout *l = job->l;
+  const int direct = job->p->algorithm == VOX_DIRECT;
   const int64_t width = l->vectors * LANES, terms = l->cin * ph->taps;
   const int64_t input = ph->axis[0].size * ph->axis[1].size * ph->axis[2].size;
-  const real *x = (const real *)job->x + (it->n * p->groups + it->group) * l->cin * input;
-  const real *packed = (const real *)job->packed + ((ph->before * p->groups) + it->group * ph->taps) * l->cin * l->cout;
   real *scratch = workspace, *sums = scratch + l->scratch;
   int64_t *off = (int64_t *)(sums + l->sums), *lanes = off + l->taps;
   place *places = (place *)(lanes + l->columns);
-  const int64_t *size = p->operation == VOX_CONV ? p->output : p->spatial;
-  const int64_t first_channel = it->group * l->cout, plane = size[0] * size[1] * size[2];
-  const finish out = {.y = (real *)job->y + (it->n * p->groups * l->cout + first_channel) * plane,
-                      .plane = plane,
-                      .bias = job->bias ? (const real *)job->bias + first_channel : NULL,
-                      .places = places,
-                      .lanes = lanes,
-                      .activation = p->activation,
-                      .slope = (real)p->slope};
-
-  /* the outputs of this item: pixels [0, pixels), in lines of `pitch` of which `cols` count, from (line, w0) on */
-  int64_t line, w0, pitch, cols, pixels, d = 0, h0 = 0, q0 = 0, lines;
-  band b = {0};
-  if (direct) {
-    d = it->band[0];
-    h0 = it->band[1] * l->band[1];
-    w0 = it->band[2] * l->band[2];
-    if (d >= ph->axis[0].count || h0 >= ph->axis[1].count || w0 >= ph->axis[2].count) return;
-    lines = vox_min(l->band[1], ph->axis[1].count - h0);
-    cols = vox_min(l->band[2], ph->axis[2].count - w0);
-    b = band_of(ph, lines, cols);
-    pitch = b.pitch;
-    pixels = (lines - 1) * pitch + cols;
-    line = d * ph->axis[1].count + h0;
+  finish out = c->out;
+  out.places = places;
+  out.lanes = lanes;
+  if (rows) {
+    out.y = rows - c->k_first * l->columns;
+    out.plane = l->columns;
+    for (int64_t v = 0; v * LANES < o->pixels; v++) places[v] = (place){v * LANES, ALL_LANES, 1};
   } else {
-    int64_t total = ph->axis[0].count * ph->axis[1].count * ph->axis[2].count;
-    q0 = it->band[2] * width;
-    if (q0 >= total) return;
-    pixels = vox_min(width, total - q0);
-    pitch = cols = ph->axis[2].count;
-    line = q0 / pitch;
-    w0 = 0;
-    lines = (q0 + pixels - 1) / pitch - line + 1;
+    conv_places(ph, c->size, o->line, o->w0, o->pitch, o->cols, o->skip, o->pixels, places, lanes);
   }
-  const int64_t skip = direct ? 0 : q0 - line * pitch; /* pixels of the first line that belong to the tile before */
-
-  int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), l->panel);
-  int64_t k_first = it->part * per_part, k_last = vox_min(l->cout, k_first + per_part);
-  conv_places(ph, size, line, w0, pitch, cols, skip, pixels, places, lanes);
 
   int64_t c0 = 0;
   do {
     int64_t channels = vox_min(l->block, l->cin - c0), depth = terms ? channels * ph->taps : 0;
     int last = c0 + channels >= l->cin || terms == 0;
     if (depth && direct) {
-      band_copy(ph, &b, d, h0, w0, x + c0 * input, channels, scratch);
+      band_copy(ph, &o->b, o->d, o->h0, o->w0, c->x + c0 * input, channels, scratch);
       /* tiles may run past the last channel's end by less than a tile */
-      memset(scratch + channels * b.plane, 0, (size_t)width * sizeof(real));
-      if (c0 == 0) band_offsets(ph, &b, channels, off);
+      memset(scratch + channels * o->b.plane, 0, (size_t)width * sizeof(real));
+      if (c0 == 0) band_offsets(ph, &o->b, channels, off);
     } else if (depth) {
-      panel_pack(ph, q0, pixels, x + c0 * input, 0, depth, width, scratch);
+      panel_pack(ph, o->q0, o->pixels, c->x + c0 * input, 0, depth, width, scratch);
       if (c0 == 0)
         for (int64_t t = 0; t < depth; t++) off[t] = t * width;
     }
     /* A panel of weights stays in L1 while it meets all pixels, and the outputs are written along their lines. */
-    for (int64_t k0 = k_first, m; k0 < k_last; k0 += m) {
+    for (int64_t k0 = c->k_first, m; k0 < c->k_last; k0 += m) {
       m = vox_panel_width(l->panel, l->cout - k0);
       finish end = out;
-      end.y += k0 * plane;
+      end.y += k0 * out.plane;
       if (out.bias) end.bias += k0;
       if (l->by_channels) {
-        channel_tiles(pixels, depth, packed + k0 * terms, scratch, off, end.y + places->at, plane, &end);
+        channel_tiles(o->pixels, depth, c->packed + k0 * terms, scratch, off, end.y + places->at, out.plane, &end);
         continue;
       }
-      for (int64_t p0 = 0; p0 < pixels; p0 += width) {
+      for (int64_t p0 = 0; p0 < o->pixels; p0 += width) {
         end.places = places + p0 / LANES;
         end.lanes = lanes + p0;
-        pixel_tiles(m, vox_ceil_div(vox_min(width, pixels - p0), LANES), c0 > 0, depth,
-                    packed + k0 * terms + c0 * ph->taps * m, scratch + p0, off, sums + (k0 - k_first) * l->columns + p0,
+        pixel_tiles(m, vox_ceil_div(vox_min(width, o->pixels - p0), LANES), c0 > 0, depth,
+                    c->packed + k0 * terms + c0 * ph->taps * m, scratch + p0, off, sums + (k0 - c->k_first) * l->columns + p0,
                     l->columns, last ? &end : NULL);
       }
     }
     c0 += channels;
   } while (c0 < l->cin && terms);
+}
 
-  if (job->nonfinite && terms)
-    conv_mend_borders(job, ph, x, packed, k_first, k_last, &out, line, w0, cols, skip, skip + (direct ? lines * cols : pixels));
+static void conv_mend(const vox_conv_job *job, const vox_phase *ph, const conv_box *o, const conv_part *c) {
+  if (!job->nonfinite || !ph->taps || !job->l->cin) return;
+  const int64_t pixels = job->p->algorithm == VOX_DIRECT ? o->lines * o->cols : o->pixels;
+  conv_mend_borders(job, ph, c->x, c->packed, c->k_first, c->k_last, &c->out, o->line, o->w0, o->cols, o->skip,
+                    o->skip + pixels);
+}
+
+/* An item of two neighbouring column phases of a gradient at stride 2, whose outputs take turns: stored one by one, they
+ * would take as long as their sums. */
+static void conv_pair(const vox_conv_job *job, const vox_phase *first, const vox_item *it, void *workspace) {
+  const vox_layout *l = job->l;
+  const int64_t residue[3] = {it->phase[0], it->phase[1], 1};
+  vox_phase phases[2] = {*first};
+  vox_conv_phase(job->p, residue, &phases[1]);
+  conv_box box[2];
+  conv_part part[2];
+  real *rows[2] = {(real *)workspace + l->scratch + l->pair, NULL};
+  for (int r = 0; r < 2; r++) {
+    part[r] = conv_part_of(job, &phases[r], it);
+    if (!conv_box_of(job, &phases[r], it, &box[r])) box[r].cols = 0;
+    if (!box[0].cols) return;
+    if (r) rows[1] = rows[0] + (part[0].k_last - part[0].k_first) * l->columns;
+    if (box[r].cols && phases[r].taps && l->cin) conv_sums(job, &phases[r], &box[r], &part[r], workspace, rows[r]);
+  }
+  const finish *out = &part[0].out;
+  for (int64_t k = part[0].k_first; k < part[0].k_last; k++)
+    for (int64_t i = 0; i < box[0].lines; i++) {
+      real *to = out->y + k * out->plane + line_offset(first, part[0].size, box[0].line + i) + 2 * box[0].w0;
+      const vec alone = activate(v_set1(out->bias ? out->bias[k] : 0), out->activation, v_set1(out->slope));
+      for (int64_t j = 0; j < box[0].cols; j += LANES, to += 2 * LANES) {
+        const int64_t n = vox_min(LANES, box[0].cols - j) + vox_max(0, vox_min(LANES, box[1].cols - j));
+        vec v[2];
+        UNROLL for (int r = 0; r < 2; r++)
+          v[r] = phases[r].taps && l->cin ? v_load(rows[r] + (k - part[0].k_first) * l->columns + i * box[r].pitch + j) : alone;
+        prefetch_write(to + out->plane);
+        v_store_n(to, v_zip_low(v[0], v[1]), vox_min(LANES, n));
+        if (n > LANES) v_store_n(to + LANES, v_zip_high(v[0], v[1]), n - LANES);
+      }
+    }
+  for (int r = 0; r < 2; r++)
+    if (box[r].cols) conv_mend(job, &phases[r], &box[r], &part[r]);
+}
+
+static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, void *workspace) {
+  if (job->l->pairs) {
+    conv_pair(job, ph, it, workspace);
+    return;
+  }
+  conv_box box;
+  if (!conv_box_of(job, ph, it, &box)) return;
+  const conv_part part = conv_part_of(job, ph, it);
+  conv_sums(job, ph, &box, &part, workspace, NULL);
+  conv_mend(job, ph, &box, &part);
 }
