@@ -4,6 +4,30 @@
  *
  * Every output is one chain of fused additions in the order of (c, t), started from zero; the bias comes last. */
 
+/* A panel of TILE_M output channels, [cin][taps][TILE_M], whose weights w lie `out` and `in` apart, each with its taps in a
+ * row: as many rows as a vector has lanes are turned at once. */
+INLINE void conv_pack_squares(const real *w, int64_t out, int64_t in, int64_t cin, int64_t taps, real *packed) {
+  enum { TOGETHER = LANES / TILE_M, AHEAD = 8, LINE = 64 / sizeof(real) };
+  for (int64_t c0 = 0; c0 < cin; c0 += TOGETHER) {
+    /* a gradient's channels lie far apart, each a few lines of memory: no processor guesses where the next one is */
+    if (out < in)
+      for (int64_t c = c0 + AHEAD; c < vox_min(cin, c0 + AHEAD + TOGETHER); c++)
+        for (int64_t i = 0; i < TILE_M * taps; i += LINE) prefetch(w + c * in + i);
+    for (int64_t t = 0; t < taps; t += LANES) {
+      const int64_t n = vox_min(LANES, taps - t);
+      vec square[LANES];
+      UNROLL for (int r = 0; r < LANES; r++) {
+        const int64_t c = c0 + r / TILE_M;
+        square[r] = c < cin ? v_load_n(w + c * in + r % TILE_M * out + t, n) : v_zero();
+      }
+      v_transpose(square);
+      for (int s = 0; s < TOGETHER && c0 + s < cin; s++)
+        for (int64_t j = 0; j < n; j++)
+          memcpy(packed + ((c0 + s) * taps + t + j) * TILE_M, (const real *)&square[j] + s * TILE_M, TILE_M * sizeof(real));
+    }
+  }
+}
+
 /* One panel of m output channels of a phase, [cin * taps][m], from weight (k, c / groups, kernel).  The input gradient
  * swaps the roles of k and c.  Returns whether an Inf or a NaN is among them. */
 static int conv_pack(const vox_conv *p, const vox_layout *l, const vox_phase *ph, int64_t group, int64_t k0, int64_t m,
@@ -15,6 +39,10 @@ static int conv_pack(const vox_conv *p, const vox_layout *l, const vox_phase *ph
   const int64_t out_stride = forward ? l->cin * taps : taps, in_stride = forward ? taps : l->cout * taps;
   const real *w = (const real *)weight + group * l->cin * l->cout * taps + k0 * out_stride;
   const vox_axis *a = ph->axis;
+  if (m == TILE_M && LANES % TILE_M == 0 && taps > 1 && ph->taps == taps) {
+    conv_pack_squares(w, out_stride, in_stride, l->cin, taps, packed);
+    return has_nonfinite(packed, l->cin * step);
+  }
   for (int64_t c0 = 0; c0 < l->cin; c0 += together) {
     const int64_t channels = vox_min(together, l->cin - c0);
     real *block = (real *)packed + c0 * step;
