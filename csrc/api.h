@@ -56,7 +56,8 @@ int64_t vox_probe_fma(int32_t type, int64_t iterations, double *sink);
 int64_t vox_probe_copy(int64_t iterations, int64_t count, const float *from, float *to);
 
 /* Packed weights, workspace of a call, and the call.  For the weight gradient, a is the input, b the output's gradient
- * and nothing is packed; otherwise a is what the sum reads and b the packed weight.  bias may be NULL. */
+ * and nothing is packed; otherwise a is what the sum reads and b the packed weight.  For the input gradient that
+ * may refer to the weight, which must stay as it is until the last run.  bias may be NULL. */
 int64_t vox_conv_packed_bytes(const vox_conv *p);
 int64_t vox_conv_workspace_bytes(const vox_conv *p, int64_t threads);
 int vox_conv_pack(const vox_conv *p, const void *weight, void *packed);

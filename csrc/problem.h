@@ -44,6 +44,8 @@ typedef struct vox_layout {
   int64_t tile[3];         /* Winograd: outputs of a tile along each axis */
   int64_t positions;       /* Winograd: points at which a tile is multiplied */
   int64_t images;          /* Winograd: samples, and residues of dilated axes, of an item */
+  int late;                /* an item packs the weights that it alone wants itself, `packing` among the sums */
+  int64_t packing;
   int pairs;               /* the input gradient's two column phases go together, and `pair` is where they meet */
   int64_t pair;            /* among the sums */
   int upsamples;           /* windows of the input gradient lie side by side: bands are of its positions, flat */
@@ -65,7 +67,7 @@ typedef struct vox_conv_job {
   const vox_layout *l;
   const void *x, *bias;
   const void *packed; /* after its header */
-  const void *weight; /* Winograd: the weights as the caller gave them */
+  const void *weight; /* as the caller gave them: for Winograd, and where items pack */
   int nonfinite;      /* the weights hold an Inf or a NaN, which padding must not meet */
   void *y;
 } vox_conv_job;
@@ -133,12 +135,12 @@ typedef struct vox_unit {
   int64_t channels;                        /* of the channel-vector tile */
   int64_t tile_rows[2], tile_k;            /* of the weight gradient's tiles: rows, vectors */
   int (*conv_pack)(const vox_conv *p, const vox_layout *l, const vox_phase *phase, int64_t group, int64_t k0,
-                   int64_t m, const void *weight, void *packed);
+                   int64_t m, int64_t c0, int64_t channels, const void *weight, void *packed);
   void (*conv_item)(const vox_conv_job *job, const vox_phase *phase, const vox_item *item, void *scratch);
   void (*upsample_pack)(const vox_conv *p, const vox_layout *l, const void *weight, void *packed);
   void (*upsample_item)(const vox_conv_job *job, const vox_item *item, void *scratch);
   int (*winograd_pack)(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
-                       void *packed);
+                       int64_t stride, void *packed);
   void (*winograd_item)(const vox_conv_job *job, const vox_item *item, void *scratch);
   void (*weight_item)(const vox_weight_job *job, int64_t item, void *scratch);
   void (*weight_finish)(const vox_weight_job *job, int64_t item);

@@ -256,7 +256,7 @@ static int by_channels(const vox_layout *l, const vox_unit *u, int64_t pixels, i
  * visited one by one and everything else streams.  Small images share an item, and with it a visit of the weights; depths
  * share the slices that they read. */
 static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
-  enum { V_BYTES = 448 * 1024, LEAST_VECTORS = 3, MOST_DEPTHS = 8, MOST_TILES = 128 };
+  enum { V_BYTES = 448 * 1024, LEAST_VECTORS = 3, MOST_DEPTHS = 8, MOST_TILES = 128, LATE_BYTES = 2 << 20 };
   const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0}, line = VOX_ALIGN / size;
   int64_t taps[3], slots[3], per_tile, images, visits, runs, terms, wide = 1;
   vox_phase ph;
@@ -300,6 +300,9 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   if (depth_taps == 1 && l->bands[0] * l->bands[1] * l->bands[2] == 1)
     l->images = vox_max(1, vox_min(vox_min(most, MOST_TILES) / tiles, images / vox_max(1, threads)));
   if (images) l->images = vox_min(l->images, images);
+  /* whether one thread's items would be one a group, whatever the threads are */
+  l->late = p->operation == VOX_CONV_INPUT_GRAD && l->bands[0] * l->bands[1] * l->bands[2] == 1 &&
+            images <= (depth_taps == 1 ? vox_max(1, vox_min(most, MOST_TILES) / tiles) : 1);
   tiles *= l->images;
 
   l->vectors = vox_ceil_div(tiles, u->lanes) + 1;
@@ -320,9 +323,13 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   l->parts = vox_max(1, vox_ceil_div(l->cout, per_part));
   if (__builtin_mul_overflow(visits, l->parts, &l->items)) return VOX_OVERFLOW;
   l->k_block = l->columns <= V_BYTES / size / l->positions ? l->panel : per_part;
+  const int64_t of_channel = l->positions * vox_max(1, l->cin) * depth_taps * size;
+  if (l->late) l->k_block = vox_min(l->k_block, vox_round_up(vox_max(1, LATE_BYTES / of_channel), l->panel));
   if (product((const int64_t[]){l->positions, l->vectors, u->lanes, l->k_block}, 4, &l->sums) ||
       __builtin_add_overflow(l->sums, l->positions * 2 * line, &l->sums))
     return VOX_OVERFLOW;
+  l->packing = l->sums;
+  if (l->late) l->sums += l->positions * (l->k_block * l->cin * depth_taps + 2 * line);
   /* offsets of taps, runs of tiles with the first of each vector, and the images */
   if (__builtin_mul_overflow(depth_taps, l->cin, &l->taps)) return VOX_OVERFLOW;
   l->taps = vox_max(l->taps, taps[0] * l->positions);
@@ -420,6 +427,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
     l->bands[2] = vox_ceil_div(total, width);
   }
 
+  l->late = gradient && p->n * l->bands[0] * l->bands[1] * l->bands[2] == 1;
   const int64_t phases = l->phases[2] / (1 + l->pairs);
   const int64_t visits[] = {p->n, p->groups, l->phases[0], l->phases[1], phases, l->bands[0], l->bands[1], l->bands[2]};
   if (product(visits, 8, &l->items)) return VOX_OVERFLOW;
@@ -443,6 +451,10 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   l->scratch = vox_round_up(l->scratch, VOX_ALIGN / size);
   l->pair = vox_round_up(l->sums, VOX_ALIGN / size);
   l->sums = l->pair + (l->pairs ? vox_round_up(2 * per_part * l->columns + u->lanes, VOX_ALIGN / size) : 0);
+  l->packing = l->sums;
+  if (l->late && (product((const int64_t[]){l->panel, vox_max(1, l->cin), t}, 3, &terms) ||
+                  __builtin_add_overflow(l->sums, vox_round_up(terms, VOX_ALIGN / size), &l->sums)))
+    return VOX_OVERFLOW;
   l->offsets = vox_round_up(l->offsets, VOX_ALIGN / 8);
   return VOX_OK;
 }

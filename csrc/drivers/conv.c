@@ -4,8 +4,12 @@
 
 #include "../problem.h"
 
-/* Before the packed weights: whether an Inf or a NaN is among them. */
+/* Before the packed weights: whether an Inf or a NaN is among them; where items pack, no more than where the weights are. */
 enum { HEADER = VOX_ALIGN };
+typedef struct {
+  int32_t nonfinite;
+  const void *weight;
+} header;
 
 static int64_t element_size(const vox_conv *p) { return p->type == VOX_F64 ? 8 : 4; }
 
@@ -43,6 +47,10 @@ int vox_conv_winograd_tile(const vox_conv *problem, int64_t tile[3], double *gai
 int64_t vox_conv_packed_bytes(const vox_conv *p) {
   if (vox_conv_valid(p)) return vox_conv_valid(p);
   if (p->operation == VOX_CONV_WEIGHT_GRAD) return 0;
+  const vox_conv normal = normal_form(p);
+  const vox_unit *u = vox_unit_used(p->type);
+  vox_layout l;
+  if (p->algorithm != VOX_DEPTHWISE && u && vox_conv_layout(&normal, u, 1, &l) == VOX_OK && l.late) return HEADER;
   int64_t transformed = 0, bytes = weight_bytes(p);
   if (p->algorithm == VOX_WINOGRAD) {
     int64_t tile[3];
@@ -129,6 +137,8 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
   }
   status = vox_conv_layout(&p, u, 1, &l);
   if (status) return status;
+  *(header *)packed = (header){.weight = weight};
+  if (l.late) return VOX_OK;
   if (l.upsamples) { /* no padding, so nothing that an Inf might meet */
     u->upsample_pack(&p, &l, weight, (char *)packed + HEADER);
     *(int32_t *)packed = 0;
@@ -140,7 +150,7 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
       for (int64_t k = 0, m; k < l.cout; k += m) {
         m = vox_panel_width(l.panel, l.cout - k);
         int64_t at = (g * l.cout * l.positions + k) * depth;
-        nonfinite |= u->winograd_pack(&p, &l, g, k, m, weight, (char *)packed + HEADER + at * size);
+        nonfinite |= u->winograd_pack(&p, &l, g, k, m, weight, depth * l.cout, (char *)packed + HEADER + at * size);
       }
     memcpy((char *)packed + HEADER + winograd_bytes(&p, l.tile), weight, (size_t)weight_bytes(&p));
     *(int32_t *)packed = nonfinite;
@@ -155,7 +165,7 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
       for (int64_t k = 0, m; k < l.cout; k += m) {
         m = vox_panel_width(l.panel, l.cout - k);
         int64_t at = (phase.before * p.groups + g * phase.taps) * l.cin * l.cout + k * l.cin * phase.taps;
-        nonfinite |= u->conv_pack(&p, &l, &phase, g, k, m, weight, (char *)packed + HEADER + at * size);
+        nonfinite |= u->conv_pack(&p, &l, &phase, g, k, m, 0, l.cin, weight, (char *)packed + HEADER + at * size);
       }
   }
   *(int32_t *)packed = nonfinite;
@@ -262,7 +272,10 @@ int vox_conv_run(const vox_conv *problem, int64_t threads, const void *a, const 
   conv_call call = {.job = {.p = &p, .l = &l, .x = a, .bias = bias, .packed = (const char *)b + HEADER,
                             .nonfinite = *(const int32_t *)b, .y = out},
                     .unit = unit, .scratch = scratch, .each = s.each};
-  if (p.algorithm == VOX_WINOGRAD) call.job.weight = (const char *)b + HEADER + winograd_bytes(&p, l.tile);
+  if (l.late)
+    call.job.weight = ((const header *)b)->weight;
+  else if (p.algorithm == VOX_WINOGRAD)
+    call.job.weight = (const char *)b + HEADER + winograd_bytes(&p, l.tile);
   if (l.cout == 0) return VOX_OK;
   return vox_parallel(l.items, threads, vox_slice_end(), conv_body, &call, cursor);
 }

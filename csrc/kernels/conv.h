@@ -5,14 +5,14 @@
  * Every output is one chain of fused additions in the order of (c, t), started from zero; the bias comes last. */
 
 /* A panel of TILE_M output channels, [cin][taps][TILE_M], whose weights w lie `out` and `in` apart, each with its taps in a
- * row: as many rows as a vector has lanes are turned at once. */
-INLINE void conv_pack_squares(const real *w, int64_t out, int64_t in, int64_t cin, int64_t taps, real *packed) {
-  enum { TOGETHER = LANES / TILE_M, AHEAD = 8, LINE = 64 / sizeof(real) };
+ * row: as many rows as a vector has lanes are turned at once.  What lies `ahead` will be wanted soon. */
+INLINE void conv_pack_squares(const real *w, int64_t out, int64_t in, int64_t cin, int64_t taps, int64_t ahead, real *packed) {
+  enum { TOGETHER = LANES / TILE_M, LINE = 64 / sizeof(real) };
   for (int64_t c0 = 0; c0 < cin; c0 += TOGETHER) {
     /* a gradient's channels lie far apart, each a few lines of memory: no processor guesses where the next one is */
     if (out < in)
-      for (int64_t c = c0 + AHEAD; c < vox_min(cin, c0 + AHEAD + TOGETHER); c++)
-        for (int64_t i = 0; i < TILE_M * taps; i += LINE) prefetch(w + c * in + i);
+      for (int64_t c = c0; c < c0 + TOGETHER; c++)
+        for (int64_t i = 0; i < TILE_M * taps; i += LINE) prefetch(w + c * in + ahead + i);
     for (int64_t t = 0; t < taps; t += LANES) {
       const int64_t n = vox_min(LANES, taps - t);
       vec square[LANES];
@@ -28,27 +28,30 @@ INLINE void conv_pack_squares(const real *w, int64_t out, int64_t in, int64_t ci
   }
 }
 
-/* One panel of m output channels of a phase, [cin * taps][m], from weight (k, c / groups, kernel).  The input gradient
+/* One panel of m output channels of a phase, [cin * taps][m], of the channels from from_c on, from weight (k, c / groups,
+ * kernel).  The input gradient
  * swaps the roles of k and c.  Returns whether an Inf or a NaN is among them. */
 static int conv_pack(const vox_conv *p, const vox_layout *l, const vox_phase *ph, int64_t group, int64_t k0, int64_t m,
-                     const void *weight, void *packed) {
+                     int64_t from_c, int64_t cin, const void *weight, void *packed) {
   enum { AHEAD = 8, LINE = 64 / sizeof(real) };
   const int64_t *kernel = p->kernel;
   const int64_t taps = kernel[0] * kernel[1] * kernel[2], step = ph->taps * m, together = vox_max(4, 16 / taps);
   const int forward = p->operation == VOX_CONV;
   const int64_t out_stride = forward ? l->cin * taps : taps, in_stride = forward ? taps : l->cout * taps;
-  const real *w = (const real *)weight + group * l->cin * l->cout * taps + k0 * out_stride;
+  const real *w = (const real *)weight + group * l->cin * l->cout * taps + k0 * out_stride + from_c * in_stride;
   const vox_axis *a = ph->axis;
   if (m == TILE_M && LANES % TILE_M == 0 && taps > 1 && ph->taps == taps) {
-    conv_pack_squares(w, out_stride, in_stride, l->cin, taps, packed);
-    return has_nonfinite(packed, l->cin * step);
+    /* the next channels, or those of the next panel, which an item packs as soon as it is through with this one */
+    const int64_t ahead = l->late ? m * out_stride : AHEAD * in_stride;
+    conv_pack_squares(w, out_stride, in_stride, cin, taps, ahead, packed);
+    return has_nonfinite(packed, cin * step);
   }
-  for (int64_t c0 = 0; c0 < l->cin; c0 += together) {
-    const int64_t channels = vox_min(together, l->cin - c0);
+  for (int64_t c0 = 0; c0 < cin; c0 += together) {
+    const int64_t channels = vox_min(together, cin - c0);
     real *block = (real *)packed + c0 * step;
     /* a gradient's channels lie far apart, each a few lines of memory: no processor guesses where the next one is */
     if (!forward)
-      for (int64_t c = c0 + AHEAD; c < vox_min(l->cin, c0 + AHEAD + together); c++)
+      for (int64_t c = c0 + AHEAD; c < vox_min(cin, c0 + AHEAD + together); c++)
         for (int64_t i = 0; i < m * taps; i += LINE) prefetch(w + c * in_stride + i);
     for (int64_t td = 0; td < a[0].taps; td++)
       for (int64_t th = 0; th < a[1].taps; th++)
@@ -66,7 +69,7 @@ static int conv_pack(const vox_conv *p, const vox_layout *l, const vox_phase *ph
               for (int64_t i = 0; i < m; i++) to[i] = from[i * out_stride];
         }
   }
-  return has_nonfinite(packed, l->cin * step);
+  return has_nonfinite(packed, cin * step);
 }
 
 /* Offset in an output channel of column 0 of a phase's line: lines count rows, then depths. */
@@ -194,6 +197,7 @@ typedef struct conv_part {
   const real *x, *packed;
   int64_t k_first, k_last;
   const int64_t *size;
+  int64_t group;
   finish out;
 } conv_part;
 
@@ -204,7 +208,7 @@ static conv_part conv_part_of(const vox_conv_job *job, const vox_phase *ph, cons
   const int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), l->panel);
   conv_part c = {.x = (const real *)job->x + (it->n * p->groups + it->group) * l->cin * input,
                  .packed = (const real *)job->packed + ((ph->before * p->groups) + it->group * ph->taps) * l->cin * l->cout,
-                 .k_first = it->part * per_part, .size = p->operation == VOX_CONV ? p->output : p->spatial};
+                 .k_first = it->part * per_part, .group = it->group, .size = p->operation == VOX_CONV ? p->output : p->spatial};
   const int64_t first_channel = it->group * l->cout, plane = c.size[0] * c.size[1] * c.size[2];
   c.k_last = vox_min(l->cout, c.k_first + per_part);
   c.out = (finish){.y = (real *)job->y + (it->n * p->groups * l->cout + first_channel) * plane,
@@ -216,8 +220,8 @@ static conv_part conv_part_of(const vox_conv_job *job, const vox_phase *ph, cons
 }
 
 /* The item's sums, which go to their places in the output or, in the order of its pixels, to `rows`, l->columns elements
- * an output channel. */
-static void conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_box *o, const conv_part *c, void *workspace,
+ * an output channel.  Returns whether an Inf or a NaN is among weights that it packs itself. */
+static int conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_box *o, const conv_part *c, void *workspace,
                       real *rows) {
   const vox_layout *l = job->l;
   const int direct = job->p->algorithm == VOX_DIRECT;
@@ -237,6 +241,7 @@ static void conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_b
     conv_places(ph, c->size, o->line, o->w0, o->pitch, o->cols, o->skip, o->pixels, places, lanes);
   }
 
+  int nonfinite = 0;
   int64_t c0 = 0;
   do {
     int64_t channels = vox_min(l->block, l->cin - c0), depth = terms ? channels * ph->taps : 0;
@@ -257,27 +262,38 @@ static void conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_b
       finish end = out;
       end.y += k0 * out.plane;
       if (out.bias) end.bias += k0;
+      const real *panel = l->late ? sums + l->packing : c->packed + k0 * terms + c0 * ph->taps * m;
+      if (l->late && depth)
+        nonfinite |= conv_pack(job->p, l, ph, c->group, k0, m, c0, channels, job->weight, sums + l->packing);
       if (l->by_channels) {
-        channel_tiles(o->pixels, depth, c->packed + k0 * terms, scratch, off, end.y + places->at, out.plane, &end);
+        channel_tiles(o->pixels, depth, panel, scratch, off, end.y + places->at, out.plane, &end);
         continue;
       }
       for (int64_t p0 = 0; p0 < o->pixels; p0 += width) {
         end.places = places + p0 / LANES;
         end.lanes = lanes + p0;
         pixel_tiles(m, vox_ceil_div(vox_min(width, o->pixels - p0), LANES), c0 > 0, depth,
-                    c->packed + k0 * terms + c0 * ph->taps * m, scratch + p0, off, sums + (k0 - c->k_first) * l->columns + p0,
+                    panel, scratch + p0, off, sums + (k0 - c->k_first) * l->columns + p0,
                     l->columns, last ? &end : NULL);
       }
     }
     c0 += channels;
   } while (c0 < l->cin && terms);
+  return nonfinite;
 }
 
-static void conv_mend(const vox_conv_job *job, const vox_phase *ph, const conv_box *o, const conv_part *c) {
-  if (!job->nonfinite || !ph->taps || !job->l->cin) return;
+static void conv_mend(const vox_conv_job *job, const vox_phase *ph, const conv_box *o, const conv_part *c, int nonfinite,
+                      void *workspace) {
+  const vox_layout *l = job->l;
+  if (!(job->nonfinite || nonfinite) || !ph->taps || !l->cin) return;
   const int64_t pixels = job->p->algorithm == VOX_DIRECT ? o->lines * o->cols : o->pixels;
-  conv_mend_borders(job, ph, c->x, c->packed, c->k_first, c->k_last, &c->out, o->line, o->w0, o->cols, o->skip,
-                    o->skip + pixels);
+  real *packing = (real *)workspace + l->scratch + l->packing;
+  for (int64_t k0 = c->k_first, m; k0 < c->k_last; k0 += m) {
+    m = vox_panel_width(l->panel, l->cout - k0);
+    const real *packed = l->late ? packing - k0 * l->cin * ph->taps : c->packed;
+    if (l->late && !conv_pack(job->p, l, ph, c->group, k0, m, 0, l->cin, job->weight, packing)) continue;
+    conv_mend_borders(job, ph, c->x, packed, k0, k0 + m, &c->out, o->line, o->w0, o->cols, o->skip, o->skip + pixels);
+  }
 }
 
 /* An item of two neighbouring column phases of a gradient at stride 2, whose outputs take turns: stored one by one, they
@@ -290,12 +306,14 @@ static void conv_pair(const vox_conv_job *job, const vox_phase *first, const vox
   conv_box box[2];
   conv_part part[2];
   real *rows[2] = {(real *)workspace + l->scratch + l->pair, NULL};
+  int nonfinite[2] = {0, 0};
   for (int r = 0; r < 2; r++) {
     part[r] = conv_part_of(job, &phases[r], it);
     if (!conv_box_of(job, &phases[r], it, &box[r])) box[r].cols = 0;
     if (!box[0].cols) return;
     if (r) rows[1] = rows[0] + (part[0].k_last - part[0].k_first) * l->columns;
-    if (box[r].cols && phases[r].taps && l->cin) conv_sums(job, &phases[r], &box[r], &part[r], workspace, rows[r]);
+    if (box[r].cols && phases[r].taps && l->cin)
+      nonfinite[r] = conv_sums(job, &phases[r], &box[r], &part[r], workspace, rows[r]);
   }
   const finish *out = &part[0].out;
   for (int64_t k = part[0].k_first; k < part[0].k_last; k++)
@@ -313,7 +331,7 @@ static void conv_pair(const vox_conv_job *job, const vox_phase *first, const vox
       }
     }
   for (int r = 0; r < 2; r++)
-    if (box[r].cols) conv_mend(job, &phases[r], &box[r], &part[r]);
+    if (box[r].cols) conv_mend(job, &phases[r], &box[r], &part[r], nonfinite[r], workspace);
 }
 
 static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, void *workspace) {
@@ -324,6 +342,6 @@ static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_it
   conv_box box;
   if (!conv_box_of(job, ph, it, &box)) return;
   const conv_part part = conv_part_of(job, ph, it);
-  conv_sums(job, ph, &box, &part, workspace, NULL);
-  conv_mend(job, ph, &box, &part);
+  const int nonfinite = conv_sums(job, ph, &box, &part, workspace, NULL);
+  conv_mend(job, ph, &box, &part, nonfinite, workspace);
 }

@@ -166,15 +166,16 @@ static weight_view view_weight(const vox_conv *p, const vox_layout *l, int64_t g
   return (weight_view){w + taps - 1, taps, l->cout * taps, -1};
 }
 
-/* One panel of m output channels, [depth tap, channel][m], of each position; positions are a group's panels apart, so that
- * one position's weights are one stream.  A vector holds neighbouring elements of the panel's two axes. */
+/* One panel of m output channels, [depth tap, channel][m], of each position; positions are `stride` apart: a group's panels,
+ * so that one position's weights are one stream, or those of an item that packs them itself.  A vector holds neighbouring elements of the panel's two axes. */
 static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
-                         void *packed) {
+                         int64_t stride, void *packed) {
   const weight_view w = view_weight(p, l, group, weight);
   const int mh = (int)l->tile[1], mw = (int)l->tile[2], nh = points_of(mh), nw = points_of(mw);
   const int64_t kh = p->kernel[1], kw = p->kernel[2], plane = kh * kw, count = l->cin * m;
-  const int64_t lowest = w.tap < 0 ? (plane - 1) * w.tap : 0, stride = p->kernel[0] * l->cin * l->cout;
+  const int64_t lowest = w.tap < 0 ? (plane - 1) * w.tap : 0;
   enum { AHEAD = 4 }; /* channels, and vectors of each position: too many streams for the processor to follow */
+  const int64_t ahead = l->late ? m * w.out : AHEAD * w.in; /* the next panel, or the next channels */
   real taps[9][LANES] = {{0}};
   int huge = 0;
   for (int64_t td = 0; td < p->kernel[0]; td++) {
@@ -185,7 +186,7 @@ static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, 
       for (int64_t i = 0, c = e / m, k = e % m; i < lanes; i++, k++) {
         if (k == m) k = 0, c++;
         from[i] = w.first + (k0 + k) * w.out + c * w.in + td * plane * w.tap + lowest;
-        prefetch(from[i] + AHEAD * w.in);
+        prefetch(from[i] + ahead);
       }
       for (int64_t t = 0; t < plane; t += LANES) {
         const int64_t here = vox_min(LANES, plane - t);
@@ -480,7 +481,7 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   const int64_t pixels = block.vectors * LANES, v_stride = odd_lines(l->cin * pixels + LANES);
   const int64_t tiles = (block.count * block.slices - (taps - 1)) * block.tiles, outputs = vox_round_up(tiles, LANES);
 
-  int huge = 0;
+  int huge = 0, mends = job->nonfinite;
   band_offsets(&block.images[0].phase, &b, 1, off);
   memset(scratch + block.count * b.filled, 0, LANES * sizeof(real)); /* the last tiles reach beyond it */
   for (int64_t c = 0; c < l->cin; c++) {
@@ -503,10 +504,16 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
     for (int64_t c = 0; c < l->cin; c++) off[t * l->cin + c] = c * pixels + t * block.tiles;
   for (int64_t kb = k_first; kb < k_last; kb += l->k_block) {
     const int64_t k_end = vox_min(k_last, kb + l->k_block), stride = odd_lines((k_end - kb) * outputs);
+    const int64_t u_stride = l->late ? odd_lines((k_end - kb) * depth) : l->cout * depth;
+    const real *weights = l->late ? products + l->packing : u + kb * depth;
+    for (int64_t k = kb, m; l->late && k < k_end; k += m) {
+      m = vox_panel_width(l->panel, l->cout - k);
+      mends |= winograd_pack(p, l, it->group, k, m, job->weight, u_stride, products + l->packing + (k - kb) * depth);
+    }
     for (int64_t i = 0; i < positions; i++)
       for (int64_t k = kb, m; k < k_end; k += m) {
         m = vox_panel_width(l->panel, l->cout - k);
-        const real *panel = u + (i * l->cout + k) * depth, *from = v + i * v_stride;
+        const real *panel = weights + i * u_stride + (k - kb) * depth, *from = v + i * v_stride;
         real *to = products + i * stride + (k - kb) * outputs;
         if (l->by_channels)
           channel_tiles(tiles, depth, panel, from, off, to, outputs, NULL);
@@ -524,15 +531,22 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
     }
   }
 
-  if (!huge && !job->nonfinite) return;
-  for (int64_t i = 0; i < block.count; i++) {
-    winograd_image *image = &block.images[i];
-    const real *x = (const real *)job->x + (image->n * p->groups + it->group) * l->cin * input;
-    image->phase.axis[0].taps = taps;
-    for (int64_t z = 0; z < image->depths; z++)
-      for (int64_t row = 0; row < image->rows; row++)
-        for (int64_t col = 0; col < image->cols; col++)
-          if (job->nonfinite || patch_is_huge(job, image, x, z, row, col))
-            winograd_mend(job, it, image, x, z, row, col, k_first, k_last);
+  if (!huge && !mends) return;
+  for (int64_t k = k_first, m; k < k_last; k += m) {
+    m = l->late && mends ? vox_panel_width(l->panel, l->cout - k) : k_last - k_first;
+    /* which panels are summed again may not depend on what else the item has packed */
+    const int all = l->late && mends
+                        ? winograd_pack(p, l, it->group, k, m, job->weight, odd_lines(m * depth), products + l->packing)
+                        : mends;
+    for (int64_t i = 0; i < block.count && (all || huge); i++) {
+      winograd_image *image = &block.images[i];
+      const real *x = (const real *)job->x + (image->n * p->groups + it->group) * l->cin * input;
+      image->phase.axis[0].taps = taps;
+      for (int64_t z = 0; z < image->depths; z++)
+        for (int64_t row = 0; row < image->rows; row++)
+          for (int64_t col = 0; col < image->cols; col++)
+            if (all || patch_is_huge(job, image, x, z, row, col))
+              winograd_mend(job, it, image, x, z, row, col, k, k + m);
+    }
   }
 }

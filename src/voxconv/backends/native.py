@@ -282,19 +282,20 @@ def workspace_bytes(problem: ConvProblem, operation: str, algorithm: str, thread
 def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) -> Any:
     """See `voxconv.backends.Backend.pack`."""
     call = _call(problem, operation, algorithm)
-    packed = _Packed(call, block(_check(call.packed_bytes)))
+    packed = _Packed(call, block(_check(call.packed_bytes)), weight)
     _check(lib.vox_conv_pack(call.struct, ffi.from_buffer(weight), packed.pointer))
     return packed
 
 
 class _Packed:
-    """Packed weights, and the call that they are for."""
+    """Packed weights, which may refer to the weights as they came, and the call that they are for."""
 
-    __slots__ = ("call", "pointer")
+    __slots__ = ("_weight", "call", "pointer")
 
-    def __init__(self, call: _Call, pointer: Any) -> None:
+    def __init__(self, call: _Call, pointer: Any, weight: Array) -> None:
         self.call = call
         self.pointer = pointer
+        self._weight = weight
 
 
 def _convolve(
