@@ -168,30 +168,41 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
   real *sums = (real *)job->sums + (group * l->blocks + block) * l->panels * positions * l->rows * l->lanes;
   const int64_t panel = positions * l->rows * l->lanes;
 
-  int64_t chunk = job->stage * l->chunks_per_stage;
+  const int64_t first_chunk = job->stage * l->chunks_per_stage;
+  int64_t chunk = first_chunk;
   const int64_t end = vox_min(l->chunks, chunk + l->chunks_per_stage);
   for (; chunk < end; chunk++) {
-    int64_t w0 = chunk % l->bands[2] * l->band[2], h0 = chunk / l->bands[2] % l->bands[1] * l->band[1];
-    int64_t d = chunk / l->bands[2] / l->bands[1] % a[0].count;
-    const int64_t n = chunk / l->bands[2] / l->bands[1] / a[0].count * l->images, images = vox_min(l->images, p->n - n);
+    const int64_t d = chunk % a[0].count, band_at = chunk / a[0].count;
+    const int64_t w0 = band_at % l->bands[2] * l->band[2], h0 = band_at / l->bands[2] % l->bands[1] * l->band[1];
+    const int64_t n = band_at / l->bands[2] / l->bands[1] * l->images, images = vox_min(l->images, p->n - n);
     const int64_t lines = vox_min(l->band[1], a[1].count - h0), cols = vox_min(l->band[2], a[2].count - w0);
     const int64_t per_image = lines * cols, tiles = images * per_image, pitch = cols * TILE;
-    const band b = band_of(ph, lines, cols);
+    vox_phase slice = *ph; /* one depth of x */
+    slice.axis[0].taps = 1;
+    const band b = band_of(&slice, lines, cols);
     const int64_t apart = vox_round_up((lines - 1) * b.pitch + cols, LANES), pixels = images * apart;
     const int64_t v_stride = odd_lines(rows * pixels), u_stride = odd_lines(tiles * l->lanes);
-    band_offsets(ph, &b, 1, taps);
-    for (int64_t i = 0; i < images; i++) {
-      const real *x = (const real *)job->x + (((n + i) * p->groups + group) * l->cin + c0) * image;
-      for (int64_t c = 0; c < channels; c++) {
-        band_copy(ph, &b, d, h0, w0, x + c * image, 1, scratch);
-        memset(scratch + b.filled, 0, LANES * sizeof(real)); /* the last tiles reach beyond it */
-        for (int64_t td = 0; td < depth; td++)
-          winograd_input(TILE, TILE, scratch, taps + td * positions, apart, v + (c * depth + td) * pixels + i * apart, v_stride);
+    band_offsets(&slice, &b, 1, taps);
+    /* of neighbouring depths all slices but one are there from the chunk before: they take turns */
+    const int ring = a[0].step == 1 && a[0].offset_step == 1, begun = ring && d > 0 && chunk > first_chunk;
+    for (int64_t td = begun ? depth - 1 : 0; td < depth; td++)
+      for (int64_t i = 0; i < images; i++) {
+        const real *x = (const real *)job->x + (((n + i) * p->groups + group) * l->cin + c0) * image;
+        slice.axis[0].offset0 = vox_axis_offset(&a[0], td);
+        for (int64_t c = 0; c < channels; c++) {
+          band_copy(&slice, &b, d, h0, w0, x + c * image, 1, scratch);
+          memset(scratch + b.filled, 0, LANES * sizeof(real)); /* the last tiles reach beyond it */
+          winograd_input(TILE, TILE, scratch, taps, apart,
+                         v + ((ring ? (d + td) % depth : td) * channels + c) * pixels + i * apart, v_stride);
+        }
       }
-      for (int64_t t = 0; t < per_image; t++) off[i * per_image + t] = i * apart + t / cols * b.pitch + t % cols;
-    }
+    for (int64_t t = 0; t < tiles; t++)
+      off[t] = t / per_image * apart + t % per_image / cols * b.pitch + t % per_image % cols;
     /* rows that fill up the last register tile repeat its first; their sums are never read */
-    for (int64_t i = 0; i < l->rows; i++) row[i] = (i < rows ? i : i - i % l->tile_rows) * pixels;
+    for (int64_t i = 0; i < l->rows; i++) {
+      const int64_t r = i < rows ? i : i - i % l->tile_rows, td = r % depth;
+      row[i] = ((ring ? (d + td) % depth : td) * channels + r / depth) * pixels;
+    }
 
     const int64_t high = vox_min(lines * TILE, a[1].outputs - h0 * TILE), wide = vox_min(pitch, a[2].outputs - w0 * TILE);
     real *u = packed + vox_max(lines * TILE * pitch, positions * l->tile_rows) * l->lanes;
