@@ -178,9 +178,13 @@ static double tile_vectors(const vox_conv *p, const vox_unit *u, int64_t mh, int
 /* Estimated time in units of one vector multiply-add: products, transforms, and the stream of the weights, which hides
  * behind the products in part. */
 static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw, double depth, double outputs) {
-  enum { INPUT = 24, OUTPUT = 18 }; /* measured, the gather and the stores included, of a point and channel */
+  /* measured, the gather and the stores included, of a point and channel; the second where rows of tiles fill vectors, so
+   * that none has to be put together from several */
+  static const int input[] = {24, 14}, output[] = {18, 12};
+  const int64_t *out = p->operation == VOX_CONV ? p->output : p->spatial;
+  const int wide = vox_ceil_div(vox_ceil_div(out[2], p->dilation[2]), mw) >= u->lanes;
   const double n = (double)(points(mh) * points(mw)), inputs = depth / (double)p->kernel[0];
-  const double products = tile_vectors(p, u, mh, mw) * (depth * outputs + INPUT * inputs + OUTPUT * outputs);
+  const double products = tile_vectors(p, u, mh, mw) * (depth * outputs + input[wide] * inputs + output[wide] * outputs);
   return n * (products + per_weight(p, u) * depth * outputs);
 }
 
