@@ -13,7 +13,8 @@ from typing import Any
 from numba import njit, types
 
 from voxconv.backends._numba_ir import LONE_VECTORS, ROWS, VECTOR_BYTES, VECTORS, job_type, pointer, record
-from voxconv.backends._numba_tiles import copy_row, dot_row, lane_sum, pack_panel, row_tiles, tiles, turn
+from voxconv.backends._numba_tiles import copy_row, pack_panel, spread_row, tiles
+from voxconv.backends._numba_weight_tiles import dot_row, lane_sums, row_tiles, turn
 
 _helper: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 # A helper has machine code of its own beside that of the kernel it is linked into: what holds tiles is inlined.
@@ -186,107 +187,120 @@ def spread_sums(
 ) -> None:  # fmt: skip
     """Finish pixels [p, end) of ``rows`` channels of sums, whose columns lie apart in y; see `list_places`."""
     biases, slope = pointer(dtype, bias), dtype(job.slope)
-    for i in range(rows):
-        to = pointer(dtype, y + i * job.full_d * job.full_h * job.full_w * itemsize)
-        values = pointer(dtype, sums + i * job.width * itemsize)
-        for q in range(p, end):
-            if q % pitch < columns:
-                value = values[q - p] + biases[i]
+    plane, q = job.full_d * job.full_h * job.full_w, p
+    while q < end:
+        row = q // pitch
+        j = q - row * pitch
+        count = min(columns - j, end - q)
+        at = row * job.spread_h * job.full_w + j * job.spread_w
+        for i in range(rows if count > 0 else 0):
+            to, source = y + (at + i * plane) * itemsize, sums + (i * job.width + q - p) * itemsize
+            if job.spread_w == 2:
+                spread_row(dtype, to, source, count, biases[i], slope)
+                continue
+            outputs, values = pointer(dtype, to), pointer(dtype, source)
+            for k in range(count):
+                value = values[k] + biases[i]
                 less = slope * value if slope != 0 else slope
-                at = q // pitch * job.spread_h * job.full_w + q % pitch * job.spread_w
-                to[at] = less if value < 0 else value
+                outputs[k * job.spread_w] = less if value < 0 else value
+        q += count if count > 0 else pitch - j
 
 
-def sweep(dtype: Any) -> Callable[..., None]:
-    """The sum of `SWEEP`: fill the panel, then blocks of terms > panels of output channels > tiles of pixels.
+def sweep(spread: bool) -> Callable[[Any], Callable[..., None]]:
+    """What makes the sum of `SWEEP`: fill the panel, then blocks of terms > panels of outputs > tiles of pixels.
 
-    A box is computed as one flat run of pixels with the panel's pitch; its columns past the box are dropped.
+    A box is computed as one flat run of pixels with the panel's pitch; its columns past the box are dropped.  Where
+    neighbouring outputs lie apart in y, it is the kernel with ``spread``; nobody else waits for that to be compiled.
     """
-    itemsize = dtype.bitwidth // 8
-    lanes = VECTOR_BYTES // itemsize
 
-    def kernel(jobs: Any, item: int, slot: int) -> None:
-        job = record(jobs)
-        part, item = item % job.parts, item // job.parts
-        w, item = item % job.boxes_w * job.box_w, item // job.boxes_w
-        h, item = item % job.boxes_h * job.box_h, item // job.boxes_h
-        depth, item = item % job.boxes_d * job.box_d, item // job.boxes_d
-        rows, columns = min(job.box_h, job.outputs_h - h), min(job.box_w, job.outputs_w - w)
-        pitch = job.box_w + job.span_w
-        pixels = (rows - 1) * pitch + columns
-        most = VECTORS if 2 * job.outs > ROWS else LONE_VECTORS
-        vectors = -(-pixels // lanes)
-        count = -(-vectors // most)
-        scratch = job.scratch + slot * job.each
-        sums, tail, places = scratch + job.panel, scratch + job.tail, scratch + job.places
-        plane, slope = job.full_d * job.full_h * job.full_w, dtype(job.slope)
-        size = job.size_d * job.size_h * job.size_w
-        k_first = part * job.per_part
-        k_last = min(job.outs, k_first + job.per_part)
-        one_block = job.block >= job.terms
-        whole = pointer(types.int64, places)
-        places += -(-count * 8 // 64) * 64
-        for index in range(count if job.spread_w == 1 else 0):
-            begin, end = vectors * index // count * lanes, min(vectors * (index + 1) // count * lanes, pixels)
-            whole[index] = list_places(
-                itemsize, lanes, most, places + index * job.place, begin, end, pitch, columns,
-                job.spread_h * job.full_w,
-            )  # fmt: skip
-        for image in range(item * job.run, min((item + 1) * job.run, job.samples * job.groups)):
-            x = job.x + image * job.channels * size * itemsize
-            bias = job.bias + image % job.groups * job.outs * itemsize
-            weights = job.w + image % job.groups * job.padded * job.terms * itemsize
-            for d in range(depth, min(depth + job.box_d, job.outputs_d)):
-                off = job.xoff + d % job.ring * job.terms * 8
-                line = (job.first_d + d * job.spread_d) * job.full_h + job.first_h + h * job.spread_h
-                y = job.y + (
-                    image * job.outs * plane + line * job.full_w + job.first_w + w * job.spread_w
-                ) * itemsize  # fmt: skip
-                base = scratch
-                if job.in_place:
-                    base = x + w * itemsize
-                else:
-                    q = d if d == depth else d + job.ring - 1
-                    fill(
-                        dtype, job, itemsize, job.channels, x, scratch, d, q, h, w, rows + job.span_h,
-                        columns + job.span_w,
-                    )  # fmt: skip
-                for k0 in range(k_first, k_last, job.chunk):
-                    for t0 in range(0, job.terms, job.block):
-                        n = min(job.block, job.terms - t0)
-                        last = t0 + n == job.terms
-                        k = k0
-                        while k < min(k_last, k0 + job.chunk):
-                            height = panel_rows(job.outs - k)
-                            present = min(height, job.outs - k) if last else 0
-                            panel = weights + (k * job.terms + t0 * height) * itemsize
-                            to, start = y + k * plane * itemsize, bias + k * itemsize
-                            for index in range(count):
-                                before = vectors * index // count
-                                wide, p = vectors * (index + 1) // count - before, before * lanes
-                                source, offsets = base + p * itemsize, off + t0 * 8
-                                if job.in_place and w + p + most * lanes > size:  # only the last may
-                                    for c in range(0 if k > k0 else n):
-                                        row = x + ((t0 + c) * size + w + p) * itemsize
-                                        place = tail + c * most * VECTOR_BYTES
-                                        copy_row(dtype, 1, place, row, 0, size - w - p, most * lanes)
-                                    source, offsets = tail, job.tailoff
-                                waiting = sums
-                                if not one_block:
-                                    waiting += ((k - k0) * job.width + index * most * lanes) * itemsize
-                                list_at = places + index * job.place
-                                tiles(
-                                    dtype, height, wide, t0, n, panel, source, offsets, waiting, job.width,
-                                    present if job.spread_w == 1 else 0, whole[index], to, plane, start, list_at, slope,
-                                )  # fmt: skip
-                                if last and job.spread_w > 1:
-                                    spread_sums(
-                                        dtype, job, itemsize, to, start, present, waiting, pitch, columns, p,
-                                        min(p + wide * lanes, pixels),
+    def make(dtype: Any) -> Callable[..., None]:
+        itemsize = dtype.bitwidth // 8
+        lanes = VECTOR_BYTES // itemsize
+
+        def kernel(jobs: Any, item: int, slot: int) -> None:
+            job = record(jobs)
+            part, item = item % job.parts, item // job.parts
+            w, item = item % job.boxes_w * job.box_w, item // job.boxes_w
+            h, item = item % job.boxes_h * job.box_h, item // job.boxes_h
+            depth, item = item % job.boxes_d * job.box_d, item // job.boxes_d
+            rows, columns = min(job.box_h, job.outputs_h - h), min(job.box_w, job.outputs_w - w)
+            pitch = job.box_w + job.span_w
+            pixels = (rows - 1) * pitch + columns
+            most = VECTORS if 2 * job.outs > ROWS else LONE_VECTORS
+            vectors = -(-pixels // lanes)
+            count = -(-vectors // most)
+            scratch = job.scratch + slot * job.each
+            sums, tail, places = scratch + job.panel, scratch + job.tail, scratch + job.places
+            plane, slope = job.full_d * job.full_h * job.full_w, dtype(job.slope)
+            size = job.size_d * job.size_h * job.size_w
+            k_first = part * job.per_part
+            k_last = min(job.outs, k_first + job.per_part)
+            one_block = job.block >= job.terms
+            whole = pointer(types.int64, places)
+            places += -(-count * 8 // 64) * 64
+            for index in range(0 if spread else count):
+                begin, end = vectors * index // count * lanes, min(vectors * (index + 1) // count * lanes, pixels)
+                whole[index] = list_places(
+                    itemsize, lanes, most, places + index * job.place, begin, end, pitch, columns,
+                    job.spread_h * job.full_w,
+                )  # fmt: skip
+            for image in range(item * job.run, min((item + 1) * job.run, job.samples * job.groups)):
+                x = job.x + image * job.channels * size * itemsize
+                bias = job.bias + image % job.groups * job.outs * itemsize
+                weights = job.w + image % job.groups * job.padded * job.terms * itemsize
+                for d in range(depth, min(depth + job.box_d, job.outputs_d)):
+                    off = job.xoff + d % job.ring * job.terms * 8
+                    line = (job.first_d + d * job.spread_d) * job.full_h + job.first_h + h * job.spread_h
+                    y = job.y + (
+                        image * job.outs * plane + line * job.full_w + job.first_w + w * job.spread_w
+                    ) * itemsize  # fmt: skip
+                    base = scratch
+                    if job.in_place:
+                        base = x + w * itemsize
+                    else:
+                        q = d if d == depth else d + job.ring - 1
+                        fill(
+                            dtype, job, itemsize, job.channels, x, scratch, d, q, h, w, rows + job.span_h,
+                            columns + job.span_w,
+                        )  # fmt: skip
+                    for k0 in range(k_first, k_last, job.chunk):
+                        for t0 in range(0, job.terms, job.block):
+                            n = min(job.block, job.terms - t0)
+                            last = t0 + n == job.terms
+                            k = k0
+                            while k < min(k_last, k0 + job.chunk):
+                                height = panel_rows(job.outs - k)
+                                present = min(height, job.outs - k) if last else 0
+                                panel = weights + (k * job.terms + t0 * height) * itemsize
+                                to, start = y + k * plane * itemsize, bias + k * itemsize
+                                for index in range(count):
+                                    before = vectors * index // count
+                                    wide, p = vectors * (index + 1) // count - before, before * lanes
+                                    source, offsets = base + p * itemsize, off + t0 * 8
+                                    if job.in_place and w + p + most * lanes > size:  # only the last may
+                                        for c in range(0 if k > k0 else n):
+                                            row = x + ((t0 + c) * size + w + p) * itemsize
+                                            place = tail + c * most * VECTOR_BYTES
+                                            copy_row(dtype, 1, place, row, 0, size - w - p, most * lanes)
+                                        source, offsets = tail, job.tailoff
+                                    waiting = sums
+                                    if not one_block:
+                                        waiting += ((k - k0) * job.width + index * most * lanes) * itemsize
+                                    list_at = places + index * job.place
+                                    tiles(
+                                        dtype, height, wide, t0, n, panel, source, offsets, waiting, job.width,
+                                        0 if spread else present, whole[index], to, plane, start, list_at, slope,
                                     )  # fmt: skip
-                            k += height
+                                    if spread and last:
+                                        spread_sums(
+                                            dtype, job, itemsize, to, start, present, waiting, pitch, columns, p,
+                                            min(p + wide * lanes, pixels),
+                                        )  # fmt: skip
+                                k += height
 
-    return kernel
+        return kernel
+
+    return make
 
 
 def weight(dtype: Any) -> Callable[..., None]:
@@ -365,7 +379,7 @@ def weight(dtype: Any) -> Callable[..., None]:
                 for k in range(k_first, k_last):
                     for t in range(terms):
                         to = job.gw + (wrow[group * job.outs + k] + woff[first_term + t]) * itemsize
-                        lane_sum(dtype, to, sums + (k * job.height + t) * width * itemsize)
+                        lane_sums(dtype, 1, to, sums + (k * job.height + t) * width * itemsize)
                 continue
             for k in range(k_first * width, min(k_last * width, job.outs), lanes):
                 at, count = (k // width * job.height) * width + k % width, min(lanes, job.outs - k)

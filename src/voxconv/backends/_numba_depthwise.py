@@ -11,7 +11,7 @@ from voxconv.backends._numba_ir import ROWS, VECTOR_BYTES, job_type, pointer, re
 from voxconv.backends._numba_planes import plane_dots, planes
 from voxconv.backends._numba_pool import taps_met
 from voxconv.backends._numba_rows import line_of_pairs, taps_edge, taps_inside
-from voxconv.backends._numba_tiles import lane_sums
+from voxconv.backends._numba_weight_tiles import lane_sums
 
 DEPTHWISE = job_type(
     """

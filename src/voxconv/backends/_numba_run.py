@@ -30,7 +30,8 @@ except ImportError:  # without the compiled library there are no threads of its 
     ffi = lib = None
 
 KERNELS = {
-    "sweep": (_numba_conv.sweep, SWEEP),
+    "sweep": (_numba_conv.sweep(False), SWEEP),
+    "sweep-spread": (_numba_conv.sweep(True), SWEEP),
     "pack": (_numba_conv.pack, PACK),
     "weight": (_numba_conv.weight, WEIGHT),
     **{f"max_pool-{step}-{known}": (_numba_pool.max_pool(step, known), POOL) for step, known in FORMS},

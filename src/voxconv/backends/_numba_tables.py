@@ -235,7 +235,7 @@ def _sweep(problem: ConvProblem, backward: bool, algorithm: str, axes: tuple[Axi
     )  # fmt: skip
     return Sweep(
         record, tables, axes, slots, (box_h, box_w), in_place, problem.groups, channels, outs, channel, wrow, woff,
-        items * parts, each,
+        items * parts, each, "sweep" if axes[2].spread == 1 else "sweep-spread",
     )  # fmt: skip
 
 
