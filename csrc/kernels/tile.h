@@ -53,11 +53,20 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
   for (int64_t t = 0; t < n; t++, a += M) {
     const real *x = b + off[t];
     prefetch_ahead(a);
-    vec pixel[MOST_V];
-    UNROLL for (int v = 0; v < V; v++) pixel[v] = v_load(x + v * LANES);
-    UNROLL for (int i = 0; i < M; i++) {
-      vec weight = v_set1(a[i]);
-      UNROLL for (int v = 0; v < V; v++) sum[i][v] = v_fma(weight, pixel[v], sum[i][v]);
+    if (M < V) { /* the fewer operands are held, the others pass */
+      vec weight[MOST_M];
+      UNROLL for (int i = 0; i < M; i++) weight[i] = v_opaque(v_set1(a[i]));
+      UNROLL for (int v = 0; v < V; v++) {
+        const vec pixel = v_opaque(v_load(x + v * LANES));
+        UNROLL for (int i = 0; i < M; i++) sum[i][v] = v_fma(weight[i], pixel, sum[i][v]);
+      }
+    } else {
+      vec pixel[MOST_V];
+      UNROLL for (int v = 0; v < V; v++) pixel[v] = v_load(x + v * LANES);
+      UNROLL for (int i = 0; i < M; i++) {
+        const vec weight = v_set1(a[i]);
+        UNROLL for (int v = 0; v < V; v++) sum[i][v] = v_fma(weight, pixel[v], sum[i][v]);
+      }
     }
   }
   if (!end) {
@@ -142,7 +151,7 @@ INLINE void channel_tile(const int V, const int T, int64_t n, const real *a, con
   UNROLL for (int j = 0; j < T; j++)
     UNROLL for (int v = 0; v < V; v++) sum[j][v] = v_zero();
   for (int64_t t = 0; t < n; t++, a += V * LANES) {
-    const real *x = b + off[t];
+    const real *x = p_opaque(b + off[t]);
     vec weight[CHANNEL_V];
     UNROLL for (int v = 0; v < V; v++) prefetch_ahead(a + v * LANES);
     UNROLL for (int v = 0; v < V; v++) weight[v] = v_load(a + v * LANES);
@@ -157,7 +166,7 @@ INLINE void channel_tile(const int V, const int T, int64_t n, const real *a, con
 
 /* Its sums, turned to rows of `count` pixels, one for each channel and `pitch` apart; with bias and activation if `end` is
  * given. */
-static void channel_finish(const real *sums, int64_t count, real *rows, int64_t pitch, const finish *end) {
+NOINLINE void channel_finish(const real *sums, int64_t count, real *rows, int64_t pitch, const finish *end) {
   for (int v = 0; v < CHANNEL_V; v++)
     for (int64_t j = 0; j < count; j += LANES) {
       const int64_t here = vox_min(LANES, count - j);
