@@ -164,8 +164,6 @@ static double per_weight(const vox_conv *p, const vox_unit *u) {
   return STREAM + (p->operation == VOX_CONV_INPUT_GRAD ? (double)PACK / (double)u->lanes : 0);
 }
 
-static int64_t points(int64_t tile) { return tile == 1 ? 1 : tile + 2; }
-
 /* Vectors of tiles of one depth of a sample: its residues, and its depths, share the lanes. */
 static double tile_vectors(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw) {
   const int64_t *out = p->operation == VOX_CONV ? p->output : p->spatial;
@@ -183,7 +181,7 @@ static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, in
   static const int input[] = {24, 14}, output[] = {18, 12};
   const int64_t *out = p->operation == VOX_CONV ? p->output : p->spatial;
   const int wide = vox_ceil_div(vox_ceil_div(out[2], p->dilation[2]), mw) >= u->lanes;
-  const double n = (double)(points(mh) * points(mw)), inputs = depth / (double)p->kernel[0];
+  const double n = (double)((mh - 1 + p->kernel[1]) * (mw - 1 + p->kernel[2])), inputs = depth / (double)p->kernel[0];
   const double products = tile_vectors(p, u, mh, mw) * (depth * outputs + input[wide] * inputs + output[wide] * outputs);
   return n * (products + per_weight(p, u) * depth * outputs);
 }
@@ -221,19 +219,20 @@ static int winograd_weight_tile(const vox_conv *p, const vox_unit *u, int64_t ti
 /* The form of the least estimated time and how many times faster than the direct sum it should be; VOX_INVALID where no
  * form applies. */
 int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], double *gain) {
+  enum { MOST_POINTS = 8 };
   static const int64_t forms[][2] = {{4, 4}, {4, 2}, {2, 2}, {1, 4}, {1, 2}};
   const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
   const double depth = (double)((gradient ? p->k : p->c) / p->groups * p->kernel[0]);
   const double outputs = (double)((gradient ? p->c : p->k) / p->groups);
   if (p->operation == VOX_CONV_WEIGHT_GRAD) return winograd_weight_tile(p, u, tile, gain);
-  if (p->kernel[2] != 3 || (p->kernel[1] != 3 && p->kernel[1] != 1))
-    return VOX_INVALID;
+  if (p->kernel[2] != 3 && p->kernel[2] != 5 && p->kernel[2] != 7) return VOX_INVALID;
+  if (p->kernel[1] != p->kernel[2] && p->kernel[1] != 1) return VOX_INVALID;
   for (int i = 0; i < 3; i++)
     if ((p->stride[i] != 1 && (i > 0 || gradient)) || (i > 0 && p->dilation[i] > 64)) return VOX_INVALID;
   double least = 0;
   for (unsigned i = 0; i < sizeof forms / sizeof forms[0]; i++) {
     int64_t mh = forms[i][0], mw = forms[i][1];
-    if ((mh == 1) != (p->kernel[1] == 1)) continue;
+    if ((mh == 1) != (p->kernel[1] == 1) || mw - 1 + p->kernel[2] > MOST_POINTS || mh - 1 + p->kernel[1] > MOST_POINTS) continue;
     double time = winograd_time(p, u, mh, mw, depth, outputs);
     if (least == 0 || time < least) {
       least = time;
@@ -243,8 +242,8 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
     }
   }
   const int64_t *out = gradient ? p->spatial : p->output;
-  const double lines = (double)out[1] * (double)(out[2] + 2 * p->dilation[2]);
-  const double direct = (double)(p->kernel[1] * 3) * (lines / (double)u->lanes + per_weight(p, u)) * depth * outputs;
+  const double lines = (double)out[1] * (double)(out[2] + (p->kernel[2] - 1) * p->dilation[2]);
+  const double direct = (double)(p->kernel[1] * p->kernel[2]) * (lines / (double)u->lanes + per_weight(p, u)) * depth * outputs;
   *gain = direct / (least > 1 ? least : 1);
   return VOX_OK;
 }

@@ -85,6 +85,7 @@ CONV = [
     _conv("1d-depthwise", 2, 5, 5, (37,), (5,), groups=5, padding=2),
     _conv("1d-depthwise-long", 1, 3, 3, (3000,), (3,), groups=3, padding=1),
     _conv("1d-long-kernel", 1, 1, 2, (200,), (128,), padding=64),
+    *(_conv(f"1d-winograd-{k}", 2, 24, 16, (67,), (k,), padding=k // 2) for k in (3, 5, 7)),
     # two axes: pointwise
     _conv("1x1", 1, 8, 16, (9, 9), (1, 1)),
     _conv("1x1-odd", 2, 7, 13, (5, 11), (1, 1)),
@@ -118,6 +119,11 @@ CONV = [
     _conv("2x2-stride-2-remainder", 1, 3, 4, (5, 7), (2, 2), stride=2),
     _conv("first-layer-7x7", 1, 3, 16, (29, 31), (7, 7), stride=2, padding=3),
     _conv("5x5", 1, 6, 10, (13, 18), (5, 5), padding=2),
+    # Winograd by 8 points: whole tiles, a row and column more, one less; turned kernels do not look alike
+    *(_conv(f"5x5-winograd-{s}", 1, 16, 16, (s, s + 1), (5, 5), padding=2) for s in (15, 16, 17)),
+    *(_conv(f"7x7-winograd-{s}", 2, 16, 12, (s, s + 1), (7, 7), padding=3) for s in (9, 16)),
+    _conv("5x5-winograd-dilated", 1, 16, 16, (19, 22), (5, 5), padding=4, dilation=2),
+    _conv("5x5-winograd-groups", 1, 32, 32, (14, 14), (5, 5), groups=2),
     _conv("1x7", 1, 8, 8, (9, 17), (1, 7), padding=(0, 3)),
     _conv("7x1", 1, 8, 8, (17, 9), (7, 1), padding=(3, 0)),
     _conv("kernel-is-map", 2, 9, 5, (6, 5), (6, 5)),
@@ -148,6 +154,7 @@ CONV = [
     # three axes
     _conv("3d-3x3x3", 1, 4, 6, (6, 7, 9), (3, 3, 3), padding=1),
     _conv("3d-winograd-size", 1, 16, 16, (6, 12, 12), (3, 3, 3), padding=1),
+    _conv("3d-winograd-5x5x5", 1, 8, 8, (6, 9, 10), (5, 5, 5), padding=2),
     _conv("3d-1x1x1", 2, 5, 9, (3, 4, 5), (1, 1, 1)),
     _conv("3d-stride-2", 1, 3, 8, (9, 8, 11), (3, 3, 3), stride=2, padding=1),
     _conv("3d-dilated", 1, 2, 4, (9, 8, 10), (2, 3, 3), dilation=(3, 2, 1), padding=(1, 2, 1)),

@@ -40,8 +40,8 @@ def limit(problem, operation, algorithm, x, w, b, gy):
     return oracle.bound(oracle.weight_grad(p, x, gy), p.n * int(np.prod(p.output)), name)
 
 
-WINOGRAD_UNITS = 150
-"""Roundings, in units of the patch's magnitude, that a Winograd result may be off by."""
+WINOGRAD_UNITS, WIDE_WINOGRAD_UNITS = 150, 2000
+"""Roundings, in units of the patch's magnitude, that a Winograd result may be off by: of 3 taps, and of more."""
 
 
 def _winograd_limit(p, operation, x, w, b, gy):
@@ -49,7 +49,7 @@ def _winograd_limit(p, operation, x, w, b, gy):
 
     Taking the largest of the channel's plane in its place is looser, and needs no knowledge of where tiles begin.
     """
-    unit = WINOGRAD_UNITS * oracle.UNIT[p.dtype.name]
+    unit = (WINOGRAD_UNITS if p.kernel[-1] == 3 else WIDE_WINOGRAD_UNITS) * oracle.UNIT[p.dtype.name]
     x, w, b, gy = oracle.magnitudes(x, w, b, gy)
     axes = tuple(range(2, 2 + p.rank))
     source = {"conv": x, "conv_input_grad": gy, "conv_weight_grad": x}[operation]

@@ -220,7 +220,7 @@ def test_peer_that_is_not_there(monkeypatch):
 def measured():
     told = []
     found = run(
-        "demo", ["forward"], ["native", "reference", "native-winograd"], [], seconds=0.01,
+        "demo", ["forward"], ["native", "reference", "reference-winograd"], [], seconds=0.01,
         progress=lambda *state: told.append(state),
     )  # fmt: skip
     assert told == [*((i, 3, layer.name) for i, layer in enumerate(DEMO)), (3, 3, "")]
@@ -234,7 +234,7 @@ def test_run(measured):
         assert all(result["rounds"] == len(result["samples"]) >= 3 for result in layer["results"].values())
         assert layer["probes"]["fma"] > 1e8
         assert layer["probes"]["copy"] > 1e7
-    assert "native-winograd" in measured["layers"][0]["refused"]
+    assert "reference-winograd" in measured["layers"][0]["refused"]
 
 
 def test_table(measured):
@@ -245,7 +245,7 @@ def test_table(measured):
     means = report.geomeans(table)
     assert math.isclose(means["reference"], math.prod(row.ratios["reference"] for row in table) ** (1 / len(table)))
     text = report.as_text(measured)
-    assert all(word in text for word in ("slice.5x5", "geomean", "native-winograd left out of", measured["cpu"]))
+    assert all(word in text for word in ("slice.5x5", "geomean", "reference-winograd left out of", measured["cpu"]))
     page = report.as_markdown([measured, measured], "a.png")
     assert page.startswith("# Benchmarks")
     assert measured["cpu"] in page

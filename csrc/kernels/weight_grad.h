@@ -192,7 +192,7 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
         for (int64_t c = 0; c < channels; c++) {
           band_copy(&slice, &b, d, h0, w0, x + c * image, 1, scratch);
           memset(scratch + b.filled, 0, LANES * sizeof(real)); /* the last tiles reach beyond it */
-          winograd_input(TILE, TILE, scratch, taps, apart,
+          winograd_input(TILE + 2, TILE + 2, scratch, taps, apart,
                          v + ((ring ? (d + td) % depth : td) * channels + c) * pixels + i * apart, v_stride);
         }
       }

@@ -1,5 +1,5 @@
-/* Winograd's minimal filtering for kernels of 3 taps at stride 1 (Lavin and Gray 2016, section 4; points after Barabasz et
- * al. 2020): along an axis, m outputs of 3 taps need n = m + 2 products instead of 3 m,
+/* Winograd's minimal filtering for kernels of 3, 5 or 7 taps at stride 1 (Lavin and Gray 2016, section 4; points after
+ * Barabasz et al. 2020): along an axis, m outputs of r taps need n = m - 1 + r products instead of m * r,
  *
  *   y = At [ (G g) * (Bt d) ],
  *
@@ -8,31 +8,47 @@
  *   Y[k] = At [ sum over (t, c) of  U[k, t, c] * V[t, c] ] A
  *
  * Tiles stand in the lanes.  A band is gathered as for the direct sum, with the tile for its step and n taps, so that
- * element (i, j) of neighbouring tiles is contiguous, and the products run on the pixel-vector tile.  For m = 4 the
- * points are 0, +-sqrt(1/2), +-sqrt(2) and infinity, which lose several times less than 0, +-1, +-2.
+ * element (i, j) of neighbouring tiles is contiguous, and the products run on the pixel-vector tile.  The n - 1 finite
+ * points are 0 and +-1 for n = 4; 0, +-sqrt(1/2) and +-sqrt(2) for n = 6, which lose several times less than 0, +-1, +-2;
+ * 0, +-1, +-2 and +-1/2 for n = 8.
  *
  * Values that are not finite, or so large that a transform could overflow, would spread over their tile: such tiles are
  * summed again directly, tile by tile, so the result does not depend on how tiles are blocked. */
 
 #define POINT_P ((real)0.70710678118654752440) /* p * q = 1 */
 #define POINT_Q ((real)1.41421356237309504880)
-enum { MOST_POINTS = 6 };
+enum { MOST_POINTS = 8, MOST_TAPS = 7 };
 
-INLINE int points_of(int m) { return m == 1 ? 1 : m + 2; }
+INLINE vec v_scale(double a, vec b) { return v_set1((real)a) * b; }
+INLINE vec v_scale_add(double a, vec b, vec c) { return v_fma(v_set1((real)a), b, c); }
 
-/* v = Bt d, points_of(m) elements each */
-INLINE void transform_input(const int m, const vec *d, vec *v) {
-  if (m == 4) {
-    vec even = v_fma(v_set1(-2), d[2], d[4]), odd = v_fma(v_set1(POINT_P), d[3], v_set1(-POINT_Q) * d[1]);
+/* v = Bt d, n elements each */
+INLINE void transform_input(const int n, const vec *d, vec *v) {
+  if (n == 8) {
+    v[0] = v_scale_add(5.25, d[4] - d[2], d[0] - d[6]);
+    vec even = v_scale_add(-4.25, d[4], d[2] + d[6]), odd = v_scale_add(-4.25, d[3], d[1] + d[5]);
     v[1] = even + odd;
     v[2] = even - odd;
-    even = v_fma(v_set1((real)-0.5), d[2], d[4]);
+    even = v_scale_add(0.25, d[2], v_scale_add(-1.25, d[4], d[6]));
+    odd = v_scale_add(2, d[5], v_scale_add(-2.5, d[3], v_scale(0.5, d[1])));
+    v[3] = even + odd;
+    v[4] = even - odd;
+    even = v_scale_add(4, d[2], v_scale_add(-5, d[4], d[6]));
+    odd = v_scale_add(0.5, d[5], v_scale_add(-2.5, d[3], v_scale(2, d[1])));
+    v[5] = even + odd;
+    v[6] = even - odd;
+    v[7] = v_scale_add(5.25, d[3] - d[5], d[7] - d[1]);
+  } else if (n == 6) {
+    vec even = v_scale_add(-2, d[2], d[4]), odd = v_fma(v_set1(POINT_P), d[3], v_set1(-POINT_Q) * d[1]);
+    v[1] = even + odd;
+    v[2] = even - odd;
+    even = v_scale_add(-0.5, d[2], d[4]);
     odd = v_fma(v_set1(POINT_Q), d[3], v_set1(-POINT_P) * d[1]);
     v[3] = even + odd;
     v[4] = even - odd;
-    v[0] = v_fma(v_set1((real)-2.5), d[2], d[0] + d[4]);
-    v[5] = v_fma(v_set1((real)-2.5), d[3], d[1] + d[5]);
-  } else if (m == 2) {
+    v[0] = v_scale_add(-2.5, d[2], d[0] + d[4]);
+    v[5] = v_scale_add(-2.5, d[3], d[1] + d[5]);
+  } else if (n == 4) {
     v[0] = d[0] - d[2];
     v[1] = d[1] + d[2];
     v[2] = d[2] - d[1];
@@ -42,50 +58,63 @@ INLINE void transform_input(const int m, const vec *d, vec *v) {
   }
 }
 
-/* u = G g, three taps (one for m = 1) */
-INLINE void transform_weight(const int m, const vec *g, vec *u) {
-  if (m == 4) {
-    const vec third = v_set1((real)(-2.0 / 3)), sixth = v_set1((real)(1.0 / 6));
-    vec even = v_fma(v_set1((real)0.5), g[2], g[0]), odd = v_set1(POINT_P) * g[1];
-    u[0] = g[0];
-    u[1] = (even + odd) * third;
-    u[2] = (even - odd) * third;
-    even = v_fma(v_set1(2), g[2], g[0]);
-    odd = v_set1(POINT_Q) * g[1];
-    u[3] = (even + odd) * sixth;
-    u[4] = (even - odd) * sixth;
-    u[5] = g[2];
-  } else if (m == 2) {
-    vec even = (g[0] + g[2]) * v_set1((real)0.5), odd = g[1] * v_set1((real)0.5);
-    u[0] = g[0];
+/* u = G g, r taps to n points */
+INLINE void transform_weight(const int n, const int r, const vec *g, vec *u) {
+  u[0] = g[0];
+  u[n - 1] = g[r - 1];
+  if (n == 8) {
+    const vec none = v_zero(), last = r > 6 ? g[6] : none, before = r > 6 ? g[5] : none;
+    vec even = (g[0] + g[2]) + (g[4] + last), odd = (g[1] + g[3]) + before;
+    u[1] = v_scale(-2.0 / 9, even + odd);
+    u[2] = v_scale(-2.0 / 9, even - odd);
+    even = v_scale_add(64, last, v_scale_add(16, g[4], v_scale_add(4, g[2], g[0])));
+    odd = v_scale_add(32, before, v_scale_add(8, g[3], v_scale(2, g[1])));
+    u[3] = v_scale(1.0 / 90, even + odd);
+    u[4] = v_scale(1.0 / 90, even - odd);
+    even = v_scale_add(1.0 / 64, last, v_scale_add(1.0 / 16, g[4], v_scale_add(0.25, g[2], g[0])));
+    odd = v_scale_add(1.0 / 32, before, v_scale_add(0.125, g[3], v_scale(0.5, g[1])));
+    u[5] = v_scale(32.0 / 45, even + odd);
+    u[6] = v_scale(32.0 / 45, even - odd);
+  } else if (n == 6) {
+    vec even = v_scale_add(0.5, g[2], g[0]), odd = v_set1(POINT_P) * g[1];
+    if (r > 3) odd = v_fma(v_set1(POINT_P / 2), g[3], odd);
+    if (r > 4) even = v_scale_add(0.25, g[4], even);
+    u[1] = v_scale(-2.0 / 3, even + odd);
+    u[2] = v_scale(-2.0 / 3, even - odd);
+    even = v_scale_add(2, g[2], g[0]), odd = v_set1(POINT_Q) * g[1];
+    if (r > 3) odd = v_fma(v_set1(2 * POINT_Q), g[3], odd);
+    if (r > 4) even = v_scale_add(4, g[4], even);
+    u[3] = v_scale(1.0 / 6, even + odd);
+    u[4] = v_scale(1.0 / 6, even - odd);
+  } else if (n == 4) {
+    vec even = v_scale(0.5, g[0] + g[2]), odd = v_scale(0.5, g[1]);
     u[1] = even + odd;
     u[2] = even - odd;
-    u[3] = g[2];
-  } else {
-    u[0] = g[0];
   }
 }
 
-/* u = G g for 4 taps and 3 outputs, at the points of m = 4: the weight gradient's filter is a tile of dy */
-INLINE void transform_dy(const vec *g, vec *u) {
-  const vec third = v_set1((real)(-2.0 / 3)), sixth = v_set1((real)(1.0 / 6));
-  vec even = v_fma(v_set1((real)0.5), g[2], g[0]), odd = v_fma(v_set1(POINT_P / 2), g[3], v_set1(POINT_P) * g[1]);
-  u[0] = g[0];
-  u[1] = (even + odd) * third;
-  u[2] = (even - odd) * third;
-  even = v_fma(v_set1(2), g[2], g[0]);
-  odd = v_fma(v_set1(2 * POINT_Q), g[3], v_set1(POINT_Q) * g[1]);
-  u[3] = (even + odd) * sixth;
-  u[4] = (even - odd) * sixth;
-  u[5] = g[3];
-}
-
-/* y = At s for those, 3 elements */
-INLINE void transform_dw(const vec *s, vec *y) {
-  vec even_p = s[1] + s[2], odd_p = s[1] - s[2], even_q = s[3] + s[4], odd_q = s[3] - s[4];
-  y[0] = s[0] + (even_p + even_q);
-  y[1] = v_fma(v_set1(POINT_P), odd_p, v_set1(POINT_Q) * odd_q);
-  y[2] = v_fma(v_set1((real)0.5), even_p, v_fma(v_set1(2), even_q, s[5]));
+/* y = At s, n products to m outputs */
+INLINE void transform_output(const int m, const int n, const vec *s, vec *y) {
+  if (n == 8) {
+    vec even_1 = s[1] + s[2], odd_1 = s[1] - s[2], even_2 = s[3] + s[4], odd_2 = s[3] - s[4];
+    vec even_h = s[5] + s[6], odd_h = s[5] - s[6];
+    y[0] = (s[0] + even_1) + (even_2 + even_h);
+    y[1] = v_scale_add(0.5, odd_h, v_scale_add(2, odd_2, m == 2 ? odd_1 + s[7] : odd_1));
+    if (m == 2) return;
+    y[2] = v_scale_add(0.25, even_h, v_scale_add(4, even_2, even_1));
+    y[3] = v_scale_add(0.125, odd_h, v_scale_add(8, odd_2, odd_1 + s[7]));
+  } else if (n == 6) {
+    vec even_p = s[1] + s[2], odd_p = s[1] - s[2], even_q = s[3] + s[4], odd_q = s[3] - s[4];
+    y[0] = s[0] + (even_p + even_q);
+    y[1] = v_fma(v_set1(POINT_P), odd_p, m == 2 ? v_fma(v_set1(POINT_Q), odd_q, s[5]) : v_set1(POINT_Q) * odd_q);
+    if (m > 2) y[2] = v_scale_add(0.5, even_p, m == 3 ? v_scale_add(2, even_q, s[5]) : v_scale(2, even_q));
+    if (m > 3) y[3] = v_fma(v_set1(POINT_P / 2), odd_p, v_fma(v_set1(2 * POINT_Q), odd_q, s[5]));
+  } else if (n == 4) {
+    y[0] = s[0] + (s[1] + s[2]);
+    y[1] = (s[1] - s[2]) + s[3];
+  } else {
+    y[0] = s[0];
+  }
 }
 
 /* One 4 x 4 tile of dy, output channels in the lanes, pixels `col` and lines `line` apart, to 6 x 6 points. */
@@ -93,11 +122,11 @@ static void winograd_dy(const real *dy, int64_t line, int64_t col, real *u, int6
   vec rows[6][4], g[4], out[6];
   UNROLL for (int j = 0; j < 4; j++) {
     UNROLL for (int i = 0; i < 4; i++) g[i] = v_load(dy + i * line + j * col);
-    transform_dy(g, out);
+    transform_weight(6, 4, g, out);
     UNROLL for (int i = 0; i < 6; i++) rows[i][j] = out[i];
   }
   UNROLL for (int i = 0; i < 6; i++) {
-    transform_dy(rows[i], out);
+    transform_weight(6, 4, rows[i], out);
     UNROLL for (int j = 0; j < 6; j++) v_store(u + (i * 6 + j) * stride, out[j]);
   }
 }
@@ -107,10 +136,10 @@ INLINE void winograd_weight_output(const real *s, int64_t stride, vec *to) {
   vec rows[3][6], d[6];
   UNROLL for (int j = 0; j < 6; j++) {
     UNROLL for (int i = 0; i < 6; i++) d[i] = v_load(s + (i * 6 + j) * stride);
-    transform_dw(d, to);
+    transform_output(3, 6, d, to);
     UNROLL for (int i = 0; i < 3; i++) rows[i][j] = to[i];
   }
-  UNROLL for (int i = 0; i < 3; i++) transform_dw(rows[i], to + i * 3);
+  UNROLL for (int i = 0; i < 3; i++) transform_output(3, 6, rows[i], to + i * 3);
 }
 
 /* Elements, rounded up to an odd number of cache lines: strides that keep neighbours out of the same sets. */
@@ -119,29 +148,13 @@ INLINE int64_t odd_lines(int64_t elements) {
   return (vox_round_up(elements, line) / line | 1) * line;
 }
 
-/* y = At s, m elements */
-INLINE void transform_output(const int m, const vec *s, vec *y) {
-  if (m == 4) {
-    vec even_p = s[1] + s[2], odd_p = s[1] - s[2], even_q = s[3] + s[4], odd_q = s[3] - s[4];
-    y[0] = s[0] + (even_p + even_q);
-    y[1] = v_fma(v_set1(POINT_P), odd_p, v_set1(POINT_Q) * odd_q);
-    y[2] = v_fma(v_set1((real)0.5), even_p, v_set1(2) * even_q);
-    y[3] = v_fma(v_set1(POINT_P / 2), odd_p, v_fma(v_set1(2 * POINT_Q), odd_q, s[5]));
-  } else if (m == 2) {
-    y[0] = s[0] + (s[1] + s[2]);
-    y[1] = (s[1] - s[2]) + s[3];
-  } else {
-    y[0] = s[0];
-  }
-}
-
-/* Whether one of n elements is so large, or not a number, that the transforms may not meet it: 2^56 leaves room for
+/* Whether one of n elements is so large, or not a number, that the transforms may not meet it: 2^48 leaves room for
  * their growth, for an equally large weight and for a long sum. */
 INLINE int has_huge(const real *p, int64_t n) {
 #if VOX_DOUBLE
-  const lane_int sign = INT64_MAX, limit = INT64_C(0x5f30000000000000); /* 2^500 */
+  const lane_int sign = INT64_MAX, limit = INT64_C(0x5eb0000000000000); /* 2^492 */
 #else
-  const lane_int sign = INT32_MAX, limit = 0x5b800000; /* 2^56 */
+  const lane_int sign = INT32_MAX, limit = 0x57800000; /* 2^48 */
 #endif
   ivec found = {0};
   int64_t i = 0;
@@ -171,12 +184,13 @@ static weight_view view_weight(const vox_conv *p, const vox_layout *l, int64_t g
 static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
                          int64_t stride, void *packed) {
   const weight_view w = view_weight(p, l, group, weight);
-  const int mh = (int)l->tile[1], mw = (int)l->tile[2], nh = points_of(mh), nw = points_of(mw);
-  const int64_t kh = p->kernel[1], kw = p->kernel[2], plane = kh * kw, count = l->cin * m;
+  const int mh = (int)l->tile[1], mw = (int)l->tile[2], kh = (int)p->kernel[1], kw = (int)p->kernel[2];
+  const int nh = mh - 1 + kh, nw = mw - 1 + kw;
+  const int64_t plane = kh * kw, count = l->cin * m;
   const int64_t lowest = w.tap < 0 ? (plane - 1) * w.tap : 0;
   enum { AHEAD = 4 }; /* channels, and vectors of each position: too many streams for the processor to follow */
   const int64_t ahead = l->late ? m * w.out : AHEAD * w.in; /* the next panel, or the next channels */
-  real taps[9][LANES] = {{0}};
+  real taps[MOST_TAPS * MOST_TAPS][LANES] = {{0}};
   int huge = 0;
   for (int64_t td = 0; td < p->kernel[0]; td++) {
     real *u = (real *)packed + td * count;
@@ -196,14 +210,14 @@ static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, 
         for (int64_t j = 0; j < here; j++) v_store(taps[w.tap < 0 ? plane - 1 - t - j : t + j], square[j]);
       }
       huge |= has_huge(taps[0], plane * LANES);
-      vec rows[MOST_POINTS][3], line[MOST_POINTS], g[3];
-      for (int64_t j = 0; j < kw; j++) {
-        for (int64_t i = 0; i < kh; i++) g[i] = v_load(taps[i * kw + j]);
-        transform_weight(mh, g, line);
+      vec rows[MOST_POINTS][MOST_TAPS], line[MOST_POINTS], g[MOST_TAPS];
+      for (int j = 0; j < kw; j++) {
+        for (int i = 0; i < kh; i++) g[i] = v_load(taps[i * kw + j]);
+        transform_weight(nh, kh, g, line);
         for (int i = 0; i < nh; i++) rows[i][j] = line[i];
       }
       for (int i = 0; i < nh; i++) {
-        transform_weight(mw, rows[i], line);
+        transform_weight(nw, kw, rows[i], line);
         for (int j = 0; j < nw; j++) {
           real *to = u + (i * nw + j) * stride + e;
           prefetch_write(to + AHEAD * LANES);
@@ -219,18 +233,17 @@ static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, 
 }
 
 /* One channel and depth tap of a band, at `off` from `from`, to V: positions `stride` apart. */
-INLINE void winograd_input(const int mh, const int mw, const real *from, const int64_t *off, int64_t pixels, real *v,
+INLINE void winograd_input(const int nh, const int nw, const real *from, const int64_t *off, int64_t pixels, real *v,
                            int64_t stride) {
-  const int nh = points_of(mh), nw = points_of(mw);
   for (int64_t p = 0; p < pixels; p += LANES) {
     vec rows[MOST_POINTS][MOST_POINTS], d[MOST_POINTS], line[MOST_POINTS];
     UNROLL for (int j = 0; j < nw; j++) {
       UNROLL for (int i = 0; i < nh; i++) d[i] = v_load(from + off[i * nw + j] + p);
-      transform_input(mh, d, line);
+      transform_input(nh, d, line);
       UNROLL for (int i = 0; i < nh; i++) rows[i][j] = line[i];
     }
     UNROLL for (int i = 0; i < nh; i++) {
-      transform_input(mw, rows[i], line);
+      transform_input(nw, rows[i], line);
       UNROLL for (int j = 0; j < nw; j++) v_store(v + (i * nw + j) * stride + p, line[j]);
     }
   }
@@ -238,17 +251,16 @@ INLINE void winograd_input(const int mh, const int mw, const real *from, const i
 
 /* One channel of products s, positions `stride` apart, back to outputs: `to` gets mh lines of mw * LANES outputs, the
  * tiles' columns interleaved. */
-INLINE void winograd_output(const int mh, const int mw, const real *s, int64_t stride, vec bias, int activation, vec slope,
-                            real *to) {
-  const int nh = points_of(mh), nw = points_of(mw);
+INLINE void winograd_output(const int mh, const int mw, const int nh, const int nw, const real *s, int64_t stride, vec bias,
+                            int activation, vec slope, real *to) {
   vec rows[MOST_POINTS][MOST_POINTS], d[MOST_POINTS], line[MOST_POINTS];
   UNROLL for (int j = 0; j < nw; j++) {
     UNROLL for (int i = 0; i < nh; i++) d[i] = v_load(s + (i * nw + j) * stride);
-    transform_output(mh, d, line);
+    transform_output(mh, nh, d, line);
     UNROLL for (int i = 0; i < mh; i++) rows[i][j] = line[i];
   }
   UNROLL for (int i = 0; i < mh; i++, to += mw * LANES) {
-    transform_output(mw, rows[i], line);
+    transform_output(mw, nw, rows[i], line);
     UNROLL for (int j = 0; j < mw; j++) line[j] = activate(line[j] + bias, activation, slope);
     if (mw == 4) {
       vec even_low = v_zip_low(line[0], line[2]), even_high = v_zip_high(line[0], line[2]);
@@ -266,24 +278,41 @@ INLINE void winograd_output(const int mh, const int mw, const real *s, int64_t s
   }
 }
 
-/* The tile forms that exist, as compile-time constants. */
-static void winograd_inputs(int mh, int mw, const real *from, const int64_t *off, int64_t pixels, real *v, int64_t stride) {
-  switch (mh * 8 + mw) {
-  case 4 * 8 + 4: winograd_input(4, 4, from, off, pixels, v, stride); return;
-  case 4 * 8 + 2: winograd_input(4, 2, from, off, pixels, v, stride); return;
-  case 2 * 8 + 2: winograd_input(2, 2, from, off, pixels, v, stride); return;
-  case 1 * 8 + 4: winograd_input(1, 4, from, off, pixels, v, stride); return;
-  case 1 * 8 + 2: winograd_input(1, 2, from, off, pixels, v, stride); return;
+/* The tile forms that exist, as compile-time constants: by points, and by outputs and points. */
+static void winograd_inputs(int64_t nh, int64_t nw, const real *from, const int64_t *off, int64_t pixels, real *v,
+                            int64_t stride) {
+  switch (nh * 16 + nw) {
+  case 8 * 16 + 8: winograd_input(8, 8, from, off, pixels, v, stride); return;
+  case 8 * 16 + 6: winograd_input(8, 6, from, off, pixels, v, stride); return;
+  case 6 * 16 + 6: winograd_input(6, 6, from, off, pixels, v, stride); return;
+  case 6 * 16 + 4: winograd_input(6, 4, from, off, pixels, v, stride); return;
+  case 4 * 16 + 4: winograd_input(4, 4, from, off, pixels, v, stride); return;
+  case 1 * 16 + 8: winograd_input(1, 8, from, off, pixels, v, stride); return;
+  case 1 * 16 + 6: winograd_input(1, 6, from, off, pixels, v, stride); return;
+  case 1 * 16 + 4: winograd_input(1, 4, from, off, pixels, v, stride); return;
   }
 }
-static void winograd_outputs(int mh, int mw, const real *s, int64_t stride, vec bias, int activation, vec slope, real *to) {
-  switch (mh * 8 + mw) {
-  case 4 * 8 + 4: winograd_output(4, 4, s, stride, bias, activation, slope, to); return;
-  case 4 * 8 + 2: winograd_output(4, 2, s, stride, bias, activation, slope, to); return;
-  case 2 * 8 + 2: winograd_output(2, 2, s, stride, bias, activation, slope, to); return;
-  case 1 * 8 + 4: winograd_output(1, 4, s, stride, bias, activation, slope, to); return;
-  case 1 * 8 + 2: winograd_output(1, 2, s, stride, bias, activation, slope, to); return;
+static void winograd_outputs(const int64_t *m, int64_t nh, int64_t nw, const real *s, int64_t stride, vec bias, int activation,
+                             vec slope, real *to) {
+#define FORM(mh, mw, nh, nw)                                                                \
+  case ((mh * 16 + mw) * 16 + nh) * 16 + nw:                                                 \
+    winograd_output(mh, mw, nh, nw, s, stride, bias, activation, slope, to);                 \
+    return
+  switch (((m[1] * 16 + m[2]) * 16 + nh) * 16 + nw) {
+    FORM(4, 4, 6, 6);
+    FORM(4, 2, 6, 4);
+    FORM(2, 2, 4, 4);
+    FORM(1, 4, 1, 6);
+    FORM(1, 2, 1, 4);
+    FORM(4, 4, 8, 8);
+    FORM(4, 2, 8, 6);
+    FORM(2, 2, 6, 6);
+    FORM(1, 4, 1, 8);
+    FORM(1, 2, 1, 6);
+    FORM(2, 2, 8, 8);
+    FORM(1, 2, 1, 8);
   }
+#undef FORM
 }
 
 /* One image of an item: a sample, and for a dilated axis one residue of its outputs.  `d`, `h0` and `w0` are the first
@@ -341,15 +370,15 @@ static void winograd_runs(const vox_conv_job *job, const band *b, winograd_block
 }
 
 /* One channel's scratch to V, `stride` from position to position. */
-static void winograd_transform(const vox_layout *l, const winograd_block *block, const real *scratch, const int64_t *off,
-                               real *v, int64_t stride) {
+static void winograd_transform(const vox_layout *l, const int64_t points[3], const winograd_block *block, const real *scratch,
+                               const int64_t *off, real *v, int64_t stride) {
   int64_t dense[MOST_POINTS * MOST_POINTS];
   real patch[MOST_POINTS * MOST_POINTS * LANES];
   for (int64_t i = 0; i < l->positions; i++) dense[i] = i * LANES;
   for (int64_t q = 0; q < block->vectors; q++, v += LANES) {
     const winograd_run *run = &block->runs[block->first[q]], *end = &block->runs[block->first[q + 1]];
     if (run + 1 == end) {
-      winograd_inputs((int)l->tile[1], (int)l->tile[2], scratch + run->from, off, LANES, v, stride);
+      winograd_inputs(points[1], points[2], scratch + run->from, off, LANES, v, stride);
       continue;
     }
     for (int64_t i = 0; i < l->positions; i++) {
@@ -357,7 +386,7 @@ static void winograd_transform(const vox_layout *l, const winograd_block *block,
       for (const winograd_run *r = run + 1; r < end; r++) d = v_from_lane(r->lane, v_load(scratch + r->from + off[i]), d);
       v_store(patch + i * LANES, d);
     }
-    winograd_inputs((int)l->tile[1], (int)l->tile[2], patch, dense, LANES, v, stride);
+    winograd_inputs(points[1], points[2], patch, dense, LANES, v, stride);
   }
 }
 
@@ -442,7 +471,7 @@ static int patch_is_huge(const vox_conv_job *job, const winograd_image *at, cons
 static void winograd_item(const vox_conv_job *job, const vox_item *it, void *workspace) {
   const vox_conv *p = job->p;
   const vox_layout *l = job->l;
-  const int mh = (int)l->tile[1], mw = (int)l->tile[2];
+  const int64_t points[3] = {1, l->tile[1] - 1 + p->kernel[1], l->tile[2] - 1 + p->kernel[2]};
   const int64_t positions = l->positions, taps = p->kernel[0], depth = taps * l->cin;
   const int64_t *in_size = p->operation == VOX_CONV ? p->spatial : p->output;
   const int64_t *size = p->operation == VOX_CONV ? p->output : p->spatial;
@@ -491,7 +520,7 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
       band_copy(&image->phase, &b, image->d, image->h0, image->w0, x, 1, scratch + i * b.filled);
     }
     huge |= has_huge(scratch, block.count * b.filled);
-    winograd_transform(l, &block, scratch, off, v + c * pixels, v_stride);
+    winograd_transform(l, points, &block, scratch, off, v + c * pixels, v_stride);
   }
 
   const int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), l->panel);
@@ -525,7 +554,7 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
       int64_t channel = it->group * l->cout + k;
       vec bias = v_set1(job->bias ? ((const real *)job->bias)[channel] : 0);
       for (int64_t q = 0; q * LANES < outputs; q++) {
-        winograd_outputs(mh, mw, products + (k - kb) * outputs + q * LANES, stride, bias, p->activation, slope, lines);
+        winograd_outputs(l->tile, points[1], points[2], products + (k - kb) * outputs + q * LANES, stride, bias, p->activation, slope, lines);
         winograd_store(l, &block, q, size[2], spread, plane, lines, (real *)job->y + channel * plane);
       }
     }

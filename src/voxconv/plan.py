@@ -49,8 +49,8 @@ PRECISIONS = ("default", "strict")
 MOST_THREADS = 256
 """More than the library ever uses in a call."""
 
-WINOGRAD_UNITS = 150
-"""Roundings that a Winograd result may be off by, measured; `ConvPlan.error_bound` says of what."""
+WINOGRAD_UNITS, WIDE_WINOGRAD_UNITS = 150, 2000
+"""Roundings that a Winograd result of 3 taps, and of more, may be off by; measured; `ConvPlan.error_bound` says of what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,8 +296,8 @@ class ConvPlan:
         ndarray of float64
             Of the result's shape.  With u the unit roundoff and T the terms of a sum, gamma_d of the sum of the
             terms' magnitudes, d = T + 1 and gamma_d = d u / (1 - d u), which is proven; for Winograd's algorithm,
-            150 u of the sum over channels of the largest magnitude in the plane times the filter's magnitudes,
-            which is measured.  Infinite or NaN where an operand is.
+            150 u (with more than 3 taps along the last axis 2000 u) of the sum over channels of the largest magnitude
+            in the plane times the filter's magnitudes, which is measured.  Infinite or NaN where an operand is.
 
         Raises
         ------
@@ -317,7 +317,8 @@ class ConvPlan:
         factor = terms * unit / (1 - terms * unit)
         bound = np.empty(problem.output_shape)
         if self.algorithm == "winograd":
-            factor, groups = WINOGRAD_UNITS * unit, problem.groups
+            factor = (WINOGRAD_UNITS if problem.kernel[-1] == 3 else WIDE_WINOGRAD_UNITS) * unit
+            groups = problem.groups
             top = ready.max(axis=tuple(range(2, ready.ndim)), initial=0).reshape(problem.n, groups, -1)
             filters = weight.reshape(groups, problem.k // groups, problem.c // groups, -1).sum(axis=3)
             sums = np.einsum("ngc,gkc->ngk", top, filters).reshape(problem.n, problem.k)

@@ -33,6 +33,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "r3d18": ("r3d18",),
     "resnet_train": ("resnet_train_bs8",),
     "small": ("small",),
+    "wide": ("wide",),
 }
 """Name of a suite, and the tables of ``layers.csv`` that it draws from."""
 
