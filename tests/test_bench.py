@@ -162,7 +162,7 @@ def test_part_of_an_answer_is_part_of_the_whole(name, direction, monkeypatch):
 def test_a_workshop_loads_checks_and_takes_turns(tmp_path):
     """What a worker does, in this process."""
     make_task(CONV, "forward", "float32", 1, warm=True).save(tmp_path)
-    names, workshop = ["reference", "native", "native-winograd", "native-depthwise"], Workshop()
+    names, workshop = ["reference", "native", "native-plain", "native-winograd", "native-depthwise"], Workshop()
     found = workshop.load(names, str(tmp_path), CONV, "forward", "float32", 1, True)
     assert "one channel a group" in found.pop("native-depthwise")
     assert all(seconds > 0 for seconds in found.values())

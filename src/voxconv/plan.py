@@ -50,7 +50,7 @@ MOST_THREADS = 256
 """More than the library ever uses in a call."""
 
 WINOGRAD_UNITS, WIDE_WINOGRAD_UNITS = 150, 2000
-"""Roundings that a Winograd result of 3 taps, and of more, may be off by; measured; `ConvPlan.error_bound` says of what."""
+"""Roundings that a Winograd result of 3 taps, and of more, may be off by, measured; see `ConvPlan.error_bound`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,15 +16,18 @@ __all__ = ["Ours"]
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """A backend, with "auto" or a forced algorithm, and a precision."""
+    """A backend, with "auto" or a forced algorithm, a precision, and weights packed in a plan or by each call."""
 
     backend: str = "native"
     algorithm: str = "auto"
     precision: str = "default"
+    planned: bool = True
 
     @property
     def name(self) -> str:
-        """Backend, and the algorithm if it is forced, or else "strict"."""
+        """Backend, and the algorithm if it is forced, or else "strict" or "plain"."""
+        if not self.planned:
+            return f"{self.backend}-plain"
         if self.algorithm != "auto":
             return f"{self.backend}-{self.algorithm}"
         return self.backend if self.precision == "default" else f"{self.backend}-{self.precision}"
@@ -33,7 +36,8 @@ class Ours:
         """Version, precision, layout, what is done before the clock starts."""
         plan.choose_backend("bench", self.backend)
         isa = runtime.runtime_info()["isa"]["used"] if self.backend == "native" else ""
-        facts = {"version": __version__, "precision": "as the arrays", "layout": "NCHW", "weights": "packed in a plan"}
+        weights = "packed in a plan" if self.planned else "as given, on each call"
+        facts = {"version": __version__, "precision": "as the arrays", "layout": "NCHW", "weights": weights}
         return {**facts, "isa": isa} if isa else facts
 
     def prepare(self, task: Task) -> Runner:
@@ -53,7 +57,7 @@ class Ours:
         options = {"backend": self.backend}
         layer = task.layer
         try:
-            if layer.kind == "conv" and task.operation == "forward":
+            if layer.kind == "conv" and task.operation == "forward" and self.planned:
                 planned = getattr(plan, f"plan_conv{layer.rank}d")(
                     layer.input_shape, task.w, task.b, layer.stride, layer.padding, layer.dilation, layer.groups,
                     algorithm=self.algorithm, precision=self.precision, **options,

@@ -35,13 +35,15 @@ COPY_LIMIT = 64 << 20
 
 
 def contender(name: str) -> Contender:
-    """The contender of this name: a peer, or a backend, after a dash perhaps an algorithm or "strict"."""
+    """The contender of this name: a peer, or a backend, after a dash perhaps an algorithm, "strict" or "plain"."""
     from voxconv.plan import ALGORITHMS, BACKENDS
 
     backend, _, algorithm = name.partition("-")
     if backend in BACKENDS and backend != "auto":
         if algorithm == "strict":
             return Ours(backend, precision="strict")
+        if algorithm == "plain":
+            return Ours(backend, planned=False)
         if algorithm and algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm {algorithm!r} does not exist; there are {', '.join(ALGORITHMS)}")
         return Ours(backend, algorithm or "auto")
