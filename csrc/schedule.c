@@ -252,7 +252,7 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
  * to hide the turn of their results to rows. */
 static int by_channels(const vox_layout *l, const vox_unit *u, int64_t pixels, int64_t depth) {
   enum { LEAST_DEPTH = 128 };
-  return l->cout % u->channels == 0 && depth >= LEAST_DEPTH && 6 * vox_round_up(pixels, 2) < 5 * vox_round_up(pixels, u->lanes);
+  return l->cout % u->channels == 0 && depth >= LEAST_DEPTH && 20 * vox_round_up(pixels, 2) < 19 * vox_round_up(pixels, u->lanes);
 }
 
 /* V of an item stays in L2 with the products of a panel; where even a few vectors of tiles would not, the positions are
@@ -375,6 +375,13 @@ static int upsample_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   return VOX_OK;
 }
 
+/* Whether outputs lie as their inputs do, in normal form: kernels of one tap. */
+static int pointwise(const vox_conv *p) {
+  for (int i = 0; i < 3; i++)
+    if (p->kernel[i] != 1 || p->stride[i] != 1 || p->pad[i] != 0 || p->output[i] != p->spatial[i]) return 0;
+  return p->spatial[0] == 1 && p->spatial[1] == 1;
+}
+
 int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
   const int64_t size = p->type == VOX_F64 ? 8 : 4;
   const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
@@ -404,13 +411,6 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
     most = vox_min(most, vox_max(1, SUM_BYTES / (1 + l->pairs) / size / pitch / vox_max(1, l->cout)));
     /* a tile should be full, and a thin band copies its halo too often */
     most = vox_max(most, vox_max(4, vox_ceil_div(width, pitch)));
-    /* few pixels, one behind the other in the output too, and their whole reduction in registers */
-    if (t == 1 && most >= count[1] && pitch * count[1] <= 4 * u->lanes && p->output[1] == p->spatial[1] &&
-        p->output[2] == p->spatial[2] && l->cin <= BAND_BYTES / (4 * u->lanes) && by_channels(l, u, pitch * count[1], l->cin)) {
-      l->by_channels = 1;
-      l->panel = u->channels;
-      l->block = l->cin;
-    }
     l->band[1] = even_piece(count[1], most);
     if (__builtin_add_overflow(l->band[1], halo[1], &lines)) return VOX_OVERFLOW;
     if (band_plane(taps, slots, lines, pitch, size, &l->plane)) return VOX_OVERFLOW;
@@ -419,6 +419,18 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
       return VOX_OVERFLOW;
     l->columns = vox_round_up(l->band[1] * pitch, width);
     for (int i = 0; i < 3; i++) l->bands[i] = vox_ceil_div(count[i], l->band[i]);
+    if (pointwise(p)) {
+      l->by_channels = by_channels(l, u, count[2], l->cin);
+      l->in_place = l->by_channels || count[2] >= width;
+    }
+    if (l->in_place) { /* with their whole reduction in registers */
+      const int64_t most = width * vox_max(1, BAND_BYTES / size / width / vox_max(1, l->cin));
+      if (l->by_channels) l->panel = u->channels;
+      l->band[2] = vox_min(count[2], l->by_channels ? count[2] : most);
+      l->bands[2] = count[2] / l->band[2];
+      l->block = l->cin;
+      l->scratch = l->columns = 0;
+    }
   } else {
     int64_t total;
     l->block = vox_max(1, vox_min(l->cin, PANEL_TAPS / vox_max(1, t)));

@@ -265,10 +265,6 @@ static int conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_bo
       const real *panel = l->late ? sums + l->packing : c->packed + k0 * terms + c0 * ph->taps * m;
       if (l->late && depth)
         nonfinite |= conv_pack(job->p, l, ph, c->group, k0, m, c0, channels, job->weight, sums + l->packing);
-      if (l->by_channels) {
-        channel_tiles(o->pixels, depth, panel, scratch, off, end.y + places->at, out.plane, &end);
-        continue;
-      }
       for (int64_t p0 = 0; p0 < o->pixels; p0 += width) {
         end.places = places + p0 / LANES;
         end.lanes = lanes + p0;
@@ -334,9 +330,44 @@ static void conv_pair(const vox_conv_job *job, const vox_phase *first, const vox
     if (box[r].cols) conv_mend(job, &phases[r], &box[r], &part[r], nonfinite[r], workspace);
 }
 
+/* An item whose outputs lie as their inputs do, pixel by pixel.  A last tile that is not full begins earlier, and finds some
+ * sums twice: so nothing is read, or written, that is not the item's. */
+static void pointwise_item(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, void *workspace) {
+  const vox_conv *p = job->p;
+  const vox_layout *l = job->l;
+  const int64_t plane = p->output[2], width = l->vectors * LANES, first_channel = it->group * l->cout;
+  const int64_t q_first = it->band[2] * l->band[2], q_last = it->band[2] + 1 < l->bands[2] ? q_first + l->band[2] : plane;
+  const int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), l->panel), k_first = it->part * per_part;
+  const int64_t k_last = vox_min(l->cout, k_first + per_part);
+  const real *x = (const real *)job->x + (it->n * p->groups + it->group) * l->cin * plane;
+  const real *packed = (const real *)job->packed + first_channel * l->cin;
+  real *y = (real *)job->y + (it->n * p->groups * l->cout + first_channel) * plane;
+  real *sums = (real *)workspace + l->scratch;
+  int64_t *off = (int64_t *)(sums + l->sums);
+  place places[MOST_V];
+  for (int64_t c = 0; c < l->cin; c++) off[c] = c * plane;
+  for (int64_t v = 0; v < MOST_V; v++) places[v] = (place){.at = v * LANES, .mask = ALL_LANES, .packed = 1};
+  finish end = {.plane = plane, .places = places, .activation = p->activation, .slope = (real)p->slope};
+  for (int64_t k0 = k_first, m; k0 < k_last; k0 += m) {
+    m = vox_panel_width(l->panel, l->cout - k0);
+    const real *panel = l->late ? sums + l->packing : packed + k0 * l->cin;
+    if (l->late) conv_pack(p, l, ph, it->group, k0, m, 0, l->cin, job->weight, sums + l->packing);
+    if (job->bias) end.bias = (const real *)job->bias + first_channel + k0;
+    if (l->by_channels) {
+      channel_tiles(q_last - q_first, l->cin, panel, x + q_first, off, y + k0 * plane + q_first, plane, &end);
+      continue;
+    }
+    for (int64_t q = q_first; q < q_last; q += width) {
+      const int64_t v = vox_ceil_div(vox_min(width, q_last - q), LANES), at = vox_min(q, q_last - v * LANES);
+      end.y = y + k0 * plane + at;
+      pixel_tiles(m, v, 0, l->cin, panel, x + at, off, NULL, 0, &end);
+    }
+  }
+}
+
 static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, void *workspace) {
-  if (job->l->pairs) {
-    conv_pair(job, ph, it, workspace);
+  if (job->l->in_place || job->l->pairs) {
+    (job->l->in_place ? pointwise_item : conv_pair)(job, ph, it, workspace);
     return;
   }
   conv_box box;

@@ -183,22 +183,27 @@ NOINLINE void channel_finish(const real *sums, int64_t count, real *rows, int64_
     }
 }
 
-/* `count` pixels, of which up to one more may be read. */
+/* `count` pixels; an odd one at the end is found twice. */
 static void channel_tiles(int64_t count, int64_t n, const real *a, const real *b, const int64_t *off, real *rows, int64_t pitch,
                           const finish *end) {
   real sums[CHANNEL_T * CHANNEL_V * LANES];
-  for (int64_t j = 0; j < count; j += CHANNEL_T) {
-    const int64_t here = vox_min(CHANNEL_T, count - j);
-    switch ((here + 1) / 2) {
+  for (int64_t j = 0, here; j < count; j += here) {
+    here = vox_min(CHANNEL_T, count - j);
+    if (here % 2 && j > 0)
+      j--, here++;
+    else if (here % 2 && here > 1)
+      here--;
+    switch (here) {
 #if CHANNEL_T == 14
-    case 7: channel_tile(CHANNEL_V, 14, n, a, b + j, off, sums); break;
-    case 6: channel_tile(CHANNEL_V, 12, n, a, b + j, off, sums); break;
-    case 5: channel_tile(CHANNEL_V, 10, n, a, b + j, off, sums); break;
-    case 4: channel_tile(CHANNEL_V, 8, n, a, b + j, off, sums); break;
+    case 14: channel_tile(CHANNEL_V, 14, n, a, b + j, off, sums); break;
+    case 12: channel_tile(CHANNEL_V, 12, n, a, b + j, off, sums); break;
+    case 10: channel_tile(CHANNEL_V, 10, n, a, b + j, off, sums); break;
+    case 8: channel_tile(CHANNEL_V, 8, n, a, b + j, off, sums); break;
 #endif
-    case 3: channel_tile(CHANNEL_V, 6, n, a, b + j, off, sums); break;
-    case 2: channel_tile(CHANNEL_V, 4, n, a, b + j, off, sums); break;
-    case 1: channel_tile(CHANNEL_V, 2, n, a, b + j, off, sums); break;
+    case 6: channel_tile(CHANNEL_V, 6, n, a, b + j, off, sums); break;
+    case 4: channel_tile(CHANNEL_V, 4, n, a, b + j, off, sums); break;
+    case 2: channel_tile(CHANNEL_V, 2, n, a, b + j, off, sums); break;
+    case 1: channel_tile(CHANNEL_V, 1, n, a, b + j, off, sums); break;
     }
     channel_finish(sums, here, rows + j, pitch, end);
   }

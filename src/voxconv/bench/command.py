@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("suite", nargs="?", help=f"{', '.join(suites())}; default table32, with --direction step networks")
     add("--direction", type=names, default=["forward"], help=f"comma-separated: {', '.join(DIRECTIONS)}; or all")
-    add("--backend", type=names, default=["native"], metavar="LIST", help="such as native,native-plain,native-im2col,numba-strict")
+    add("--backend", type=names, default=["native"], metavar="LIST", help="such as native,native-plain,numba-strict")
     add("--peers", type=names, metavar="LIST", help=f"of {', '.join(PEERS)}, or none; default {', '.join(DEFAULT)}")
     add("--threads", type=int, default=1, help="threads of every contender")
     add("--dtype", choices=("float32", "float64"), default="float32")
