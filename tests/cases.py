@@ -101,7 +101,8 @@ CONV = [
     *(_conv(f"3x3-c-{c}", 1, c, 4, (6, 10), (3, 3), padding=1) for c in (1, 2, 7, 8, 9, 16, 31)),
     _conv("3x3-winograd-size", 1, 32, 32, (20, 20), (3, 3), padding=1),
     # few pixels, so output channels are the lanes: one map, and two of which each has an odd number of tiles
-    *(_conv(f"channel-lanes-1x1-{h}x{w}", 1, 260, 64, (h, w), (1, 1)) for h, w in ((1, 1), (3, 3), (5, 7), (7, 7), (13, 14))),
+    *(_conv(f"channel-lanes-1x1-{h}x{w}", 1, 260, 64, (h, w), (1, 1)) for h, w in ((1, 1), (3, 3), (5, 7), (7, 7))),
+    _conv("channel-lanes-1x1-13x14", 1, 130, 32, (13, 14), (1, 1)),
     _conv("channel-lanes-winograd", 2, 256, 32, (25, 26), (3, 3), padding=1),
     _conv("channel-lanes-grouped", 2, 520, 64, (7, 7), (1, 1), groups=2),
     _conv("3x3-batch", 4, 16, 24, (14, 14), (3, 3), padding=1),

@@ -448,6 +448,16 @@ static void winograd_mend(const vox_conv_job *job, const vox_item *it, const win
   }
 }
 
+/* Whether a panel's weights hold such a value. */
+static int panel_is_huge(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight) {
+  const weight_view w = view_weight(p, l, group, weight);
+  const int64_t taps = p->kernel[0] * p->kernel[1] * p->kernel[2], lowest = w.tap < 0 ? 1 - taps : 0;
+  for (int64_t k = k0; k < k0 + m; k++)
+    for (int64_t c = 0; c < l->cin; c++)
+      if (has_huge(w.first + k * w.out + c * w.in + lowest, taps)) return 1;
+  return 0;
+}
+
 /* Whether the patch of the tile at (row, col) holds a value that the transforms may not meet. */
 static int patch_is_huge(const vox_conv_job *job, const winograd_image *at, const real *x, int64_t z, int64_t row,
                          int64_t col) {
@@ -562,11 +572,9 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
 
   if (!huge && !mends) return;
   for (int64_t k = k_first, m; k < k_last; k += m) {
-    m = l->late && mends ? vox_panel_width(l->panel, l->cout - k) : k_last - k_first;
-    /* which panels are summed again may not depend on what else the item has packed */
-    const int all = l->late && mends
-                        ? winograd_pack(p, l, it->group, k, m, job->weight, odd_lines(m * depth), products + l->packing)
-                        : mends;
+    m = mends ? vox_panel_width(l->panel, l->cout - k) : k_last - k_first;
+    /* which panels are summed again may not depend on who packed them, nor on what else was packed */
+    const int all = mends && panel_is_huge(p, l, it->group, k, m, job->weight);
     for (int64_t i = 0; i < block.count && (all || huge); i++) {
       winograd_image *image = &block.images[i];
       const real *x = (const real *)job->x + (image->n * p->groups + it->group) * l->cin * input;
