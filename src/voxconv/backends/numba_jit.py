@@ -28,7 +28,7 @@ from voxconv.backends._numba_pool import POOL, form_of
 from voxconv.backends._numba_run import address, give, job_of, kernel_of, place, run, share, take, threads_now
 from voxconv.backends._numba_sweeps import Sweep, record_of
 from voxconv.backends._numba_tables import Sweeps, sweeps_of, weight_sweep_of
-from voxconv.backends.reference import indices_of, taps_of
+from voxconv.backends.reference import add_and_rectify, indices_of, taps_of
 from voxconv.problem import ConvProblem, WindowProblem
 
 __all__ = [
@@ -326,10 +326,7 @@ def max_pool_taps_grad(
     gradient = np.ascontiguousarray(grad_output if pooled is None else np.where(pooled <= 0, 0, grad_output))
     planes = (a.reshape(problem.planes, -1) for a in (gradient, indices_of(problem, taps), out))
     scatter(*planes, accumulate=False)
-    if add is not None:
-        out += add
-    if output is not None:
-        np.copyto(out, 0, where=output <= 0)
+    add_and_rectify(out, add, output)
     if sums is not None:
         conv_bias_grad(out, sums)
 

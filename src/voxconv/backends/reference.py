@@ -203,6 +203,14 @@ def indices_of(problem: WindowProblem, taps: Array) -> Array:
     return indices
 
 
+def add_and_rectify(out: Array, add: Array | None, output: Array | None) -> None:
+    """Add another gradient in place, and pass the sum through a ReLU whose result was output."""
+    if add is not None:
+        out += add
+    if output is not None:
+        np.copyto(out, 0, where=output <= 0)
+
+
 def max_pool_taps_grad(
     problem: WindowProblem, grad_output: Array, taps: Array, pooled: Array | None, output: Array | None,
     add: Array | None, out: Array, sums: Array | None,
@@ -213,10 +221,7 @@ def max_pool_taps_grad(
         gradient.reshape(problem.planes, -1), indices_of(problem, taps).reshape(problem.planes, -1),
         out.reshape(problem.planes, -1), accumulate=False,
     )  # fmt: skip
-    if add is not None:
-        out += add
-    if output is not None:
-        np.copyto(out, 0, where=output <= 0)
+    add_and_rectify(out, add, output)
     if sums is not None:
         conv_bias_grad(out, sums)
 
