@@ -286,8 +286,12 @@ static void conv_mend(const vox_conv_job *job, const vox_phase *ph, const conv_b
   real *packing = (real *)workspace + l->scratch + l->packing;
   for (int64_t k0 = c->k_first, m; k0 < c->k_last; k0 += m) {
     m = vox_panel_width(l->panel, l->cout - k0);
-    const real *packed = l->late ? packing - k0 * l->cin * ph->taps : c->packed;
-    if (l->late && !conv_pack(job->p, l, ph, c->group, k0, m, 0, l->cin, job->weight, packing)) continue;
+    const int64_t terms = l->cin * ph->taps;
+    const real *packed = l->late ? packing - k0 * terms : c->packed;
+    /* which panels are summed again may not depend on who packed them */
+    if (!(l->late ? conv_pack(job->p, l, ph, c->group, k0, m, 0, l->cin, job->weight, packing)
+                  : has_nonfinite(packed + k0 * terms, m * terms)))
+      continue;
     conv_mend_borders(job, ph, c->x, packed, k0, k0 + m, &c->out, o->line, o->w0, o->cols, o->skip, o->skip + pixels);
   }
 }
