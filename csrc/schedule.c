@@ -222,7 +222,7 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   enum { MOST_POINTS = 8 };
   static const int64_t forms[][2] = {{4, 4}, {4, 2}, {2, 2}, {1, 4}, {1, 2}};
   const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
-  const double depth = (double)((gradient ? p->k : p->c) / p->groups * p->kernel[0]);
+  const double depth = (double)((gradient ? p->k : p->c) / p->groups) * (double)p->kernel[0];
   const double outputs = (double)((gradient ? p->c : p->k) / p->groups);
   if (p->operation == VOX_CONV_WEIGHT_GRAD) return winograd_weight_tile(p, u, tile, gain);
   if (p->kernel[2] != 3 && p->kernel[2] != 5 && p->kernel[2] != 7) return VOX_INVALID;
@@ -242,7 +242,7 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
     }
   }
   const int64_t *out = gradient ? p->spatial : p->output;
-  const double lines = (double)out[1] * (double)(out[2] + (p->kernel[2] - 1) * p->dilation[2]);
+  const double lines = (double)out[1] * ((double)out[2] + (double)((p->kernel[2] - 1) * p->dilation[2]));
   const double direct = (double)(p->kernel[1] * p->kernel[2]) * (lines / (double)u->lanes + per_weight(p, u)) * depth * outputs;
   *gain = direct / (least > 1 ? least : 1);
   return VOX_OK;

@@ -91,6 +91,7 @@ CONV = [
     _conv("1x1-odd", 2, 7, 13, (5, 11), (1, 1)),
     # pixels read in place, around the tile: the last one begins earlier
     *(_conv(f"1x1-pixels-{w}", 2, 5, 11, (w,), (1,)) for w in (23, 24, 47, 48, 49, 95, 97, 145)),
+    _conv("1x1-several-bands-in-place", 1, 520, 9, (20, 21), (1, 1)),
     _conv("1x1-groups-in-place", 2, 12, 20, (9, 11), (1, 1), groups=2),
     _conv("1x1-stride-2", 1, 17, 9, (9, 9), (1, 1), stride=2),
     _conv("1x1-one-pixel", 3, 19, 33, (1, 1), (1, 1)),

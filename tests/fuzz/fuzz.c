@@ -108,10 +108,13 @@ static void draw_conv(caller *c, int64_t budget) {
   f->n = PICK(c, 0, 1, 1, 1, 1, 1, 1, 1, 2, 3);
   int64_t products = f->groups * f->kg * (f->cg ? f->cg : 1) * (f->n ? f->n : 1);
   draw_geometry(c, lanes, 12 + budget / products, 0, 1);
-  for (int i = 0, pointwise = deep && draw(c, 2); pointwise && i < 3; i++) {
+  const int pointwise = deep && draw(c, 2), flat = pointwise && draw(c, 4) == 0; /* several bands of one line */
+  for (int i = 0; pointwise && i < 3; i++) {
     f->kernel[i] = f->stride[i] = f->dilation[i] = 1, f->pad[i] = f->pad_after[i] = 0;
-    f->spatial[i] = f->output[i] = i ? 1 + draw(c, 9) : 1;
+    f->spatial[i] = f->output[i] = i == 0 || (flat && i == 1) ? 1 : flat ? 190 + draw(c, 300) : 1 + draw(c, 9);
   }
+  if (flat && f->n) f->n = 1;
+  if (flat) f->kg = 1 + draw(c, 20);
   if (wide && f->kind != WEIGHT_GRAD) draw_wide_rows(c);
   f->activation = f->kind == WEIGHT_GRAD ? VOX_IDENTITY : PICK(c, VOX_IDENTITY, VOX_IDENTITY, VOX_RELU, VOX_LEAKY_RELU);
   f->bias = f->kind != WEIGHT_GRAD && draw(c, 2);
