@@ -255,6 +255,8 @@ static int by_channels(const vox_layout *l, const vox_unit *u, int64_t pixels, i
   return l->cout % u->channels == 0 && depth >= LEAST_DEPTH && 20 * vox_round_up(pixels, 2) < 19 * vox_round_up(pixels, u->lanes);
 }
 
+static int one_band(const vox_layout *l) { return l->bands[0] == 1 && l->bands[1] == 1 && l->bands[2] == 1; }
+
 /* V of an item stays in L2 with the products of a panel; where even a few vectors of tiles would not, the positions are
  * visited one by one and everything else streams.  Small images share an item, and with it a visit of the weights; depths
  * share the slices that they read. */
@@ -300,11 +302,11 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   taps[0] = l->band[0] + depth_taps - 1;
   int64_t tiles = taps[0] * l->band[1] * l->band[2];
   if (product((const int64_t[]){p->n, l->phases[1], l->phases[2]}, 3, &images)) return VOX_OVERFLOW;
-  if (depth_taps == 1 && l->bands[0] * l->bands[1] * l->bands[2] == 1)
+  if (depth_taps == 1 && one_band(l))
     l->images = vox_max(1, vox_min(vox_min(most, MOST_TILES) / tiles, images / vox_max(1, threads)));
   if (images) l->images = vox_min(l->images, images);
   /* whether one thread's items would be one a group, whatever the threads are */
-  l->late = p->operation == VOX_CONV_INPUT_GRAD && l->bands[0] * l->bands[1] * l->bands[2] == 1 &&
+  l->late = p->operation == VOX_CONV_INPUT_GRAD && one_band(l) &&
             images <= (depth_taps == 1 ? vox_max(1, vox_min(most, MOST_TILES) / tiles) : 1);
   tiles *= l->images;
 
@@ -442,7 +444,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
     l->bands[2] = vox_ceil_div(total, width);
   }
 
-  l->late = gradient && p->n * l->bands[0] * l->bands[1] * l->bands[2] == 1;
+  l->late = gradient && p->n == 1 && one_band(l);
   const int64_t phases = l->phases[2] / (1 + l->pairs);
   const int64_t visits[] = {p->n, p->groups, l->phases[0], l->phases[1], phases, l->bands[0], l->bands[1], l->bands[2]};
   if (product(visits, 8, &l->items)) return VOX_OVERFLOW;
