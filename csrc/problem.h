@@ -201,6 +201,15 @@ static inline int64_t vox_round_up(int64_t a, int64_t b) { return vox_ceil_div(a
 static inline int64_t vox_panel_width(int64_t panel, int64_t left) {
   return left >= panel ? panel : left >= 4 ? 4 : left >= 2 ? 2 : 1;
 }
+/* Winograd's points along an axis, at most. */
+enum { VOX_MOST_POINTS = 8 };
+
+/* Whether outputs lie as their inputs do: kernels of one tap.  In normal form such a problem is one line. */
+static inline int vox_pointwise(const vox_conv *p) {
+  for (int i = 0; i < 3; i++)
+    if (p->kernel[i] != 1 || p->stride[i] != 1 || p->pad[i] != 0 || p->output[i] != p->spatial[i]) return 0;
+  return 1;
+}
 /* Where there is one output or one tap, the step to the next is arbitrary: 1 cannot overflow. */
 static inline void vox_normal_steps(int64_t output, int64_t kernel, int64_t *stride, int64_t *dilation) {
   if (output == 1) *stride = 1;

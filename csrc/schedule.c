@@ -219,7 +219,6 @@ static int winograd_weight_tile(const vox_conv *p, const vox_unit *u, int64_t ti
 /* The form of the least estimated time and how many times faster than the direct sum it should be; VOX_INVALID where no
  * form applies. */
 int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], double *gain) {
-  enum { MOST_POINTS = 8 };
   static const int64_t forms[][2] = {{4, 4}, {4, 2}, {2, 2}, {1, 4}, {1, 2}};
   const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
   const double depth = (double)((gradient ? p->k : p->c) / p->groups) * (double)p->kernel[0];
@@ -232,7 +231,7 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   double least = 0;
   for (unsigned i = 0; i < sizeof forms / sizeof forms[0]; i++) {
     int64_t mh = forms[i][0], mw = forms[i][1];
-    if ((mh == 1) != (p->kernel[1] == 1) || mw - 1 + p->kernel[2] > MOST_POINTS || mh - 1 + p->kernel[1] > MOST_POINTS) continue;
+    if ((mh == 1) != (p->kernel[1] == 1) || vox_max(mh - 1 + p->kernel[1], mw - 1 + p->kernel[2]) > VOX_MOST_POINTS) continue;
     double time = winograd_time(p, u, mh, mw, depth, outputs);
     if (least == 0 || time < least) {
       least = time;
@@ -328,13 +327,17 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   l->parts = vox_max(1, vox_ceil_div(l->cout, per_part));
   if (__builtin_mul_overflow(visits, l->parts, &l->items)) return VOX_OVERFLOW;
   l->k_block = l->columns <= V_BYTES / size / l->positions ? l->panel : per_part;
-  const int64_t of_channel = l->positions * vox_max(1, l->cin) * depth_taps * size;
+  int64_t of_channel, packing = 0;
+  if (product((const int64_t[]){l->positions, vox_max(1, l->cin), depth_taps, size}, 4, &of_channel)) return VOX_OVERFLOW;
   if (l->late) l->k_block = vox_min(l->k_block, vox_round_up(vox_max(1, LATE_BYTES / of_channel), l->panel));
   if (product((const int64_t[]){l->positions, l->vectors, u->lanes, l->k_block}, 4, &l->sums) ||
       __builtin_add_overflow(l->sums, l->positions * 2 * line, &l->sums))
     return VOX_OVERFLOW;
   l->packing = l->sums;
-  if (l->late) l->sums += l->positions * (l->k_block * l->cin * depth_taps + 2 * line);
+  if (l->late && (product((const int64_t[]){of_channel / size, l->k_block}, 2, &packing) ||
+                  __builtin_add_overflow(l->sums, l->positions * 2 * line, &l->sums) ||
+                  __builtin_add_overflow(l->sums, packing, &l->sums)))
+    return VOX_OVERFLOW;
   /* offsets of taps, runs of tiles with the first of each vector, and the images */
   if (__builtin_mul_overflow(depth_taps, l->cin, &l->taps)) return VOX_OVERFLOW;
   l->taps = vox_max(l->taps, taps[0] * l->positions);
@@ -377,13 +380,6 @@ static int upsample_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   return VOX_OK;
 }
 
-/* Whether outputs lie as their inputs do, in normal form: kernels of one tap. */
-static int pointwise(const vox_conv *p) {
-  for (int i = 0; i < 3; i++)
-    if (p->kernel[i] != 1 || p->stride[i] != 1 || p->pad[i] != 0 || p->output[i] != p->spatial[i]) return 0;
-  return p->spatial[0] == 1 && p->spatial[1] == 1;
-}
-
 int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
   const int64_t size = p->type == VOX_F64 ? 8 : 4;
   const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
@@ -421,7 +417,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
       return VOX_OVERFLOW;
     l->columns = vox_round_up(l->band[1] * pitch, width);
     for (int i = 0; i < 3; i++) l->bands[i] = vox_ceil_div(count[i], l->band[i]);
-    if (pointwise(p)) {
+    if (vox_pointwise(p)) {
       l->by_channels = by_channels(l, u, count[2], l->cin);
       l->in_place = l->by_channels || count[2] >= width;
     }
@@ -467,7 +463,11 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
     return VOX_OVERFLOW;
   l->scratch = vox_round_up(l->scratch, VOX_ALIGN / size);
   l->pair = vox_round_up(l->sums, VOX_ALIGN / size);
-  l->sums = l->pair + (l->pairs ? vox_round_up(2 * per_part * l->columns + u->lanes, VOX_ALIGN / size) : 0);
+  int64_t rows = 0; /* of both phases of a pair */
+  if (l->pairs && (product((const int64_t[]){2, per_part, l->columns}, 3, &rows) ||
+                   __builtin_add_overflow(rows, u->lanes, &rows)))
+    return VOX_OVERFLOW;
+  if (__builtin_add_overflow(l->pair, vox_round_up(rows, VOX_ALIGN / size), &l->sums)) return VOX_OVERFLOW;
   l->packing = l->sums;
   if (l->late && (product((const int64_t[]){l->panel, vox_max(1, l->cin), t}, 3, &terms) ||
                   __builtin_add_overflow(l->sums, vox_round_up(terms, VOX_ALIGN / size), &l->sums)))

@@ -18,8 +18,7 @@ static int64_t element_size(const vox_conv *p) { return p->type == VOX_F64 ? 8 :
 static vox_conv normal_form(const vox_conv *p) {
   vox_conv f = *p;
   for (int i = 0; i < 3; i++) vox_normal_steps(p->output[i], p->kernel[i], &f.stride[i], &f.dilation[i]);
-  for (int i = 0; i < 3; i++)
-    if (p->kernel[i] != 1 || f.stride[i] != 1 || p->pad[i] != 0 || p->output[i] != p->spatial[i]) return f;
+  if (!vox_pointwise(&f)) return f;
   f.spatial[2] = f.output[2] = p->spatial[0] * p->spatial[1] * p->spatial[2];
   f.spatial[0] = f.spatial[1] = f.output[0] = f.output[1] = 1;
   return f;

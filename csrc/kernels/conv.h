@@ -29,8 +29,7 @@ INLINE void conv_pack_squares(const real *w, int64_t out, int64_t in, int64_t ci
 }
 
 /* One panel of m output channels of a phase, [cin * taps][m], of the channels from from_c on, from weight (k, c / groups,
- * kernel).  The input gradient
- * swaps the roles of k and c.  Returns whether an Inf or a NaN is among them. */
+ * kernel).  The input gradient swaps the roles of k and c.  Returns whether an Inf or a NaN is among them. */
 static int conv_pack(const vox_conv *p, const vox_layout *l, const vox_phase *ph, int64_t group, int64_t k0, int64_t m,
                      int64_t from_c, int64_t cin, const void *weight, void *packed) {
   enum { AHEAD = 8, LINE = 64 / sizeof(real) };
@@ -222,7 +221,7 @@ static conv_part conv_part_of(const vox_conv_job *job, const vox_phase *ph, cons
 /* The item's sums, which go to their places in the output or, in the order of its pixels, to `rows`, l->columns elements
  * an output channel.  Returns whether an Inf or a NaN is among weights that it packs itself. */
 static int conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_box *o, const conv_part *c, void *workspace,
-                      real *rows) {
+                     real *rows) {
   const vox_layout *l = job->l;
   const int direct = job->p->algorithm == VOX_DIRECT;
   const int64_t width = l->vectors * LANES, terms = l->cin * ph->taps;
@@ -337,34 +336,31 @@ static void conv_pair(const vox_conv_job *job, const vox_phase *first, const vox
 /* An item whose outputs lie as their inputs do, pixel by pixel.  A last tile that is not full begins earlier, and finds some
  * sums twice: so nothing is read, or written, that is not the item's. */
 static void pointwise_item(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, void *workspace) {
-  const vox_conv *p = job->p;
   const vox_layout *l = job->l;
-  const int64_t plane = p->output[2], width = l->vectors * LANES, first_channel = it->group * l->cout;
-  const int64_t q_first = it->band[2] * l->band[2], q_last = it->band[2] + 1 < l->bands[2] ? q_first + l->band[2] : plane;
-  const int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), l->panel), k_first = it->part * per_part;
-  const int64_t k_last = vox_min(l->cout, k_first + per_part);
-  const real *x = (const real *)job->x + (it->n * p->groups + it->group) * l->cin * plane;
-  const real *packed = (const real *)job->packed + first_channel * l->cin;
-  real *y = (real *)job->y + (it->n * p->groups * l->cout + first_channel) * plane;
+  const conv_part c = conv_part_of(job, ph, it);
+  const int64_t plane = c.out.plane, width = l->vectors * LANES, q_first = it->band[2] * l->band[2];
+  const int64_t q_last = it->band[2] + 1 < l->bands[2] ? q_first + l->band[2] : plane;
   real *sums = (real *)workspace + l->scratch;
   int64_t *off = (int64_t *)(sums + l->sums);
   place places[MOST_V];
-  for (int64_t c = 0; c < l->cin; c++) off[c] = c * plane;
+  for (int64_t i = 0; i < l->cin; i++) off[i] = i * plane;
   for (int64_t v = 0; v < MOST_V; v++) places[v] = (place){.at = v * LANES, .mask = ALL_LANES, .packed = 1};
-  finish end = {.plane = plane, .places = places, .activation = p->activation, .slope = (real)p->slope};
-  for (int64_t k0 = k_first, m; k0 < k_last; k0 += m) {
+  finish end = c.out;
+  end.places = places;
+  for (int64_t k0 = c.k_first, m; k0 < c.k_last; k0 += m) {
     m = vox_panel_width(l->panel, l->cout - k0);
-    const real *panel = l->late ? sums + l->packing : packed + k0 * l->cin;
-    if (l->late) conv_pack(p, l, ph, it->group, k0, m, 0, l->cin, job->weight, sums + l->packing);
-    if (job->bias) end.bias = (const real *)job->bias + first_channel + k0;
+    const real *panel = l->late ? sums + l->packing : c.packed + k0 * l->cin;
+    if (l->late) conv_pack(job->p, l, ph, c.group, k0, m, 0, l->cin, job->weight, sums + l->packing);
+    real *y = c.out.y + k0 * plane;
+    if (c.out.bias) end.bias = c.out.bias + k0;
     if (l->by_channels) {
-      channel_tiles(q_last - q_first, l->cin, panel, x + q_first, off, y + k0 * plane + q_first, plane, &end);
+      channel_tiles(q_last - q_first, l->cin, panel, c.x + q_first, off, y + q_first, plane, &end);
       continue;
     }
     for (int64_t q = q_first; q < q_last; q += width) {
       const int64_t v = vox_ceil_div(vox_min(width, q_last - q), LANES), at = vox_min(q, q_last - v * LANES);
-      end.y = y + k0 * plane + at;
-      pixel_tiles(m, v, 0, l->cin, panel, x + at, off, NULL, 0, &end);
+      end.y = y + at;
+      pixel_tiles(m, v, 0, l->cin, panel, c.x + at, off, NULL, 0, &end);
     }
   }
 }

@@ -17,7 +17,7 @@
 
 #define POINT_P ((real)0.70710678118654752440) /* p * q = 1 */
 #define POINT_Q ((real)1.41421356237309504880)
-enum { MOST_POINTS = 8, MOST_TAPS = 7 };
+enum { MOST_POINTS = VOX_MOST_POINTS, MOST_TAPS = 7 };
 
 INLINE vec v_scale(double a, vec b) { return v_set1((real)a) * b; }
 INLINE vec v_scale_add(double a, vec b, vec c) { return v_fma(v_set1((real)a), b, c); }
@@ -180,7 +180,8 @@ static weight_view view_weight(const vox_conv *p, const vox_layout *l, int64_t g
 }
 
 /* One panel of m output channels, [depth tap, channel][m], of each position; positions are `stride` apart: a group's panels,
- * so that one position's weights are one stream, or those of an item that packs them itself.  A vector holds neighbouring elements of the panel's two axes. */
+ * so that one position's weights are one stream, or those of an item that packs them itself.  A vector holds neighbouring
+ * elements of the panel's two axes. */
 static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
                          int64_t stride, void *packed) {
   const weight_view w = view_weight(p, l, group, weight);
@@ -564,7 +565,8 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
       int64_t channel = it->group * l->cout + k;
       vec bias = v_set1(job->bias ? ((const real *)job->bias)[channel] : 0);
       for (int64_t q = 0; q * LANES < outputs; q++) {
-        winograd_outputs(l->tile, points[1], points[2], products + (k - kb) * outputs + q * LANES, stride, bias, p->activation, slope, lines);
+        winograd_outputs(l->tile, points[1], points[2], products + (k - kb) * outputs + q * LANES, stride, bias,
+                         p->activation, slope, lines);
         winograd_store(l, &block, q, size[2], spread, plane, lines, (real *)job->y + channel * plane);
       }
     }
