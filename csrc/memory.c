@@ -1,4 +1,4 @@
-/* The one allocator: aligned, counted, and keeping what is given back for the next request, since fresh pages cost more
+/* The one allocator: aligned, counted, and keeping what is given back for later requests, since fresh pages cost more
  * than the arithmetic of many a layer. */
 #include <pthread.h>
 #include <stdlib.h>
@@ -6,18 +6,28 @@
 
 #include "problem.h"
 
-enum { MOST_KEPT = 64 };
+enum { MOST_KEPT = 128 };
 static const int64_t HUGE_PAGE = 2 << 20;
 
-/* Each block is preceded by a line that holds its size. */
+/* Memory comes from the system in regions, each of the size of the request that found no room, and a later, smaller one
+ * may take a piece.  Each piece begins with a line that says so much of it: */
+typedef struct piece {
+  int64_t size, region; /* bytes of the piece with this line, and of its region */
+  int64_t age;          /* when it was given back */
+  struct piece *next;   /* the next one that is kept, by address */
+  int first;            /* whether it begins its region */
+} piece;
+_Static_assert(sizeof(piece) <= VOX_ALIGN, "a piece begins with one line");
+
+/* A piece is at least this part of its region: so much at most can a small one that stays hold back. */
+enum { LEAST_PART = 8 };
+
 static struct {
   pthread_mutex_t lock;
   int64_t live, peak, kept, limit; /* bytes: handed out, most of that so far, kept, most to be kept */
-  int count;
-  char *block[MOST_KEPT]; /* oldest first */
+  int64_t count, clock;            /* pieces kept, times that one was given back */
+  piece *first;                    /* kept, by address */
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .limit = (int64_t)256 << 20};
-
-static int64_t size_of(const char *block) { return *(const int64_t *)block; }
 
 /* A child finds the pool whole, whatever other threads were about when it was forked. */
 static void before_fork(void) { pthread_mutex_lock(&pool.lock); }
@@ -25,34 +35,86 @@ static void after_fork(void) { pthread_mutex_unlock(&pool.lock); }
 static void after_fork_in_child(void) { pthread_mutex_init(&pool.lock, NULL); }
 static void register_fork_handlers(void) { pthread_atfork(before_fork, after_fork, after_fork_in_child); }
 
-/* With the lock held. */
-static char *take_out(int i) {
-  char *block = pool.block[i];
-  pool.kept -= size_of(block);
+/* These four with the lock held. */
+
+static void keep(piece *p, piece **link) {
+  p->next = *link;
+  *link = p;
+  pool.kept += p->size;
+  pool.count++;
+}
+
+static piece *take_out(piece **link) {
+  piece *p = *link;
+  *link = p->next;
+  pool.kept -= p->size;
   pool.count--;
-  for (; i < pool.count; i++) pool.block[i] = pool.block[i + 1];
-  return block;
+  return p;
 }
 
-/* The smallest kept block that serves and does not waste more than an eighth, or a page. */
-static char *find_kept(int64_t total) {
-  int best = -1;
-  for (int i = 0; i < pool.count; i++) {
-    const int64_t size = size_of(pool.block[i]);
-    if (size >= total && size - total <= total / 8 + 4096 && (best < 0 || size < size_of(pool.block[best]))) best = i;
+/* The smallest piece that serves; what it has over is kept, unless that is less than an eighth, or a page. */
+static piece *find_kept(int64_t total) {
+  piece **best = NULL;
+  for (piece **link = &pool.first; *link; link = &(*link)->next) {
+    const piece *p = *link;
+    if (p->size >= total && p->region / LEAST_PART <= total && (!best || p->size < (*best)->size)) best = link;
   }
-  return best < 0 ? NULL : take_out(best);
+  if (!best) return NULL;
+  piece *p = take_out(best);
+  const int64_t over = p->size - total;
+  if (over > total / 8 + 4096) {
+    piece *rest = (piece *)((char *)p + total);
+    *rest = (piece){.size = over, .region = p->region, .age = p->age};
+    p->size = total;
+    keep(rest, best);
+  }
+  return p;
 }
 
-/* Memory that pages of 2 MiB can hold asks for them. */
-static char *fresh(int64_t total) {
+/* Join what lies beside each other in a region; then the oldest whole regions go that are too many.  Returns these. */
+static piece *give_back(piece *p) {
+  piece **link = &pool.first, **before = NULL, *out = NULL;
+  for (; *link && (uintptr_t)*link < (uintptr_t)p; link = &(*link)->next) before = link;
+  p->age = ++pool.clock;
+  if (*link && (char *)p + p->size == (char *)*link && !(*link)->first) p->size += take_out(link)->size;
+  if (before && (char *)*before + (*before)->size == (char *)p && !p->first) {
+    piece *lower = take_out(before);
+    lower->size += p->size;
+    lower->age = p->age;
+    p = lower;
+    link = before;
+  }
+  keep(p, link);
+  while (pool.count > MOST_KEPT || pool.kept > pool.limit) {
+    piece **oldest = NULL;
+    for (link = &pool.first; *link; link = &(*link)->next)
+      if ((*link)->size == (*link)->region && (!oldest || (*link)->age < (*oldest)->age)) oldest = link;
+    if (!oldest) break;
+    p = take_out(oldest);
+    p->next = out;
+    out = p;
+  }
+  return out;
+}
+
+static void return_to_system(piece *p) {
+  while (p) {
+    piece *next = p->next;
+    free(p);
+    p = next;
+  }
+}
+
+/* A region of its own.  Memory that pages of 2 MiB can hold asks for them. */
+static piece *fresh(int64_t total) {
   const int64_t align = total >= 2 * HUGE_PAGE ? HUGE_PAGE : VOX_ALIGN;
-  void *block; /* aligned_alloc of C11 wants multiples of such an alignment */
-  if (posix_memalign(&block, (size_t)align, (size_t)total)) return NULL;
+  void *region; /* aligned_alloc of C11 wants multiples of such an alignment */
+  if (posix_memalign(&region, (size_t)align, (size_t)total)) return NULL;
 #if defined(MADV_HUGEPAGE)
-  if (align == HUGE_PAGE) madvise(block, (size_t)(total - total % HUGE_PAGE), MADV_HUGEPAGE);
+  if (align == HUGE_PAGE) madvise(region, (size_t)(total - total % HUGE_PAGE), MADV_HUGEPAGE);
 #endif
-  return block;
+  *(piece *)region = (piece){.size = total, .region = total, .first = 1};
+  return region;
 }
 
 void *vox_alloc(int64_t bytes) {
@@ -62,49 +124,45 @@ void *vox_alloc(int64_t bytes) {
   total -= total % VOX_ALIGN;
   pthread_once(&once, register_fork_handlers);
   pthread_mutex_lock(&pool.lock);
-  char *block = find_kept(total);
+  piece *p = find_kept(total);
   pthread_mutex_unlock(&pool.lock);
-  if (!block) {
-    block = fresh(total);
-    if (!block) {
-      vox_release_memory();
-      block = fresh(total);
-    }
-    if (!block) return NULL;
-    *(int64_t *)block = total;
+  if (!p) p = fresh(total);
+  if (!p) {
+    vox_release_memory();
+    p = fresh(total);
   }
+  if (!p) return NULL;
   pthread_mutex_lock(&pool.lock);
-  pool.live += size_of(block);
+  pool.live += p->size;
   pool.peak = vox_max(pool.peak, pool.live);
   pthread_mutex_unlock(&pool.lock);
-  return block + VOX_ALIGN;
+  return (char *)p + VOX_ALIGN;
 }
 
 void vox_free(void *memory) {
   if (!memory) return;
-  char *block = (char *)memory - VOX_ALIGN, *out[MOST_KEPT + 1];
-  const int64_t size = size_of(block);
-  int outs = 0;
+  piece *p = (piece *)((char *)memory - VOX_ALIGN);
   pthread_mutex_lock(&pool.lock);
-  pool.live -= size;
-  if (size > pool.limit) {
-    out[outs++] = block;
-  } else {
-    while (pool.count == MOST_KEPT || pool.kept + size > pool.limit) out[outs++] = take_out(0);
-    pool.block[pool.count++] = block;
-    pool.kept += size;
-  }
+  pool.live -= p->size;
+  piece *out = give_back(p);
   pthread_mutex_unlock(&pool.lock);
-  while (outs) free(out[--outs]);
+  return_to_system(out);
 }
 
 void vox_release_memory(void) {
-  char *out[MOST_KEPT];
-  int outs = 0;
+  piece *out = NULL;
   pthread_mutex_lock(&pool.lock);
-  while (pool.count) out[outs++] = take_out(pool.count - 1);
+  for (piece **link = &pool.first; *link;) {
+    if ((*link)->size == (*link)->region) {
+      piece *p = take_out(link);
+      p->next = out;
+      out = p;
+    } else {
+      link = &(*link)->next;
+    }
+  }
   pthread_mutex_unlock(&pool.lock);
-  while (outs) free(out[--outs]);
+  return_to_system(out);
 }
 
 static int64_t read_under_lock(const int64_t *value) {

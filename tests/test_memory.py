@@ -81,6 +81,50 @@ def test_kept_memory_is_counted_bounded_and_released():
     assert facts()["kept_bytes"] == 0
 
 
+def test_pieces_of_a_kept_region_serve_smaller_requests_and_join_again():
+    whole = empty((8 * LARGE,), np.dtype(np.uint8))
+    first, size = whole.ctypes.data, whole.nbytes
+    del whole
+    kept = facts()["kept_bytes"]
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)):
+        pieces = {i: empty((2 * LARGE,), np.dtype(np.uint8)) for i in range(3)}
+        for i in pieces:
+            assert first <= pieces[i].ctypes.data < first + size - 2 * LARGE
+            pieces[i][...] = i
+        assert all((pieces[i] == i).all() for i in pieces)
+        assert facts()["kept_bytes"] < kept - 6 * LARGE
+        for i in order:
+            del pieces[i]
+        assert facts()["kept_bytes"] == kept
+        assert empty((8 * LARGE,), np.dtype(np.uint8)).ctypes.data == first
+
+
+def test_a_small_result_does_not_hold_back_a_large_region():
+    before = facts()
+    large = empty((64 * LARGE,), np.dtype(np.uint8))
+    del large
+    small = empty((LARGE,), np.dtype(np.uint8))
+    release_memory()
+    assert facts()["kept_bytes"] == before["kept_bytes"]
+    large = empty((4 * LARGE,), np.dtype(np.uint8))
+    del large
+    small = empty((LARGE,), np.dtype(np.uint8))  # a piece of it, and the rest is not a region
+    release_memory()
+    assert facts()["kept_bytes"] >= before["kept_bytes"] + 3 * LARGE
+    del small
+    release_memory()
+    assert facts()["kept_bytes"] == before["kept_bytes"]
+
+
+def test_the_oldest_regions_go_first():
+    held = [empty((LARGE + 1024 * i,), np.dtype(np.uint8)) for i in range(200)]
+    sizes, before = [array.nbytes for array in held], facts()["kept_bytes"]
+    while held:
+        held.pop(0)
+    kept = facts()["kept_bytes"] - before
+    assert sum(sizes[-120:]) <= kept <= sum(sizes[-128:]) + 128 * 64
+
+
 def test_results_of_calls_are_recycled_and_stay_their_owners():
     x = np.random.default_rng(0).standard_normal((1, 8, 128, 128)).astype(F32)
     w = np.random.default_rng(1).standard_normal((8, 8, 3, 3)).astype(F32)
@@ -100,7 +144,9 @@ def test_many_threads_at_once():
     def work(seed):
         rng = np.random.default_rng(seed)
         for _ in range(200):
-            arrays = [empty((int(rng.integers(LARGE // 4, LARGE)),), F32) for _ in range(3)]
+            arrays = [empty((int(rng.integers(LARGE // 4, 2 * LARGE)),), F32) for _ in range(3)]
+            arrays.pop(int(rng.integers(3)))
+            arrays.append(empty((LARGE // 4,), F32))
             for i, array in enumerate(arrays):
                 array[:] = seed * 10 + i
             if any((array != seed * 10 + i).any() for i, array in enumerate(arrays)):
