@@ -32,6 +32,7 @@ from joblib.externals.loky import get_reusable_executor
 import oracle
 import voxconv as vc
 from catalogue import check, names, numbers, run_check
+from isolation import LIMIT
 
 HERE = Path(__file__).parent
 
@@ -109,7 +110,7 @@ def preloaded(tmp_path_factory):
         code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import test_catalogue_faults as t; t.{function}"
         command = [sys.executable, "-c", f"{code}({backend!r})"]
         environment = {**os.environ, "LD_PRELOAD": str(library)}
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT)
         assert result.returncode == 0, result.stderr[-3000:]
         return result.stdout
 
@@ -313,7 +314,7 @@ def forks(backend, cycles, threads=4):
                 warnings.simplefilter("ignore", DeprecationWarning)
                 child = os.fork()
             if not child:
-                signal.alarm(30)
+                signal.alarm(LIMIT)
                 same = vc.conv2d(x, w, padding=1, backend=backend).tobytes() == expected
                 os._exit(0 if same else 1)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, f"fork {i}"
@@ -421,7 +422,7 @@ def test_faults(name, backend, child):
 def script(code, *, expect=0, **environment):
     code = "import numpy as np, voxconv as vc\n" + textwrap.dedent(code)
     result = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=LIMIT
     )
     assert result.returncode == expect, result.stderr[-3000:]
     return result.stdout
@@ -508,7 +509,7 @@ def test_i1_a_fork_before_the_first_call(threads):
         x, w = np.ones((2, 16, 30, 30), "f4"), np.ones((16, 16, 3, 3), "f4")
         for _ in range(2):
             child = os.fork()
-            signal.alarm(60)
+            signal.alarm({LIMIT})
             assert (vc.conv2d(x, w) == 144).all()
             if child:
                 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -22,6 +22,7 @@ import pytest
 
 import catalogue
 import voxconv as vc
+from isolation import LIMIT
 from test_catalogue import REFUSED
 
 HERE = Path(__file__).parent
@@ -61,7 +62,7 @@ def run(code, *, prefix=(), expect=0, **environment):
     command = [*prefix, sys.executable, "-c", textwrap.dedent(code)]
     inherited = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}  # of this processor
     result = subprocess.run(
-        command, env={**inherited, **environment}, capture_output=True, text=True, timeout=900, cwd=ROOT / "tests"
+        command, env={**inherited, **environment}, capture_output=True, text=True, timeout=LIMIT, cwd=ROOT / "tests"
     )
     assert result.returncode == expect, result.stderr[-3000:]
     return result.stdout.strip() if not expect else result.stderr
@@ -234,7 +235,7 @@ def test_k3_k5_processes_and_threads_that_compile_at_once(tmp_path):
     """)
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     jobs = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(8)]
-    assert [job.wait(timeout=900) for job in jobs] == [0] * 8
+    assert [job.wait(timeout=LIMIT) for job in jobs] == [0] * 8
 
 
 @numba

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from isolation import LIMIT
+
 BLOCKED = """
 import sys
 sys.modules[{package!r}] = None
@@ -17,7 +19,7 @@ sys.exit(main({arguments!r}))
 
 
 def run(*command):
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=LIMIT)
 
 
 def voxconv(*arguments):

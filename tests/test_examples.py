@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from isolation import LIMIT
+
 EXAMPLES = {path.stem: path for path in (Path(__file__).parent.parent / "examples").glob("*.py")}
 TRAINING = {
     "classify_patches": r"right on (\d+\.\d)% of 400 held-out patches",
@@ -33,7 +35,7 @@ def test_example_trains_and_answers(name, tmp_path):
     assert count == 1
     (tmp_path / "example.py").write_text(source)
     command = [sys.executable, "-W", "error", "example.py"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     answer = re.search(TRAINING[name], result.stdout)
     assert answer, result.stdout
@@ -45,7 +47,7 @@ def test_pictures_of_the_story_are_drawn(tmp_path):
         pytest.importorskip(extra)
     docs = Path(__file__).parent.parent / "docs"
     command = [sys.executable, "-W", "error", str(docs / "pictures.py"), str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     assert result.returncode == 0, result.stderr
     shown = re.findall(r"\(pictures/(\w+\.png)\)", (docs / "how-a-cnn-sees.md").read_text())
     assert sorted(shown) == sorted(path.name for path in tmp_path.iterdir())

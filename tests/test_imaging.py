@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import voxconv as vc
+from isolation import LIMIT
 from voxconv import imaging
 
 nibabel = pytest.importorskip("nibabel")
@@ -162,7 +163,7 @@ def test_bad_data_is_one_line_on_the_command_line(tmp_path):
         (["--data", str(tmp_path)], "--data needs --task"),
     ):
         command = [sys.executable, "-m", "voxconv", "demo", *arguments]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=LIMIT)
         assert result.returncode == 2
         assert text in result.stderr
         assert result.stderr.count("\n") == 1

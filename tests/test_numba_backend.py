@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import voxconv as vc
+from isolation import LIMIT
 from voxconv import grad
 
 numba = pytest.importorskip("numba")
@@ -183,7 +184,7 @@ def test_a_fork_waits_for_the_compiler(monkeypatch):
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if not child:
-        signal.alarm(120)
+        signal.alarm(LIMIT)
         same = (vc.conv2d(x, w, backend="numba") == expected).all()
         os._exit(0 if same else 1)
     thread.join()

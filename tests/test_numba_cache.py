@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from isolation import LIMIT
+
 pytest.importorskip("numba")
 
 PACK = """
@@ -26,7 +28,7 @@ print(kernel.cache_hits, len(seen), *(str(w.message) for w in seen))
 
 def run(code, folder, **environment):
     variables = {**os.environ, "NUMBA_CACHE_DIR": str(folder), **environment}
-    result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=300)
+    result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=LIMIT)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 
@@ -259,6 +261,6 @@ pools = [vc.max_pool2d(x, 2, return_indices=True, backend=name) for name in ("nu
 assert all((a == b).all() for a, b in zip(*pools))
 print(vc.runtime_info()["native"])
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "False"

@@ -14,6 +14,7 @@ import pytest
 import oracle
 import voxconv as vc
 from cases import CONV, POOL
+from isolation import LIMIT
 from problems import operands
 
 THREADS = (1, 2, 3, 8)
@@ -124,7 +125,7 @@ def test_concurrent_callers(backend, seed):
     with ThreadPoolExecutor(8) as callers:
         jobs = [(i, callers.submit(results, work[i][0], backend, *work[i][1:])) for i in [*range(len(work))] * 6]
         for i, job in jobs:
-            for ours, serial in zip(job.result(timeout=120), expected[i], strict=True):
+            for ours, serial in zip(job.result(timeout=LIMIT), expected[i], strict=True):
                 oracle.assert_same_bits(ours, serial)
 
 
@@ -141,7 +142,7 @@ def test_one_plan_called_from_several_threads(backend, seed):
 
 
 def _convolve_in_child(backend, x, w, sender):
-    signal.alarm(60)
+    signal.alarm(LIMIT)
     sender.send_bytes(vc.conv2d(x, w, padding=1, backend=backend).tobytes())
 
 
@@ -161,7 +162,7 @@ def test_a_child_process_computes_too(method, backend, seed):
             # From 3.12 Python warns of any fork with threads about; that it works here is the point.
             warnings.simplefilter("ignore", DeprecationWarning)
             process.start()
-        assert receiver.poll(90), f"the child hung or died: {process.exitcode}"
+        assert receiver.poll(LIMIT), f"the child hung or died: {process.exitcode}"
         assert receiver.recv_bytes() == expected
         process.join()
         assert process.exitcode == 0
