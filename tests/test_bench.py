@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import math
 import os
+import platform
 import sys
 import threading
 from dataclasses import replace
+from multiprocessing import Pipe
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from voxconv import machine, plan, runtime
 from voxconv import problem as rules
-from voxconv.bench import compare, doctor, report, task
+from voxconv.backends import get_backend
+from voxconv.bench import compare, doctor, report, task, worker
 from voxconv.bench.command import progress_bar
 from voxconv.bench.layers import DIRECTIONS, Layer
 from voxconv.bench.ours import Ours
@@ -128,6 +133,12 @@ def test_contender_that_raises_is_refused():
     assert "no such device" in Workshop().check(Faulty(fail), given)
 
 
+def test_contender_of_another_type_or_shape_is_refused():
+    given = make_task(CONV, "forward", "float32", 1, warm=True)
+    assert wrong(given.answer.astype(np.float64), given) == "its result is float64 instead of float32"
+    assert "instead of (1, 8, 11, 13)" in wrong(given.answer[..., :-1], given)
+
+
 def test_contender_whose_threads_leave_their_processors_is_refused():
     allowed = os.sched_getaffinity(0)
     if len(allowed) < 2:
@@ -171,8 +182,58 @@ def test_a_workshop_loads_checks_and_takes_turns(tmp_path):
         assert workshop.turn(name) > 0
     assert workshop.probe("copy") > 0
     assert workshop.probe("fma") > 0
+    assert contender("native-strict") == Ours("native", precision="strict")
     with pytest.raises(ValueError, match="'nothing' does not exist; there are "):
         contender("native-nothing")
+
+
+def test_a_pool_has_one_algorithm_and_fills_what_it_is_given():
+    values = make_task(LAYERS["max-pool"], "forward", "float32", 1, warm=True)
+    assert Workshop().check(Ours("native", "direct"), values) == "pooling has one algorithm"
+    indexed = make_task(LAYERS["max-pool"], "indices", "float32", 1, warm=True)
+    run_once, read = Ours("native").prepare(indexed)
+    first, second = run_once(), run_once()
+    assert all(a is b for a, b in zip(first, second, strict=True))
+    assert wrong(read(second), indexed) is None
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """The far end of a worker's socket, which a thread of this process serves."""
+    ours, theirs = Pipe()
+    monkeypatch.setattr(sys, "argv", ["worker", str(os.dup(theirs.fileno()))])
+    theirs.close()
+    thread = threading.Thread(target=worker.serve)
+    thread.start()
+    yield ours
+    ours.close()
+    thread.join()
+    gc.enable()
+
+
+def test_a_worker_answers_tells_what_went_wrong_and_ends_with_its_parent(served, tmp_path):
+    make_task(CONV, "forward", "float32", 1, warm=True).save(tmp_path)
+    served.send(("facts", ("reference",)))
+    assert served.recv() == (Ours("reference").facts(), None)
+    served.send(("turn", ("nobody",)))
+    assert served.recv() == (None, "KeyError: 'nobody'")
+    served.send(("load", (["reference"], str(tmp_path), CONV, "forward", "float32", 1, True)))
+    found, error = served.recv()
+    assert error is None
+    assert found["reference"] > 0
+
+
+def test_a_parent_hears_of_its_workers_errors_and_of_their_death():
+    process = worker.Worker(["reference"], 1, True, sys.executable, pausing=True)
+    try:
+        assert process.ask("facts", "reference") == Ours("reference").facts()
+        with pytest.raises(RuntimeError, match="reference: ValueError: peer 'nobody' has no adapter"):
+            process.ask("facts", "nobody")
+        process.process.kill()
+        with pytest.raises(RuntimeError, match="the process of reference died"):
+            process.ask("facts", "reference")
+    finally:
+        process.close()
 
 
 def test_a_backend_of_one_thread_says_so(tmp_path):
@@ -252,6 +313,15 @@ def test_table(measured):
     assert page.count("](a.png)") == 1
     assert sum(line.startswith("|") for line in page.splitlines()) == 2 * (len(table) + 3)
     assert all(len(line) <= 120 for line in page.splitlines() if not line.startswith("|"))
+
+
+def test_a_layer_that_ours_cannot_do_stays_a_row(measured):
+    first, *rest = measured["layers"]
+    refused = {**first, "results": {name: timed for name, timed in first["results"].items() if name != "native"}}
+    table = report.rows({**measured, "layers": [refused, *rest]})
+    assert table[0].gflops is None
+    assert set(table[0].ratios.values()) == {None}
+    assert report.geomeans(table) == report.geomeans(table[1:])
 
 
 def test_directions_that_a_layer_has():
@@ -350,6 +420,13 @@ def test_copy_probe_copies_whole_vectors_and_nothing_else():
     assert (target[3 * lanes :] == -1).all()
 
 
+def test_peak_of_several_threads_and_of_none(monkeypatch):
+    alone, together = (machine.sample(machine.fma_probe("float32", threads)) for threads in (1, 2))
+    assert together > 1.2 * alone  # each in its own thread's time
+    monkeypatch.setitem(sys.modules, "voxconv._native", None)
+    assert machine.fma_probe("float32", 1) is None
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_copy_probe_reads_a_bandwidth(threads, monkeypatch):
     assert machine.copy_probe(1 << 16, threads)() > 1e7
@@ -377,6 +454,22 @@ def test_doctor_says_what_a_machine_lacks():
     assert "the compiled library is missing" in doctor.as_text(_examined(["sse2"], native=False))
 
 
+def test_doctor_names_what_a_backend_gets_wrong(monkeypatch):
+    real = plan.plan_conv2d
+    monkeypatch.setattr(plan, "plan_conv2d", lambda shape, w, b, *rest, **options: real(shape, -w, b, *rest, **options))
+    found = doctor._selftest(get_backend("native"))
+    assert found["failures"]
+    assert all(" forward " in text and "its result is off by" in text for text in found["failures"])
+    assert not doctor.passed({"selftest": {"native": found}})
+
+
+def test_a_peak_that_cannot_be_measured_is_left_out(monkeypatch):
+    assert doctor._peak(runtime.runtime_info()["isa"]["used"]) > 1e8
+    assert doctor._peak("no such instruction set") is None
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    assert doctor._peak("sse2") is None
+
+
 def test_bench_without_avx(monkeypatch):
     monkeypatch.setenv("VOXCONV_ISA", "sse2" if "sse2" in runtime.runtime_info()["isa"]["supported"] else "neon")
     found = run("demo", ["forward"], ["native"], [], seconds=0.01, layers="patches")
@@ -395,6 +488,22 @@ def test_ceilings_are_measured_once(monkeypatch, tmp_path):
     name, rate = machine.bandwidth(first, 1 << 40)
     assert name == "memory"
     assert rate > 0
+
+
+def test_ceilings_without_a_home_or_a_name(monkeypatch):
+    def missing(*_):
+        raise RuntimeError("there is no home")
+
+    monkeypatch.setattr(machine, "measure", lambda threads: {"threads": threads})
+    monkeypatch.setattr(Path, "home", missing)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert machine.ceilings(2) == {"threads": 2}
+
+    def unreadable(*_):
+        raise OSError("there is no /proc")
+
+    monkeypatch.setattr(Path, "read_text", unreadable)
+    assert machine.cpu_name() == (platform.processor() or platform.machine())
 
 
 @pytest.mark.parametrize("content", [None, "{", "1", "{}"])

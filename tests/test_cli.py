@@ -72,7 +72,10 @@ def test_explain_takes_every_form():
         (["explain", "conv2d", "1x3x9x9", "8x4x3x3"], "must have 3 input channels"),
         (["explain", "conv2d", "1x4x9x9", "8x4x-3x3"], "negative"),
         (["explain", "conv2d", "1x4x9x9", "8x4x3x3", "--stride", "1.5"], "neither an integer"),
+        (["explain", "conv2d", "1x4x9x9", "8x4x3x3", "--groups", "0"], "'0' is not a number of at least 1"),
         (["demo", "--out", "no/such/folder/a.png"], "does not exist"),
+        (["demo", "--task", "all", "--data", "a.dcm"], "--data goes with a single task"),
+        (["demo", "--task", "digits", "--data", "a.dcm"], "takes no data"),
     ],
 )
 def test_mistake_is_a_sentence(arguments, text):
@@ -104,3 +107,83 @@ sys.exit(main(["bench", "demo", "--backend", "numba"]))
     assert result.returncode == 2
     assert "pip install 'voxconv[numba]'" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+BENCH = ["bench", "demo", "--layers", "patches", "--seconds", "0.01", "--peers", "none", "--backend", "native"]
+
+
+def test_bench_writes_what_it_is_asked_for_and_knows_a_regression(tmp_path):
+    pytest.importorskip("matplotlib")
+    saved, page, picture = (tmp_path / name for name in ("a.json", "a.md", "a.png"))
+    result = voxconv(*BENCH, "--save", str(saved), "--markdown", str(page), "--plot", str(picture))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"]({picture.name})" in page.read_text()
+    assert picture.stat().st_size > 10_000
+    report = json.loads(saved.read_text())
+    for layer in report["layers"]:
+        for timed in layer["results"].values():
+            timed |= {name: timed["median"] / 1000 for name in ("q1", "q3", "median")}
+    saved.write_text(json.dumps(report))
+    slower = voxconv(*BENCH, "--compare", str(saved), "--also", str(saved), "--json")
+    assert slower.returncode == 1, slower.stderr
+    assert json.loads(slower.stdout)["comparison"]["regressions"] == len(report["layers"])
+
+
+def test_bench_plot_without_matplotlib_is_a_sentence():
+    hidden = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "matplotlib" else find(name, package)
+from voxconv.__main__ import main
+sys.exit(main(["bench", "demo", "--plot", "a.png"]))
+"""
+    result = run("-c", hidden)
+    assert result.returncode == 2
+    assert "pip install 'voxconv[bench]'" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_reader_that_has_gone_is_no_error():
+    command = [sys.executable, "-m", "voxconv", "explain", "conv1d", "1x4x9", "8x4x3"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(LIMIT) == 1
+
+
+def test_an_interrupt_ends_a_command_as_shells_expect():
+    interrupted = """
+import sys
+from voxconv import selftest
+from voxconv.__main__ import main
+def run():
+    raise KeyboardInterrupt
+selftest.run = run
+sys.exit(main(["selftest"]))
+"""
+    result = run("-c", interrupted)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+def test_a_check_that_fails_is_told():
+    spoilt = """
+import sys
+import numpy as np
+from voxconv import functional, selftest
+from voxconv.__main__ import main
+real = functional.avg_pool1d
+def wrong(x, *rest, backend="auto", **options):
+    y = real(x, *rest, backend=backend, **options)
+    return y if backend != "numba" else y[..., :-1]
+def nan(x, *rest, backend="auto", **options):
+    y = real(x, *rest, backend=backend, **options)
+    return y if backend != "native" else y * np.nan
+functional.avg_pool1d = {"shape": wrong, "nan": nan}[sys.argv[1]]
+sys.exit(main(["selftest"]))
+"""
+    for fault, backend in (("shape", "numba"), ("nan", "native")):
+        result = run("-c", spoilt, fault)
+        assert result.returncode == 1, result.stderr
+        for dtype in ("float32", "float64"):
+            assert f"FAIL avg_pool1d {dtype} {backend} None: largest difference inf" in result.stdout

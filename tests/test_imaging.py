@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,76 @@ def bad_files(folder):
     }
 
 
+def changed(folder, **tags):
+    """The CT example with other tags; None takes one away."""
+    file = pydicom.dcmread(PYDICOM / "CT_small.dcm")
+    for name, value in tags.items():
+        if value is None:
+            delattr(file, name)
+        else:
+            setattr(file, name, value)
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{len(list(folder.iterdir()))}.dcm"
+    file.save_as(path)
+    return path
+
+
+def test_tags_that_are_missing_empty_or_of_another_kind(tmp_path):
+    plain = imaging.read(PYDICOM / "CT_small.dcm")
+    dark = imaging.read(changed(tmp_path, PhotometricInterpretation="MONOCHROME1"))
+    np.testing.assert_array_equal(dark.pixels, plain.pixels.max() + plain.pixels.min() - plain.pixels)
+    for spacing in (None, "", [1, 2, 3]):
+        assert imaging.read(changed(tmp_path, PixelSpacing=spacing)).spacing == (1.0, 1.0)
+    assert imaging.read(changed(tmp_path, PixelSpacing=None, ImagerPixelSpacing=[2, 3])).spacing == (2.0, 3.0)
+    frames = {"NumberOfFrames": 2, "Rows": plain.pixels.shape[0] // 2}
+    volume = imaging.read(changed(tmp_path, **frames, SpacingBetweenSlices=-2.5))
+    np.testing.assert_array_equal(volume.pixels.reshape(plain.pixels.shape), plain.pixels)
+    assert volume.spacing == (2.5, *plain.spacing)
+    for thickness, between in ((None, 1.0), (4, 4.0)):
+        path = changed(tmp_path, **frames, SpacingBetweenSlices=None, SliceThickness=thickness)
+        assert imaging.read(path).spacing == (between, *plain.spacing)
+    with pytest.raises(ValueError, match="grey values that are not finite"):
+        imaging.read(changed(tmp_path, RescaleSlope="1e38", RescaleIntercept="1e38"))
+
+
+def test_a_folder_of_one_slice_is_that_slice_and_several_must_say_where_they_lie(tmp_path):
+    path = changed(tmp_path / "one")
+    one, alone = imaging.read(path.parent), imaging.read(path)
+    np.testing.assert_array_equal(one.pixels, alone.pixels)
+    assert one.spacing == alone.spacing
+    changed(path.parent, ImagePositionPatient=None)
+    with pytest.raises(ValueError, match=r"1\.dcm.*does not say where it lies"):
+        imaging.read(path.parent)
+
+
+def test_an_outline_that_does_not_fit_its_slice_marks_nothing(tmp_path):
+    file = pydicom.dcmread(get_path("overlay"))
+    file[0x6000, 0x3000].value = bytes(len(file[0x6000, 0x3000].value))
+    file.save_as(tmp_path / "empty.dcm")
+    assert not imaging.read(tmp_path / "empty.dcm").marked.any()
+    assert imaging.example_slice().marked.any()
+
+
+def test_nifti_that_is_no_volume_of_finite_grey_values(tmp_path):
+    from voxconv.imaging.scan import read_nifti
+
+    def saved(pixels, name="a.nii"):
+        nibabel.save(nibabel.Nifti1Image(pixels, np.eye(4)), tmp_path / name)
+        return tmp_path / name
+
+    with pytest.raises(ValueError, match=r"grey values in 3 or 4 dimensions, not float32 of shape \(2, 3\)"):
+        imaging.read(saved(np.ones((2, 3), np.float32)))
+    with pytest.raises(ValueError, match="grey values in 3 or 4 dimensions, not complex64"):
+        imaging.read(saved(np.ones((2, 3, 4), np.complex64)))
+    with pytest.raises(ValueError, match="must hold finite grey values"):
+        imaging.read(saved(np.full((2, 3, 4), np.nan, np.float32)))
+    frames = saved(np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3), "b.nii")
+    assert read_nifti(frames, 2).pixels.ravel().tolist() == (read_nifti(frames).pixels.ravel() + 2).tolist()
+    for frame in (-1, 3):
+        with pytest.raises(ValueError, match=rf"frame={frame} must lie in 0\.\.2"):
+            read_nifti(frames, frame)
+
+
 def test_every_bad_file_is_named(tmp_path):
     for path, text in bad_files(tmp_path).items():
         with pytest.raises(ValueError, match=text) as caught:
@@ -241,6 +312,10 @@ def test_montage_shows_each_slice_where_it_lies(tmp_path):
     assert boxes[4].y0 == boxes[0].y0 > boxes[5].y1
     assert all(0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1 for box in boxes)
     imaging.figures.save(figure, tmp_path / "a.png")
+    marked = replace(volume, marked=np.zeros(volume.pixels.shape, bool))
+    marked.marked[3, 20:40, 30:50] = True
+    outlined = imaging.figures.montage(marked, every=2, columns=5)
+    assert [number for number, axes in enumerate(outlined.axes) if axes.collections] == [1]
     with pytest.raises(ValueError, match="must be a volume"):
         imaging.figures.montage(volume.slice(0))
     with pytest.raises(ValueError, match="must be at least 1"):

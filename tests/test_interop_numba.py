@@ -138,6 +138,28 @@ def test_wrong_types_are_a_sentence():
         into(x.astype(np.int16), w, x.copy())
 
 
+X, W = np.ones((1, 2, 6, 6), np.float32), np.ones((2, 2, 1, 1), np.float32)
+MISTYPED = {
+    "stride must be an integer or a tuple of 2": lambda: vc.conv2d(X, W, stride=(1, 1, 1)),
+    "dilation must be an integer or a tuple of 2": lambda: vc.conv2d(X, W, dilation=1.5),
+    r"padding must hold one \(before, after\) pair": lambda: vc.conv2d(X, W, padding=((1, 1), (1, 1, 1))),
+    "out must be a writable C-contiguous array of float32 with 4 axes": lambda: vc.conv2d(X, W, out=W[0]),
+    "input must be an array of 4 axes, or 3 without the samples": lambda: vc.conv2d(W[0, 0], W),
+    "bias must be None or an array of float32 with one axis": lambda: vc.conv2d(X, W, W),
+    "groups must be an integer": lambda: vc.conv2d(X, W, groups=1.0),
+    'activation must be None or "relu", written out': lambda: vc.conv2d(X, W, activation="tanh"),
+    "return_indices must be True or False, written out": lambda: vc.max_pool2d(X, 2, return_indices=X.size > 3),
+    "out must be a pair of arrays": lambda: vc.max_pool2d(X, 2, return_indices=True, out=X),
+    "max_pool2d inside @njit: kernel_size must be an integer or a tuple of 2": lambda: vc.max_pool2d(X, (2, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("sentence", MISTYPED)
+def test_each_argument_of_a_wrong_type_is_named(sentence):
+    with pytest.raises(numba.TypingError, match=sentence):
+        numba.njit(MISTYPED[sentence])()
+
+
 def test_threads_call_at_once():
     x, w, b = images(88, (4, 32, 20, 20), (32, 32, 3, 3), (32,))
     walk = (1, 1), (1, 1), (1, 1)

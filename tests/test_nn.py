@@ -113,6 +113,38 @@ def test_backward_without_forward_is_a_sentence():
         layer.backward(x)
 
 
+SHOWN = (
+    nn.Conv2d(2, 3, (3, 2), 2, 1), nn.ConvTranspose3d(2, 3, 2, 2), nn.MaxPool1d(3, 2, 1), nn.AvgPool2d(2, 3, 1),
+    nn.AdaptiveAvgPool2d((1, 2)), nn.ReLU(), nn.LeakyReLU(0.2), nn.Flatten(1, 2), nn.Linear(3, 4, bias=False),
+    nn.BatchNorm2d(3, 1e-3, 0.3), nn.InstanceNorm1d(2), nn.Dropout(0.25), nn.UNet2d(1, 2, (2, 3)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", SHOWN, ids=lambda layer: type(layer).__name__)
+def test_what_a_layer_shows_makes_it_anew(layer):
+    again = eval(repr(layer), vars(nn).copy())
+    assert type(again) is type(layer)
+    assert repr(again) == repr(layer)
+    settings = {name: value for name, value in vars(layer).items() if isinstance(value, (int, float, str, tuple))}
+    assert {name: getattr(again, name) for name in settings} == settings
+    shapes = [{name: array.shape for name, array in module.state_dict().items()} for module in (again, layer)]
+    assert shapes[0] == shapes[1]
+
+
+def test_a_network_shows_its_layers_and_a_parameter_its_shape():
+    assert repr(nn.Sequential(nn.ReLU(), nn.Linear(3, 4))) == (
+        "Sequential(\n  (0): ReLU()\n  (1): Linear(3, 4, bias=True)\n)"
+    )
+    assert repr(nn.Linear(3, 4).weight) == "Parameter(shape=(4, 3), dtype=float32)"
+
+
+def test_nothing_is_worked_out_for_an_input_gradient_that_nobody_wants():
+    x = np.arange(-4, 4, dtype=np.float32).reshape(1, 1, 8)
+    for layer in (nn.ReLU(), nn.LeakyReLU(), nn.Flatten(), nn.Dropout(0.5), nn.MaxPool1d(2), nn.AvgPool1d(2)):
+        y = layer(x)
+        assert layer.backward(np.ones_like(y), input_grad=False) is None
+
+
 def test_state_dict_has_torch_names_and_shapes():
     state = network(0).state_dict()
     assert {name: value.shape for name, value in state.items()} == {
@@ -253,7 +285,9 @@ def test_training_lowers_the_loss(dtype):
         (lambda: nn.Linear(3, 4, dtype="float16"), ValueError, "must be float32 or float64"),
         (lambda: nn.Linear(3, 4)(np.zeros((2, 5), np.float32)), ValueError, "in_features=3"),
         (lambda: nn.Linear(3, 4)(np.zeros((2, 3))), TypeError, "must be float32"),
+        (lambda: nn.Conv2d(True, 4, 3), TypeError, "in_channels=True must be an integer"),
         (lambda: nn.Flatten()(np.zeros(())), ValueError, "must have the axes"),
+        (lambda: nn.Flatten(2, 1)(np.zeros((1, 2, 3))), ValueError, "start_dim=2 must not come after 1"),
         (lambda: nn.Sequential(np.zeros(2)), TypeError, r"layers\[0\]"),
     ],
 )

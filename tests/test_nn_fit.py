@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 
 from voxconv import nn
+from voxconv.nn.fit import progress
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((24, 1, 8, 8)).astype(np.float32)
@@ -68,7 +71,25 @@ def test_data_may_be_drawn_anew_in_each_epoch():
     assert len(set(seen)) == 3
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["file", "terminal"])
+def test_progress_shows_each_step_to_a_terminal_and_a_few_to_a_file(stream):
+    assert list(progress(range(10, 18), 8, "epochs", stream)) == list(range(10, 18))
+    written = stream.getvalue()
+    if stream.isatty():
+        assert written.count("\r") == 8
+        assert written.endswith(f"\repochs [{'#' * 30}] 8/8\n")
+    else:
+        assert written == "".join(f"epochs {done}/8\n" for done in (2, 4, 6, 8))
+
+
 def test_what_fit_and_checkpoints_refuse(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        nn.load_checkpoint(tmp_path / "nothing.npz", *parts())
     model, optimizer = parts()
     with pytest.raises(ValueError, match="patience=3 must come with validation"):
         nn.fit(model, optimizer, nn.cross_entropy, (X, Y), 1, patience=3)

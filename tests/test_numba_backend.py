@@ -161,6 +161,36 @@ def test_a_users_loop_lets_go_of_the_gil_if_it_is_told_to():
     assert meanwhile(lambda: loop_that_holds_it(X, W)) == 0
 
 
+@pytest.mark.parametrize("special", [np.inf, np.nan])
+@pytest.mark.parametrize("place", [(0, 0), (2, 3)], ids=["corner", "middle"])
+@pytest.mark.parametrize("shape", [(3, 4), (4, 4)], ids=["dense", "grouped"])
+def test_padding_is_no_term_of_a_weight_gradient(shape, place, special):
+    """Where grad_output is infinite, zero times it would be a NaN that belongs to no tap."""
+    channels, outs = shape
+    groups = 1 if channels != outs else channels
+    x, gy = integers(96, (2, channels, 6, 7), (2, outs, 6, 7))
+    x = np.abs(x) + 1
+    gy[(1, 2, *place)] = special
+    found, expected = (
+        grad.conv2d_weight(x, (outs, channels // groups, 3, 3), gy, padding=1, groups=groups, backend=backend)
+        for backend in ("numba", "reference")
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert np.isfinite(found[[0, 1, 3]]).all()
+    assert not np.isfinite(found[2]).all()
+    assert np.isfinite(found[2]).any() == (place == (0, 0))
+
+
+def test_a_taps_gradient_that_meets_padding_alone_is_zero():
+    x, gy = integers(97, (1, 2, 2, 3), (1, 3, 1, 1))
+    found = grad.conv2d_weight(x, (3, 2, 9, 9), gy, padding=((0, 7), (6, 0)), backend="numba")
+    np.testing.assert_array_equal(
+        found, grad.conv2d_weight(x, (3, 2, 9, 9), gy, padding=((0, 7), (6, 0)), backend="reference")
+    )
+    assert not found[..., 2:, :].any()
+    assert found.any()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
 def test_a_fork_waits_for_the_compiler(monkeypatch):
     """Otherwise the child would have a compiler that is locked by a thread which it does not have."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from voxconv import imaging, nn
+from voxconv import demo, imaging, nn
+from voxconv.__main__ import main
 from voxconv.demo import classify, detect, digits, lesions, maps, reconstruct, segment, tasks, training
 
 nibabel = pytest.importorskip("nibabel")
@@ -112,6 +113,42 @@ def test_a_scan_without_tissue_is_a_sentence(tmp_path):
             tasks.run(task, tmp_path / "a.png", tmp_path / "dark.nii", 1, TINY[task], None)
     with pytest.raises(ValueError, match="smaller than 96"):
         tasks.run("reconstruct", tmp_path / "a.png", Path(get_path("mr")), 1, TINY["reconstruct"], None)
+
+
+def test_commands_train_draw_and_say_whether_all_was_reached(tmp_path, monkeypatch, capsys):
+    for name, settings in TINY.items():
+        monkeypatch.setattr(f"voxconv.demo.{name}.Settings", lambda settings=settings: settings)
+    short = demo.Settings(train_patches=64, asked_patches=40, epochs=2)
+    monkeypatch.setattr("voxconv.demo.Settings", lambda: short)
+    drawn = ["--seeds", "1", "--out", str(tmp_path / "a.png")]
+    assert main(["demo", "--task", "digits", *drawn]) == 0
+    assert "logistic" in capsys.readouterr().out
+    assert main(["demo", "--no-timings", *drawn[2:]]) == 0
+    assert "proves nothing" in capsys.readouterr().out
+    monkeypatch.setattr(tasks, "TASKS", ("digits", "classify"))
+    limits = {"digits": {"accuracy": 0.0}, "classify": {}}
+    for accuracy, code in ((0.0, 0), (1.01, 1)):
+        monkeypatch.setattr(tasks, "LEAST", limits | {"digits": {"accuracy": accuracy}})
+        monkeypatch.setattr(tasks, "MOST", {"digits": {}, "classify": {}})
+        assert main(["demo", "--task", "all", *drawn]) == code
+        assert ("MISSED" in capsys.readouterr().out) == bool(code)
+    assert (tmp_path / "a-classify.png").stat().st_size > 10_000
+
+
+def test_a_scan_with_no_room_for_what_is_asked_is_a_sentence(tmp_path):
+    anatomy = lesions.planar("segment", None)
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="is smaller than a crop of"):
+        anatomy.crop((10_000, 8), rng)
+    with pytest.raises(ValueError, match=r"the train half of this scan .* has no place for a patch of 400"):
+        anatomy.patch("train", 400, False, rng)
+    anatomy.ignored[:] = True
+    with pytest.raises(ValueError, match=r"has no crop of \(32, 32\) full of tissue"):
+        anatomy.crop((32, 32), rng)
+    grey = nibabel.Nifti1Image(np.full((128, 128, 1), 7, np.int16), np.eye(4))
+    nibabel.save(grey, tmp_path / "grey.nii")
+    with pytest.raises(ValueError, match="is of one grey value"):
+        tasks.run("reconstruct", tmp_path / "a.png", tmp_path / "grey.nii", 1, TINY["reconstruct"], None)
 
 
 def test_training_never_sees_the_outline_nor_the_other_half():

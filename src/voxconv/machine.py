@@ -41,6 +41,7 @@ def fma_probe(dtype: str, threads: int) -> Callable[[], float] | None:
         from voxconv._native import ffi, lib
     except ImportError:
         return None
+    runtime.runtime_info()  # raises where the environment names an instruction set that is not here
     kind = lib.VOX_F64 if dtype == "float64" else lib.VOX_F32
 
     def loop(_: int) -> float:

@@ -80,4 +80,5 @@ def _finish(axes: Any) -> None:
     axes.yaxis.set_minor_formatter("")
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
     axes.set_axisbelow(True)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    if axes.get_legend_handles_labels()[0]:  # matplotlib warns of a legend without entries
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)

@@ -52,7 +52,8 @@ def _pixels(file: Any, path: Path) -> Array:
             rule = f"has pixels that cannot be read: {error}"
         raise _refusal(path, rule) from None
     slope, intercept = float(file.get("RescaleSlope", None) or 1), float(file.get("RescaleIntercept", None) or 0)
-    pixels: Array = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+        pixels: Array = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     if not pixels.size or not np.isfinite(pixels).all():
         raise _refusal(path, "holds no image, or grey values that are not finite")
     if file.get("PhotometricInterpretation") == "MONOCHROME1":
