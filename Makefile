@@ -8,6 +8,8 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc src -name '*.c' -o -n
 
 PEERS := build/peers
 MNN := build/mnn
+# Numba's account of what it compiled knows no newer.
+COVERAGE := 'coverage>=7.10,<7.11'
 
 .PHONY: demo test lint check long soak free-threaded scoreboard bench peers docs-bench wheel release clean
 .DELETE_ON_ERROR:
@@ -48,7 +50,7 @@ $(FREE_THREADED)/installed: $(VENV)/installed
 # Every long run, the time shared out among them, into the ledger; then the scoreboard from that.
 SECONDS ?= 3600
 soak: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet 'coverage>=7.10,<7.11'  # Numba's account of what it compiled knows no newer
+	$(BIN)/python -m pip install --quiet $(COVERAGE)
 	$(BIN)/python tests/soak all --seconds $(SECONDS)
 	$(BIN)/python tests/soak render
 
@@ -58,13 +60,14 @@ scoreboard: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest bench --benchmark-json=build/benchmark.json
 
-# Other libraries to measure against; one whose pins clash with the others' has an environment of its own.
+# Other libraries to measure against, whose adapters are tested there; one whose pins clash with the others' has an
+# environment of its own.
 peers: $(PEERS)/installed
 
 $(PEERS)/installed: $(SOURCES)
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet 'torch==2.13.0' onnxruntime onnx openvino ncnn jax scipy
-	$(PEERS)/bin/python -m pip install --quiet '.[numba,bench]'
+	$(PEERS)/bin/python -m pip install --quiet '.[numba,bench]' $(COVERAGE)
 	$(PYTHON) -m venv $(MNN)
 	$(MNN)/bin/python -m pip install --quiet MNN numpy cffi
 	touch $@

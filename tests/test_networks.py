@@ -85,12 +85,21 @@ def test_bench_refuses_a_step_that_learns_otherwise():
             assert isinstance(workshop.check(PEERS[name], given), float)
 
 
-def torch_curves():
+@pytest.mark.parametrize("name", SMALLER)
+def test_the_stored_loss_is_that_of_torch(name):
+    pytest.importorskip("torch")
+    expected = json.loads(CURVES.read_text())[name]
+    for dtype, losses in torch_curves([name])[name].items():
+        assert losses == pytest.approx(expected[dtype], rel=1e-3 if dtype == "float32" else 1e-9), dtype
+
+
+def torch_curves(names=SMALLER):
     import torch
 
     torch.set_num_threads(1)
     curves = {}
-    for name, network in SMALLER.items():
+    for name in names:
+        network = SMALLER[name]
         steps = {dtype: torch_step(torch, network, batch(network, dtype)) for dtype in ("float32", "float64")}
         curves[name] = {dtype: [step() for _ in range(STEPS)] for dtype, step in steps.items()}
     return curves

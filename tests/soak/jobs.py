@@ -238,28 +238,38 @@ patch = subprocess
 RELEASE_ONLY = "tests/test_catalogue_platform.py::test_m3_m4_symbols_and_dependencies"
 """What a build that counts its lines is not: it exports gcov's symbols."""
 
+PEERS, OF_PEERS = ROOT / "build" / "peers" / "bin" / "python", ("tests/test_bench.py", "tests/test_networks.py")
+"""The environment that has other libraries (`make peers`), and the tests that want them."""
+
 
 def reached_by_tests(folder, package):
-    """Run the suite, its child processes too: lines of Python not reached, by file, their number, the suite's status.
+    """Run the suite, its child processes too: lines of Python not reached, by file, their number, the suites' status.
 
-    What Numba compiles counts as reached where it was compiled, since nothing traces machine code.
+    Then what meets other libraries, where they are installed.  What Numba compiles counts as reached where it was
+    compiled, since nothing traces machine code.
     """
     settings = folder / "coveragerc"
     settings.write_text(MEASURED.format(package=package / "voxconv", data=folder / "data"))
     environment = {**os.environ, "PYTHONPATH": str(package), "NUMBA_JIT_COVERAGE": "1",
                    "NUMBA_CACHE_DIR": str(folder / "numba")}  # fmt: skip
     measure = [sys.executable, "-m", "coverage"]
-    left_out = [f"--deselect={name}" for name in ("tests/test_codebase.py", RELEASE_ONLY)]
-    tests = subprocess.run(
-        [*measure, "run", f"--rcfile={settings}", "-m", "pytest", "-q", "-p", "no:cacheprovider", *left_out],
-        env=environment, cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    print("\n".join(tests.stdout.splitlines()[-5:]))
+    suites = [(sys.executable, [f"--deselect={name}" for name in ("tests/test_codebase.py", RELEASE_ONLY)])]
+    if PEERS.exists():
+        suites.append((PEERS, OF_PEERS))
+    failed = 0
+    for python, chosen in suites:
+        tests = subprocess.run(
+            [python, "-m", "coverage", "run", f"--rcfile={settings}", "-m", "pytest", "-q", "-p", "no:cacheprovider",
+             *chosen],
+            env=environment, cwd=ROOT, capture_output=True, text=True,
+        )  # fmt: skip
+        print("\n".join((tests.stdout + tests.stderr).splitlines()[-15:]))
+        failed = failed or tests.returncode
     call([*measure, "combine", "--quiet", f"--rcfile={settings}"], env=environment)
     report = call([*measure, "json", "-q", f"--rcfile={settings}", "-o", "-"], env=environment)
     files = {name.split("voxconv/")[-1]: entry for name, entry in json.loads(report)["files"].items()}
     lines = sum(entry["summary"]["num_statements"] for entry in files.values())
-    return {name: entry["missing_lines"] for name, entry in files.items()}, lines, tests.returncode
+    return {name: entry["missing_lines"] for name, entry in files.items()}, lines, failed
 
 
 def reached_in_c(objects):
@@ -289,7 +299,8 @@ def coverage(seconds):
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", package, ROOT]
         call([*pip, *(f"--config-settings={s}" for s in settings)])
         missing, lines, failed = reached_by_tests(folder, package)
-        record_lines("coverage of src", time.monotonic() - start, missing, lines, failed_tests=failed)
+        peers = "installed" if PEERS.exists() else "missing"
+        record_lines("coverage of src", time.monotonic() - start, missing, lines, failed_tests=failed, peers=peers)
         record_lines("coverage of csrc", time.monotonic() - start, *reached_in_c(objects))
     return not failed
 
