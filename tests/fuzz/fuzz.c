@@ -15,6 +15,7 @@
 #include "harness.h"
 
 #include "convolution.h"
+#include "memory.h"
 #include "windows.h"
 
 static int64_t most_threads = 8;
@@ -160,7 +161,7 @@ static void draw_case(caller *c) {
   *f = (fuzz_case){.slice = -1, .groups = 1};
   f->kind = PICK(c, CONV, CONV, CONV, CONV, CONV, INPUT_GRAD, INPUT_GRAD, INPUT_GRAD, WEIGHT_GRAD, WEIGHT_GRAD, WEIGHT_GRAD,
                  BIAS_GRAD, MAX_POOL, MAX_POOL, AVG_POOL, AVG_POOL_GRAD, UNFOLD, FOLD, SCATTER, draw(c, 2) ? REFUSED : SIZES,
-                 draw(c, 2) ? RELU_GRAD : POOL_TAPS);
+                 draw(c, 2) ? RELU_GRAD : draw(c, 4) ? POOL_TAPS : MEMORY);
   f->data = draw(c, DATA_KINDS);
   f->values = (int64_t)draw64(c);
   const int most = draw(c, 8) == 0;
@@ -188,6 +189,8 @@ static void draw_case(caller *c) {
       f->output[i] = i == 2 ? boundary(c, lanes, 200) : 1 + draw(c, 4);
       f->spatial[i] = f->kernel[i] * f->output[i];
     }
+  } else if (f->kind == MEMORY) {
+    f->n = 1 + draw(c, 200); /* requests and returns */
   } else if (f->kind == REFUSED || f->kind == SIZES) {
     f->type = draw(c, 2);
     f->n = f->cg = f->kg = 1;
@@ -219,13 +222,15 @@ static void run_case(caller *c) {
   case BIAS_GRAD: case RELU_GRAD: run_channels(c); break;
   case SCATTER: run_scatter(c); break;
   case POOL_TAPS: run_pool_taps(c); break;
+  case MEMORY: run_memory(c); break;
   case REFUSED: run_refused(c); break;
   case SIZES: run_sizes(c); break;
   default: run_window(c);
   }
   counts[f->kind]++;
   threaded_cases += f->threads[1] > 1;
-  special_cases += f->data == SPECIALS && f->type <= VOX_F64 && f->kind != REFUSED && f->kind != SIZES;
+  special_cases += f->data == SPECIALS && f->type <= VOX_F64 && f->kind != REFUSED && f->kind != SIZES &&
+                   f->kind != MEMORY;
 }
 
 static _Atomic uint64_t next_seed;
