@@ -14,6 +14,7 @@ static const int64_t HUGE_PAGE = 2 << 20;
 typedef struct piece {
   int64_t size, region; /* bytes of the piece with this line, and of its region */
   int64_t age;          /* when it was given back */
+  int64_t gone;         /* while it is kept: bytes whose pages the system has back */
   struct piece *next;   /* the next one that is kept, by address */
   int first;            /* whether it begins its region */
 } piece;
@@ -24,7 +25,7 @@ enum { LEAST_PART = 8 };
 
 static struct {
   pthread_mutex_t lock;
-  int64_t live, peak, kept, limit; /* bytes: handed out, most of that so far, kept, most to be kept */
+  int64_t live, peak, kept, limit; /* bytes: handed out, most of that so far, kept in pages of ours, most of these */
   int64_t count, clock;            /* pieces kept, times that one was given back */
   piece *first;                    /* kept, by address */
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .limit = (int64_t)256 << 20};
@@ -35,19 +36,19 @@ static void after_fork(void) { pthread_mutex_unlock(&pool.lock); }
 static void after_fork_in_child(void) { pthread_mutex_init(&pool.lock, NULL); }
 static void register_fork_handlers(void) { pthread_atfork(before_fork, after_fork, after_fork_in_child); }
 
-/* These four with the lock held. */
+/* These five with the lock held. */
 
 static void keep(piece *p, piece **link) {
   p->next = *link;
   *link = p;
-  pool.kept += p->size;
+  pool.kept += p->size - p->gone;
   pool.count++;
 }
 
 static piece *take_out(piece **link) {
   piece *p = *link;
   *link = p->next;
-  pool.kept -= p->size;
+  pool.kept -= p->size - p->gone;
   pool.count--;
   return p;
 }
@@ -61,14 +62,33 @@ static piece *find_kept(int64_t total) {
   }
   if (!best) return NULL;
   piece *p = take_out(best);
-  const int64_t over = p->size - total;
+  const int64_t over = p->size - total, gone = vox_max(0, p->gone - total);
+  p->gone = 0;
   if (over > total / 8 + 4096) {
     piece *rest = (piece *)((char *)p + total);
-    *rest = (piece){.size = over, .region = p->region, .age = p->age};
+    *rest = (piece){.size = over, .region = p->region, .age = p->age, .gone = gone};
     p->size = total;
     keep(rest, best);
   }
   return p;
+}
+
+/* Of a region that is in use no piece can go, but its whole pages can: the next owner finds zeros there.  The oldest such
+ * piece's; 0 if there is none. */
+static int return_pages(void) {
+  enum { PAGE = 4096 };
+  piece *oldest = NULL;
+  int64_t bytes = 0;
+  for (piece *p = pool.first; p; p = p->next) {
+    const int64_t whole = p->size - VOX_ALIGN - 2 * PAGE; /* no more of them are partial, wherever it lies */
+    if (whole > p->gone && (!oldest || p->age < oldest->age)) oldest = p, bytes = whole;
+  }
+  if (!oldest) return 0;
+  const uintptr_t start = ((uintptr_t)oldest + VOX_ALIGN + PAGE - 1) / PAGE * PAGE;
+  madvise((void *)start, ((uintptr_t)oldest + (uintptr_t)oldest->size) / PAGE * PAGE - start, MADV_DONTNEED);
+  pool.kept -= bytes - oldest->gone;
+  oldest->gone = bytes;
+  return 1;
 }
 
 /* Join what lies beside each other in a region; then the oldest whole regions go that are too many.  Returns these. */
@@ -76,10 +96,15 @@ static piece *give_back(piece *p) {
   piece **link = &pool.first, **before = NULL, *out = NULL;
   for (; *link && (uintptr_t)*link < (uintptr_t)p; link = &(*link)->next) before = link;
   p->age = ++pool.clock;
-  if (*link && (char *)p + p->size == (char *)*link && !(*link)->first) p->size += take_out(link)->size;
+  if (*link && (char *)p + p->size == (char *)*link && !(*link)->first) {
+    piece *upper = take_out(link);
+    p->size += upper->size;
+    p->gone += upper->gone;
+  }
   if (before && (char *)*before + (*before)->size == (char *)p && !p->first) {
     piece *lower = take_out(before);
     lower->size += p->size;
+    lower->gone += p->gone;
     lower->age = p->age;
     p = lower;
     link = before;
@@ -93,6 +118,8 @@ static piece *give_back(piece *p) {
     p = take_out(oldest);
     p->next = out;
     out = p;
+  }
+  while (pool.kept > pool.limit && return_pages()) {
   }
   return out;
 }
@@ -160,6 +187,8 @@ void vox_release_memory(void) {
     } else {
       link = &(*link)->next;
     }
+  }
+  while (return_pages()) {
   }
   pthread_mutex_unlock(&pool.lock);
   return_to_system(out);

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,11 +111,44 @@ def test_a_small_result_does_not_hold_back_a_large_region():
     large = empty((4 * LARGE,), np.dtype(np.uint8))
     del large
     small = empty((LARGE,), np.dtype(np.uint8))  # a piece of it, and the rest is not a region
-    release_memory()
     assert facts()["kept_bytes"] >= before["kept_bytes"] + 3 * LARGE
+    release_memory()
+    assert before["kept_bytes"] < facts()["kept_bytes"] < before["kept_bytes"] + 3 * 4096  # partial pages
     del small
     release_memory()
     assert facts()["kept_bytes"] == before["kept_bytes"]
+
+
+def test_pages_beside_a_result_that_stays_go_where_they_are_too_many():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    release_memory()
+    part, kept = 24 << 20, []
+    for number in range(3):
+        whole = empty((7 * (part + 64),), np.dtype(np.uint8))
+        first, end = whole.ctypes.data, whole.ctypes.data + whole.nbytes
+        del whole
+        pieces = [empty((part,), np.dtype(np.uint8)) for _ in range(7)]
+        assert all(first <= piece.ctypes.data < end for piece in pieces)
+        for piece in pieces:
+            piece[...] = number + 1
+        kept.append(pieces)
+    before, used = facts()["kept_bytes"], resident()
+    staying = [pieces.pop(3) for pieces in kept]
+    del piece, pieces
+    kept.clear()
+    assert before < facts()["kept_bytes"] <= 256 << 20
+    assert resident() < used - (150 << 20)
+    assert all((piece == number + 1).all() for number, piece in enumerate(staying))
+    again = [empty((part,), np.dtype(np.uint8)) for _ in range(16)]
+    for number, piece in enumerate(again):
+        piece[...] = number
+    assert all((piece == number).all() for number, piece in enumerate(again))
+    assert all((piece == number + 1).all() for number, piece in enumerate(staying))
+    del again, piece, staying
+    release_memory()
+    assert facts()["kept_bytes"] == 0
 
 
 def test_the_oldest_regions_go_first():
