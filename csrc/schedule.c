@@ -133,6 +133,18 @@ static int64_t even_piece(int64_t count, int64_t most) {
   return vox_ceil_div(count, vox_ceil_div(count, vox_max(1, vox_min(most, count))));
 }
 
+/* Rows of a band, of `count` in all and about `most`: those that leave the fewest lanes idle at the ends of bands. */
+static int64_t rows_of_band(int64_t count, int64_t most, int64_t pitch, int64_t cols, int64_t lanes) {
+  int64_t best = even_piece(count, most), least = INT64_MAX;
+  if (best == count) return count;
+  for (int64_t rows = vox_min(count, most + most / 6); rows > most / 2; rows--) {
+    const int64_t rest = count % rows, whole = vox_ceil_div((rows - 1) * pitch + cols, lanes);
+    const int64_t vectors = count / rows * whole + (rest ? vox_ceil_div((rest - 1) * pitch + cols, lanes) : 0);
+    if (vectors < least) least = vectors, best = rows;
+  }
+  return best;
+}
+
 /* Winograd's axes count tiles.  A dilated axis is as many images as its dilation has residues, each undilated. */
 void vox_winograd_phase(const vox_conv *p, const int64_t tile[3], const int64_t residue[3], vox_phase *phase) {
   const int64_t none[3] = {0, 0, 0};
@@ -176,9 +188,8 @@ static double tile_vectors(const vox_conv *p, const vox_unit *u, int64_t mh, int
 /* Estimated time in units of one vector multiply-add: products, transforms, and the stream of the weights, which hides
  * behind the products in part. */
 static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw, double depth, double outputs) {
-  /* measured, the gather and the stores included, of a point and channel; the second where rows of tiles fill vectors, so
-   * that none has to be put together from several */
-  static const int input[] = {24, 14}, output[] = {18, 12};
+  /* measured, the gather and the stores included, of a point and channel; the second where rows of tiles fill vectors */
+  static const int input[] = {15, 11}, output[] = {12, 10};
   const int64_t *out = p->operation == VOX_CONV ? p->output : p->spatial;
   const int wide = vox_ceil_div(vox_ceil_div(out[2], p->dilation[2]), mw) >= u->lanes;
   const double n = (double)((mh - 1 + p->kernel[1]) * (mw - 1 + p->kernel[2])), inputs = depth / (double)p->kernel[0];
@@ -296,7 +307,7 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   for (int i = 0; i < 3; i++) {
     l->bands[i] = vox_ceil_div(ph.axis[i].count, l->band[i]);
     taps[i] = ph.axis[i].taps;
-    slots[i] = vox_axis_slots(&ph.axis[i]);
+    slots[i] = i < 2 ? vox_axis_slots(&ph.axis[i]) : taps[i];
   }
   taps[0] = l->band[0] + depth_taps - 1;
   int64_t tiles = taps[0] * l->band[1] * l->band[2];
@@ -310,7 +321,7 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   tiles *= l->images;
 
   l->vectors = vox_ceil_div(tiles, u->lanes) + 1;
-  if (band_plane(taps, slots, l->band[1] + vox_axis_halo(&ph.axis[1]), l->band[2] + vox_axis_halo(&ph.axis[2]), size, &l->plane) ||
+  if (band_plane(taps, slots, l->band[1] + vox_axis_halo(&ph.axis[1]), l->band[2], size, &l->plane) ||
       __builtin_mul_overflow(l->plane, l->images, &l->scratch))
     return VOX_OVERFLOW;
   l->scratch = vox_round_up(l->scratch + 2 * u->lanes, line);
@@ -342,7 +353,7 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   if (__builtin_mul_overflow(depth_taps, l->cin, &l->taps)) return VOX_OVERFLOW;
   l->taps = vox_max(l->taps, taps[0] * l->positions);
   runs = l->images * taps[0] * l->band[1] + 2 * l->vectors;
-  l->offsets = vox_round_up(l->taps + 5 * runs + VOX_IMAGE_WORDS * l->images, VOX_ALIGN / 8);
+  l->offsets = vox_round_up(l->taps + 6 * runs + VOX_IMAGE_WORDS * l->images, VOX_ALIGN / 8);
   return VOX_OK;
 }
 
@@ -409,7 +420,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
     most = vox_min(most, vox_max(1, SUM_BYTES / (1 + l->pairs) / size / pitch / vox_max(1, l->cout)));
     /* a tile should be full, and a thin band copies its halo too often */
     most = vox_max(most, vox_max(4, vox_ceil_div(width, pitch)));
-    l->band[1] = even_piece(count[1], most);
+    l->band[1] = rows_of_band(count[1], most, pitch, l->band[2], u->lanes);
     if (__builtin_add_overflow(l->band[1], halo[1], &lines)) return VOX_OVERFLOW;
     if (band_plane(taps, slots, lines, pitch, size, &l->plane)) return VOX_OVERFLOW;
     if (__builtin_mul_overflow(l->plane, l->block, &l->scratch) ||
@@ -528,14 +539,14 @@ static int winograd_weight_layout(const vox_conv *p, const vox_unit *u, int64_t 
   for (int i = 0; i < 3; i++) {
     l->bands[i] = vox_ceil_div(a[i].count, l->band[i]);
     taps[i] = a[i].taps;
-    slots[i] = vox_axis_slots(&a[i]);
+    slots[i] = i < 2 ? vox_axis_slots(&a[i]) : taps[i];
   }
   l->images = images_together(p);
   if (product((const int64_t[]){vox_ceil_div(p->n, l->images), l->bands[0], l->bands[1], l->bands[2]}, 4, &l->chunks))
     return VOX_OVERFLOW;
-  const int64_t pitch = l->band[2] + vox_axis_halo(&a[2]), per_image = l->band[1] * l->band[2];
-  const int64_t pixels = l->images * vox_round_up(l->band[1] * pitch, u->lanes), tiles = l->images * per_image;
-  if (band_plane(taps, slots, l->band[1] + vox_axis_halo(&a[1]), pitch, size, &l->plane)) return VOX_OVERFLOW;
+  const int64_t per_image = l->band[1] * l->band[2], tiles = l->images * per_image;
+  const int64_t pixels = l->images * vox_round_up(per_image, u->lanes);
+  if (band_plane(taps, slots, l->band[1] + vox_axis_halo(&a[1]), l->band[2], size, &l->plane)) return VOX_OVERFLOW;
   l->plane = vox_round_up(l->plane + u->lanes, VOX_ALIGN / size);
   l->block = vox_max(1, vox_min(vox_max(1, l->cin), V_BYTES / size / (l->positions * pixels * depth)));
   l->blocks = vox_ceil_div(l->cin, l->block);

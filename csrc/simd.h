@@ -303,6 +303,16 @@ INLINE ivec v_select_int(vmask mask, ivec a, ivec b) {
 }
 INLINE vec v_select(vmask mask, vec a, vec b) { return (vec)v_select_int(mask, (ivec)a, (ivec)b); }
 
+INLINE ivec v_max_int(ivec a, ivec b) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (ivec)_mm512_max_epi64((__m512i)a, (__m512i)b);
+#elif defined(VOX_ISA_avx512)
+  return (ivec)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#else
+  return v_select_int(a > b, a, b);
+#endif
+}
+
 /* a > b ? a : b */
 INLINE vec v_max(vec a, vec b) {
 #if defined(VOX_ISA_avx512) && VOX_DOUBLE

@@ -41,23 +41,22 @@ INLINE void gather_line(const real *line, int64_t size, int64_t step, int64_t at
 /* How a column of lines is read and written: whole, by masks, or by masks and all of it from the first vector. */
 enum { GATHER_WHOLE, GATHER_MASKED, GATHER_NARROW };
 
-/* to[r * slot + l * pitch + i] = x[l * row + at + (r + i * S) * D] for r < R, l < lines, i < n <= LANES; 0 outside a line's
- * `size` elements.  R is 1 or S, D is 1 or 2.  What lies `next` further will be wanted soon: lines are too short for the
- * processor to guess. */
-INLINE void gather_column(const int S, const int R, const int D, const int form, const real *x, int64_t row, int64_t lines,
+/* to[r * slot + l * pitch + i] = x[l * row + at + r + i * S] for r < R, l < lines, i < n <= LANES; 0 outside a line's
+ * `size` elements.  R is 1 or S.  What lies `next` further will be wanted soon: lines are too short for the processor to
+ * guess. */
+INLINE void gather_column(const int S, const int R, const int form, const real *x, int64_t row, int64_t lines,
                           int64_t size, int64_t at, int64_t n, real *to, int64_t pitch, int64_t slot, int64_t next) {
-  vmask inside[8];
+  vmask inside[4];
   const vmask stored = v_range(0, n);
-  UNROLL for (int j = 0; j < S * D; j++) inside[j] = v_range(-at - j * LANES, size - at - j * LANES);
+  UNROLL for (int j = 0; j < S; j++) inside[j] = v_range(-at - j * LANES, size - at - j * LANES);
   const real *from = x + at;
   for (int64_t l = 0; l < lines; l++, from += row, to += pitch) {
-    vec in[8], out[4];
-    UNROLL for (int j = 0; j < S * D; j++) {
+    vec in[4], out[4];
+    UNROLL for (int j = 0; j < S; j++) {
       const real *p = from + j * LANES;
       if (S > 1) prefetch(p + next);
-      in[j] = form == GATHER_WHOLE ? v_load(p) : form == GATHER_NARROW && j >= D ? in[j - D] : v_load_masked(p, inside[j]);
+      in[j] = form == GATHER_WHOLE ? v_load(p) : form == GATHER_NARROW && j ? in[0] : v_load_masked(p, inside[j]);
     }
-    if (D == 2) UNROLL for (int j = 0; j < S; j++) in[j] = v_even(in[2 * j], in[2 * j + 1]);
     if (S == 1) {
       out[0] = in[0];
     } else if (S == 2) {
@@ -81,16 +80,16 @@ INLINE void gather_column(const int S, const int R, const int D, const int form,
 }
 
 /* The same for i < pitch: a column's masks serve all its lines. */
-INLINE void gather_lines(const int S, const int R, const int D, const real *x, int64_t row, int64_t lines, int64_t size,
+INLINE void gather_lines(const int S, const int R, const real *x, int64_t row, int64_t lines, int64_t size,
                          int64_t at, real *to, int64_t pitch, int64_t slot, int64_t next) {
-  for (int64_t i = 0; i < pitch; i += LANES, at += S * D * LANES) {
+  for (int64_t i = 0; i < pitch; i += LANES, at += S * LANES) {
     const int64_t n = vox_min(LANES, pitch - i);
-    if (n == LANES && at >= 0 && at + S * D * LANES <= size)
-      gather_column(S, R, D, GATHER_WHOLE, x, row, lines, size, at, n, to + i, pitch, slot, next);
+    if (n == LANES && at >= 0 && at + S * LANES <= size)
+      gather_column(S, R, GATHER_WHOLE, x, row, lines, size, at, n, to + i, pitch, slot, next);
     else if (S > 1 && S * n <= LANES)
-      gather_column(S, R, D, GATHER_NARROW, x, row, lines, size, at, n, to + i, pitch, slot, next);
+      gather_column(S, R, GATHER_NARROW, x, row, lines, size, at, n, to + i, pitch, slot, next);
     else
-      gather_column(S, R, D, GATHER_MASKED, x, row, lines, size, at, n, to + i, pitch, slot, next);
+      gather_column(S, R, GATHER_MASKED, x, row, lines, size, at, n, to + i, pitch, slot, next);
   }
 }
 
@@ -123,11 +122,8 @@ static void band_copy(const vox_phase *ph, const band *b, int64_t d, int64_t h0,
   const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
   const int64_t image = az->size * ay->size * ax->size, low_h = vox_axis_low(ay), low_w = vox_axis_low(ax);
   const int64_t step = ax->step, pitch = b->pitch, slot = b->lines * pitch, row = ay->step * ax->size;
-  /* residues that are read at once: all, `apart` elements apart */
-  const int64_t apart = ax->offset_step == 2 && step == 4 * 2 ? 2 : 1;
-  const int together = ax->offset_step == apart && b->slots_w * apart == step && (b->slots_w == 2 || b->slots_w == 4)
-                           ? (int)b->slots_w
-                           : 1;
+  /* residues that are read at once */
+  const int together = ax->offset_step == 1 && b->slots_w == step && (step == 2 || step == 4) ? (int)step : 1;
   for (int64_t c = 0; c < channels; c++) {
     real *to = scratch + c * b->plane;
     for (int64_t td = 0; td < az->taps; td++) {
@@ -145,15 +141,13 @@ static void band_copy(const vox_phase *ph, const band *b, int64_t d, int64_t h0,
           }
           real *line = to + first * pitch;
           if (step == 1 && last - first > 1)
-            gather_lines(1, 1, 1, from, row, last - first, ax->size, at, line, pitch, slot, image);
+            gather_lines(1, 1, from, row, last - first, ax->size, at, line, pitch, slot, image);
           else if (step == 2 && together == 2)
-            gather_lines(2, 2, 1, from, row, last - first, ax->size, at, line, pitch, slot, image);
+            gather_lines(2, 2, from, row, last - first, ax->size, at, line, pitch, slot, image);
           else if (step == 2)
-            gather_lines(2, 1, 1, from, row, last - first, ax->size, at, line, pitch, slot, image);
-          else if (step == 4 && together == 4)
-            gather_lines(4, 4, 1, from, row, last - first, ax->size, at, line, pitch, slot, image);
+            gather_lines(2, 1, from, row, last - first, ax->size, at, line, pitch, slot, image);
           else if (together == 4)
-            gather_lines(4, 4, 2, from, row, last - first, ax->size, at, line, pitch, slot, image);
+            gather_lines(4, 4, from, row, last - first, ax->size, at, line, pitch, slot, image);
           else
             for (int64_t i = first; i < last; i++, line += pitch)
               gather_line(from + (i - first) * row, ax->size, step, at, pitch, line);

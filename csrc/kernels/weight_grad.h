@@ -156,6 +156,7 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
   const vox_phase *ph = &l->phase;
   const vox_axis *a = ph->axis;
   enum { TILE = 4 };
+  const int64_t tile[3] = {1, TILE, TILE};
   const int64_t depth = a[0].taps, positions = l->positions, image = a[0].size * a[1].size * a[2].size;
   const int64_t part = item % l->panel_parts, block = item / l->panel_parts % l->blocks;
   const int64_t group = item / l->panel_parts / l->blocks;
@@ -179,25 +180,26 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
     const int64_t per_image = lines * cols, tiles = images * per_image, pitch = cols * TILE;
     vox_phase slice = *ph; /* one depth of x */
     slice.axis[0].taps = 1;
-    const band b = band_of(&slice, lines, cols);
-    const int64_t apart = vox_round_up((lines - 1) * b.pitch + cols, LANES), pixels = images * apart;
+    const band b = winograd_band(&slice, lines, cols);
+    const int64_t apart = vox_round_up(per_image, LANES), pixels = images * apart;
     const int64_t v_stride = odd_lines(rows * pixels), u_stride = odd_lines(tiles * l->lanes);
-    band_offsets(&slice, &b, 1, taps);
+    winograd_offsets(&slice, &b, taps);
     /* of neighbouring depths all slices but one are there from the chunk before: they take turns */
     const int ring = a[0].step == 1 && a[0].offset_step == 1, begun = ring && d > 0 && chunk > first_chunk;
     for (int64_t td = begun ? depth - 1 : 0; td < depth; td++)
       for (int64_t i = 0; i < images; i++) {
         const real *x = (const real *)job->x + (((n + i) * p->groups + group) * l->cin + c0) * image;
         slice.axis[0].offset0 = vox_axis_offset(&a[0], td);
+        /* padding is the same in all channels, and the last tiles reach beyond it */
+        memset(scratch, 0, (size_t)(b.filled + LANES) * sizeof(real));
         for (int64_t c = 0; c < channels; c++) {
-          band_copy(&slice, &b, d, h0, w0, x + c * image, 1, scratch);
-          memset(scratch + b.filled, 0, LANES * sizeof(real)); /* the last tiles reach beyond it */
+          winograd_rows(&slice, tile, &b, d, h0, w0, x + c * image, scratch);
           winograd_input(TILE + 2, TILE + 2, scratch, taps, apart,
                          v + ((ring ? (d + td) % depth : td) * channels + c) * pixels + i * apart, v_stride);
         }
       }
     for (int64_t t = 0; t < tiles; t++)
-      off[t] = t / per_image * apart + t % per_image / cols * b.pitch + t % per_image % cols;
+      off[t] = t / per_image * apart + t % per_image;
     /* rows that fill up the last register tile repeat its first; their sums are never read */
     for (int64_t i = 0; i < l->rows; i++) {
       const int64_t r = i < rows ? i : i - i % l->tile_rows, td = r % depth;
@@ -227,13 +229,13 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
         continue;
       }
       /* no sum waits for another chunk: the points of a few rows are finished where the cache has them */
-      const int64_t tile = l->tile_rows * l->lanes;
+      const int64_t sums_of_tile = l->tile_rows * l->lanes;
       int bad = 0;
       for (int64_t r = 0; r < rows; r += l->tile_rows) {
         for (int64_t i = 0; i < positions; i++)
-          row_tiles(l->tile_rows, l->lanes / LANES, 0, tiles, v + i * v_stride, row + r, off, u + i * u_stride, packed + i * tile);
+          row_tiles(l->tile_rows, l->lanes / LANES, 0, tiles, v + i * v_stride, row + r, off, u + i * u_stride, packed + i * sums_of_tile);
         for (int64_t i = 0; i < vox_min(l->tile_rows, rows - r); i++)
-          bad |= winograd_weight_row(job, group, k * l->lanes, c0 * depth + r + i, packed + i * l->lanes, tile);
+          bad |= winograd_weight_row(job, group, k * l->lanes, c0 * depth + r + i, packed + i * l->lanes, sums_of_tile);
       }
       if (bad) __atomic_store_n((int *)job->sums, 1, __ATOMIC_RELAXED);
     }

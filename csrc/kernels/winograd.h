@@ -148,21 +148,24 @@ INLINE int64_t odd_lines(int64_t elements) {
   return (vox_round_up(elements, line) / line | 1) * line;
 }
 
-/* Whether one of n elements is so large, or not a number, that the transforms may not meet it: 2^48 leaves room for
- * their growth, for an equally large weight and for a long sum. */
-INLINE int has_huge(const real *p, int64_t n) {
-#if VOX_DOUBLE
-  const lane_int sign = INT64_MAX, limit = INT64_C(0x5eb0000000000000); /* 2^492 */
-#else
-  const lane_int sign = INT32_MAX, limit = 0x57800000; /* 2^48 */
-#endif
-  ivec found = {0};
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) found |= ((ivec)v_load(p + i) & sign) >= limit;
-  if (i < n) found |= ((ivec)v_load_n(p + i, n - i) & sign) >= limit;
+/* Magnitudes as integers, which order them as numbers are ordered, with what is not a number above all. */
+INLINE ivec v_magnitude(vec a) { return (ivec)a & (VOX_DOUBLE ? (lane_int)INT64_MAX : (lane_int)INT32_MAX); }
+
+/* Whether the largest of magnitudes is so large, or not a number, that the transforms may not meet it: 2^48 leaves room
+ * for their growth, for an equally large weight and for a long sum; in float64 2^492. */
+INLINE int is_huge(ivec most) {
+  const lane_int limit = VOX_DOUBLE ? (lane_int)INT64_C(0x5eb0000000000000) : (lane_int)0x57800000;
   lane_int any = 0;
-  for (int l = 0; l < LANES; l++) any |= found[l];
+  for (int l = 0; l < LANES; l++) any |= most[l] >= limit;
   return any != 0;
+}
+
+INLINE int has_huge(const real *p, int64_t n) {
+  ivec most = {0};
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) most = v_max_int(most, v_magnitude(v_load(p + i)));
+  if (i < n) most = v_max_int(most, v_magnitude(v_load_n(p + i, n - i)));
+  return is_huge(most);
 }
 
 /* Strides of the caller's weights as this problem reads them; the input gradient swaps the channels' roles and turns the
@@ -233,21 +236,161 @@ static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, 
   return huge;
 }
 
-/* One channel and depth tap of a band, at `off` from `from`, to V: positions `stride` apart. */
-INLINE void winograd_input(const int nh, const int nw, const real *from, const int64_t *off, int64_t pixels, real *v,
-                           int64_t stride) {
-  for (int64_t p = 0; p < pixels; p += LANES) {
-    vec rows[MOST_POINTS][MOST_POINTS], d[MOST_POINTS], line[MOST_POINTS];
-    UNROLL for (int j = 0; j < nw; j++) {
-      UNROLL for (int i = 0; i < nh; i++) d[i] = v_load(from + off[i * nw + j] + p);
-      transform_input(nh, d, line);
-      UNROLL for (int i = 0; i < nh; i++) rows[i][j] = line[i];
+/* A band of tiles, each row of x transformed already.  Scratch of one channel:
+ *
+ *   [depth tap][row residue][column point][rows + halo][cols]
+ *
+ * so that element i of a point's column of neighbouring tiles is contiguous, across rows of tiles too. */
+static band winograd_band(const vox_phase *ph, int64_t rows, int64_t cols) {
+  const vox_axis *ay = &ph->axis[1];
+  band b = {.rows = rows, .cols = cols, .pitch = cols, .slots_h = vox_axis_slots(ay), .slots_w = ph->axis[2].taps};
+  b.lines = rows + vox_axis_halo(ay);
+  b.filled = ph->axis[0].taps * b.slots_h * b.slots_w * b.lines * cols;
+  return b;
+}
+
+/* Where element i of point j's column lies, nh * nw of them. */
+static void winograd_offsets(const vox_phase *ph, const band *b, int64_t *off) {
+  const vox_axis *ay = &ph->axis[1];
+  for (int64_t i = 0; i < ay->taps; i++)
+    for (int64_t j = 0; j < b->slots_w; j++)
+      *off++ = ((i % b->slots_h * b->slots_w + j) * b->lines + vox_axis_shift(ay, i)) * b->pitch;
+}
+
+/* Where row r of a band goes: rows of tiles stand `pitch` apart, the rows of one tile `slot`. */
+typedef struct winograd_lines {
+  int64_t first, last; /* rows that are not padding */
+  int64_t pitch, slot, plane; /* `plane` from column point to column point */
+  int shift; /* 1 << shift rows to a tile */
+} winograd_lines;
+INLINE int64_t winograd_line(const winograd_lines *to, int64_t r) {
+  return (r & ((1 << to->shift) - 1)) * to->slot + (r >> to->shift) * to->pitch;
+}
+
+/* Up to a vector of neighbouring tiles of each row: d[j] of tile i lies at x[(i * mw + j) * D] and is 0 outside of
+ * [-at, size - at); its point j goes to to[j * plane + i].  D is 1 or 2; what lies `next` further will be wanted soon.
+ * Returns the larger of `most` and the magnitudes that were read. */
+INLINE ivec winograd_column(const int mw, const int nw, const int D, const int form, const real *x, int64_t row, int64_t size,
+                            int64_t at, int64_t n, const winograd_lines *lines, real *to, int64_t next, ivec most) {
+  enum { MOST_LOADS = 16 };
+  const int loads = mw * D, shifts = (nw + mw - 1) / mw, last = (form == GATHER_NARROW ? D : loads) - 1;
+  const vmask stored = v_range(0, n);
+  vmask inside[MOST_LOADS];
+  UNROLL for (int s = 0; s < shifts; s++)
+    UNROLL for (int j = 0; j <= last; j++)
+      inside[s * loads + j] = v_range(-at - s * loads - j * LANES, size - at - s * loads - j * LANES);
+  for (int64_t r = lines->first; r < lines->last; r++, x += row) {
+    vec d[MOST_POINTS + 4], v[MOST_POINTS];
+    UNROLL for (int s = 0; s < shifts; s++) { /* tiles overlap by what the next shift reads again */
+      vec in[MOST_LOADS], *out = d + s * mw;
+      UNROLL for (int j = 0; j < loads; j++) {
+        const real *p = x + s * loads + j * LANES;
+        if (j > last) {
+          in[j] = in[j - D];
+          continue;
+        }
+        if (s == 0) prefetch(p + next);
+        in[j] = form == GATHER_WHOLE ? v_load(p) : v_load_masked(p, inside[s * loads + j]);
+        if (s == 0 || s * loads + j * LANES > last * LANES) most = v_max_int(most, v_magnitude(in[j]));
+      }
+      if (D == 2) UNROLL for (int j = 0; j < mw; j++) in[j] = v_even(in[2 * j], in[2 * j + 1]);
+      vec even_low = v_even(in[0], in[1]), odd_low = v_odd(in[0], in[1]);
+      if (mw == 2) {
+        out[0] = even_low, out[1] = odd_low;
+      } else {
+        vec even_high = v_even(in[2], in[3]), odd_high = v_odd(in[2], in[3]);
+        out[0] = v_even(even_low, even_high), out[1] = v_even(odd_low, odd_high);
+        out[2] = v_odd(even_low, even_high), out[3] = v_odd(odd_low, odd_high);
+      }
     }
-    UNROLL for (int i = 0; i < nh; i++) {
-      transform_input(nw, rows[i], line);
-      UNROLL for (int j = 0; j < nw; j++) v_store(v + (i * nw + j) * stride + p, line[j]);
-    }
+    transform_input(nw, d, v);
+    real *line = to + winograd_line(lines, r);
+    UNROLL for (int j = 0; j < nw; j++)
+      if (form == GATHER_WHOLE)
+        v_store(line + j * lines->plane, v[j]);
+      else
+        v_store_masked(line + j * lines->plane, v[j], stored);
   }
+  return most;
+}
+
+/* The same at any distance D between a tile's elements. */
+INLINE ivec winograd_apart(const int mw, const int nw, int64_t D, const real *x, int64_t row, int64_t size, int64_t at,
+                           int64_t n, const winograd_lines *lines, real *to, ivec most) {
+  for (int64_t r = lines->first; r < lines->last; r++, x += row) {
+    vec d[MOST_POINTS], v[MOST_POINTS];
+    real column[LANES];
+    for (int j = 0; j < nw; j++) {
+      gather_line(x - at, size, mw * D, at + j * D, n, column);
+      d[j] = v_load_n(column, n);
+      most = v_max_int(most, v_magnitude(d[j]));
+    }
+    transform_input(nw, d, v);
+    for (int j = 0; j < nw; j++) v_store_n(to + winograd_line(lines, r) + j * lines->plane, v[j], n);
+  }
+  return most;
+}
+
+INLINE ivec winograd_columns(const int mw, const int nw, const vox_axis *ax, const real *x, int64_t row, int64_t at,
+                             int64_t cols, const winograd_lines *lines, real *to, int64_t next, ivec most) {
+  const int64_t size = ax->size, D = ax->offset_step;
+  x += at;
+  for (int64_t i = 0; i < cols; i += LANES, at += LANES * ax->step, x += LANES * ax->step, to += LANES) {
+    const int64_t n = vox_min(LANES, cols - i);
+    const int whole = n == LANES && at >= 0 && at + D * ((nw - 1) / mw * mw + mw * LANES) <= size;
+#define COLUMN(D, FORM) winograd_column(mw, nw, D, FORM, x, row, size, at, n, lines, to, next, most)
+    if (D == 1)
+      most = whole ? COLUMN(1, GATHER_WHOLE) : n * mw <= LANES ? COLUMN(1, GATHER_NARROW) : COLUMN(1, GATHER_MASKED);
+    else if (D == 2)
+      most = COLUMN(2, GATHER_MASKED);
+    else
+      most = winograd_apart(mw, nw, D, x, row, size, at, n, lines, to, most);
+#undef COLUMN
+  }
+  return most;
+}
+
+/* A band of one channel to the scratch, which holds zeros where the padding is; whether the band has a value that the
+ * transforms may not meet. */
+static int winograd_rows(const vox_phase *ph, const int64_t tile[3], const band *b, int64_t d, int64_t h0, int64_t w0,
+                         const real *x, real *scratch) {
+  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
+  const int64_t row = ay->offset_step * ax->size, at = w0 * ax->step + ax->offset0, image = az->size * ay->size * ax->size;
+  const int64_t top = h0 * ay->step + ay->offset0;
+  winograd_lines lines = {.pitch = b->pitch, .plane = b->lines * b->pitch, .shift = __builtin_ctz((unsigned)tile[1])};
+  lines.slot = b->slots_w * lines.plane;
+  vox_inside(ay->size, ay->offset_step, top, (b->rows - 1) * tile[1] + ay->taps, &lines.first, &lines.last);
+  ivec most = {0};
+  for (int64_t td = 0; td < az->taps; td++, scratch += b->slots_h * lines.slot) {
+    const int64_t z = d * az->step + vox_axis_offset(az, td);
+    if (z < 0 || z >= az->size) continue;
+    const real *from = x + (z * ay->size + top + lines.first * ay->offset_step) * ax->size;
+#define COLUMNS(m, n)                                                                          \
+  case m * 16 + n:                                                                             \
+    most = winograd_columns(m, n, ax, from, row, at, b->cols, &lines, scratch, image, most);   \
+    break
+    switch (tile[2] * 16 + ax->taps) {
+      COLUMNS(4, 6);
+      COLUMNS(2, 4);
+      COLUMNS(4, 8);
+      COLUMNS(2, 6);
+      COLUMNS(2, 8);
+    }
+#undef COLUMNS
+  }
+  return is_huge(most);
+}
+
+/* The transform along the columns of tiles that lie side by side, to V: positions `stride` apart. */
+INLINE void winograd_input(const int nh, int64_t nw, const real *from, const int64_t *off, int64_t tiles, real *v,
+                           int64_t stride) {
+  for (int64_t j = 0; j < nw; j++)
+    for (int64_t t = 0; t < tiles; t += LANES) {
+      vec d[MOST_POINTS], line[MOST_POINTS];
+      UNROLL for (int i = 0; i < nh; i++) d[i] = v_load(from + off[i * nw + j] + t);
+      transform_input(nh, d, line);
+      UNROLL for (int i = 0; i < nh; i++) v_store(v + (i * nw + j) * stride + t, line[i]);
+    }
 }
 
 /* One channel of products s, positions `stride` apart, back to outputs: `to` gets mh lines of mw * LANES outputs, the
@@ -279,20 +422,7 @@ INLINE void winograd_output(const int mh, const int mw, const int nh, const int 
   }
 }
 
-/* The tile forms that exist, as compile-time constants: by points, and by outputs and points. */
-static void winograd_inputs(int64_t nh, int64_t nw, const real *from, const int64_t *off, int64_t pixels, real *v,
-                            int64_t stride) {
-  switch (nh * 16 + nw) {
-  case 8 * 16 + 8: winograd_input(8, 8, from, off, pixels, v, stride); return;
-  case 8 * 16 + 6: winograd_input(8, 6, from, off, pixels, v, stride); return;
-  case 6 * 16 + 6: winograd_input(6, 6, from, off, pixels, v, stride); return;
-  case 6 * 16 + 4: winograd_input(6, 4, from, off, pixels, v, stride); return;
-  case 4 * 16 + 4: winograd_input(4, 4, from, off, pixels, v, stride); return;
-  case 1 * 16 + 8: winograd_input(1, 8, from, off, pixels, v, stride); return;
-  case 1 * 16 + 6: winograd_input(1, 6, from, off, pixels, v, stride); return;
-  case 1 * 16 + 4: winograd_input(1, 4, from, off, pixels, v, stride); return;
-  }
-}
+/* The tile forms that exist, as compile-time constants. */
 static void winograd_outputs(const int64_t *m, int64_t nh, int64_t nw, const real *s, int64_t stride, vec bias, int activation,
                              vec slope, real *to) {
 #define FORM(mh, mw, nh, nw)                                                                \
@@ -331,6 +461,7 @@ typedef struct winograd_run {
   int32_t lane;  /* the first */
   int32_t lines; /* outputs along the rows: fewer than a tile's at the image's end, 0 where nothing is to be stored */
   int64_t count; /* outputs along the columns, of all the run's tiles */
+  int64_t joined; /* runs of the vector from this one on whose tiles lie side by side in the scratch, too */
 } winograd_run;
 
 /* What an item works on: the tiles of its images stand densely in the lanes, rows after rows, depths after depths. */
@@ -346,7 +477,7 @@ static void winograd_runs(const vox_conv_job *job, const band *b, winograd_block
   const int64_t *size = job->p->operation == VOX_CONV ? job->p->output : job->p->spatial;
   const int64_t plane = size[0] * size[1] * size[2], channels = job->p->groups * job->l->cout;
   const int64_t mh = job->l->tile[1], mw = job->l->tile[2];
-  winograd_run *run = block->runs;
+  winograd_run *run = block->runs, *head = run;
   int64_t t = 0;
   for (int64_t i = 0; i < block->count; i++) {
     const winograd_image *image = &block->images[i];
@@ -358,6 +489,8 @@ static void winograd_runs(const vox_conv_job *job, const band *b, winograd_block
           lanes = vox_min(LANES - lane, b->cols - col);
           if (lane == 0) block->first[t / LANES] = run - block->runs;
           *run = (winograd_run){.from = (i * block->slices + z) * block->slice + row * b->pitch + col - lane, .lane = (int32_t)lane};
+          if (lane == 0 || run->from != head->from) head = run;
+          head->joined++;
           if (z >= image->depths || row >= image->rows || col >= image->cols) continue;
           run->lines = (int32_t)vox_min(mh, ay->outputs - h);
           run->count = vox_min(vox_min(lanes, image->cols - col) * mw, ax->outputs - w);
@@ -370,24 +503,27 @@ static void winograd_runs(const vox_conv_job *job, const band *b, winograd_block
   block->first[block->vectors] = run - block->runs;
 }
 
-/* One channel's scratch to V, `stride` from position to position. */
-static void winograd_transform(const vox_layout *l, const int64_t points[3], const winograd_block *block, const real *scratch,
+/* One channel's scratch to V, `stride` from position to position: the transform along the columns. */
+INLINE void winograd_transform(const int nh, int64_t nw, const winograd_block *block, const real *scratch,
                                const int64_t *off, real *v, int64_t stride) {
-  int64_t dense[MOST_POINTS * MOST_POINTS];
-  real patch[MOST_POINTS * MOST_POINTS * LANES];
-  for (int64_t i = 0; i < l->positions; i++) dense[i] = i * LANES;
-  for (int64_t q = 0; q < block->vectors; q++, v += LANES) {
-    const winograd_run *run = &block->runs[block->first[q]], *end = &block->runs[block->first[q + 1]];
-    if (run + 1 == end) {
-      winograd_inputs(points[1], points[2], scratch + run->from, off, LANES, v, stride);
-      continue;
+  for (int64_t j = 0; j < nw; j++)
+    for (int64_t q = 0; q < block->vectors; q++) {
+      const winograd_run *run = &block->runs[block->first[q]], *end = &block->runs[block->first[q + 1]];
+      vec d[MOST_POINTS], line[MOST_POINTS];
+      UNROLL for (int i = 0; i < nh; i++) d[i] = v_load(scratch + run->from + off[i * nw + j]);
+      while ((run += run->joined) < end)
+        UNROLL for (int i = 0; i < nh; i++) d[i] = v_from_lane(run->lane, v_load(scratch + run->from + off[i * nw + j]), d[i]);
+      transform_input(nh, d, line);
+      UNROLL for (int i = 0; i < nh; i++) v_store(v + (i * nw + j) * stride + q * LANES, line[i]);
     }
-    for (int64_t i = 0; i < l->positions; i++) {
-      vec d = v_load(scratch + run->from + off[i]);
-      for (const winograd_run *r = run + 1; r < end; r++) d = v_from_lane(r->lane, v_load(scratch + r->from + off[i]), d);
-      v_store(patch + i * LANES, d);
-    }
-    winograd_inputs(points[1], points[2], patch, dense, LANES, v, stride);
+}
+static void winograd_inputs(int64_t nh, int64_t nw, const winograd_block *block, const real *scratch, const int64_t *off,
+                            real *v, int64_t stride) {
+  switch (nh) {
+  case 8: winograd_transform(8, nw, block, scratch, off, v, stride); return;
+  case 6: winograd_transform(6, nw, block, scratch, off, v, stride); return;
+  case 4: winograd_transform(4, nw, block, scratch, off, v, stride); return;
+  case 1: winograd_transform(1, nw, block, scratch, off, v, stride); return;
   }
 }
 
@@ -515,23 +651,23 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   block.slices = depths + taps - 1;
   block.tiles = rows * cols;
   for (int64_t i = 0; i < block.count; i++) block.images[i].phase.axis[0].taps = block.slices;
-  const band b = band_of(&block.images[0].phase, rows, cols);
+  const band b = winograd_band(&block.images[0].phase, rows, cols);
   block.slice = b.filled / block.slices;
   winograd_runs(job, &b, &block);
   const int64_t pixels = block.vectors * LANES, v_stride = odd_lines(l->cin * pixels + LANES);
   const int64_t tiles = (block.count * block.slices - (taps - 1)) * block.tiles, outputs = vox_round_up(tiles, LANES);
 
   int huge = 0, mends = job->nonfinite;
-  band_offsets(&block.images[0].phase, &b, 1, off);
-  memset(scratch + block.count * b.filled, 0, LANES * sizeof(real)); /* the last tiles reach beyond it */
+  winograd_offsets(&block.images[0].phase, &b, off);
+  /* padding is the same in all channels, and the last tiles reach a vector beyond */
+  memset(scratch, 0, (size_t)(block.count * b.filled + LANES) * sizeof(real));
   for (int64_t c = 0; c < l->cin; c++) {
     for (int64_t i = 0; i < block.count; i++) {
       const winograd_image *image = &block.images[i];
       const real *x = (const real *)job->x + ((image->n * p->groups + it->group) * l->cin + c) * input;
-      band_copy(&image->phase, &b, image->d, image->h0, image->w0, x, 1, scratch + i * b.filled);
+      huge |= winograd_rows(&image->phase, l->tile, &b, image->d, image->h0, image->w0, x, scratch + i * b.filled);
     }
-    huge |= has_huge(scratch, block.count * b.filled);
-    winograd_transform(l, points, &block, scratch, off, v + c * pixels, v_stride);
+    winograd_inputs(points[1], points[2], &block, scratch, off, v + c * pixels, v_stride);
   }
 
   const int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), l->panel);
