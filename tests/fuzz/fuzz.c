@@ -142,6 +142,22 @@ static void draw_shuffled(caller *c, int64_t lanes) {
   }
 }
 
+/* Rows of several strips, as means are cut: windows of few columns or many, a step apart that leaves gaps, and a row that goes
+ * on behind the last of them. */
+static void draw_strips(caller *c) {
+  fuzz_case *f = &c->now;
+  const int broad = draw(c, 4) == 0;
+  for (int i = 0; i < 3; i++) {
+    f->kernel[i] = i == 0 ? 1 : i == 1 ? (broad ? 1 : PICK(c, 1, 2, 3)) : broad ? PICK(c, 511, 512, 513) : PICK(c, 1, 2, 3, 5, 6, 13);
+    f->stride[i] = 1 + draw(c, i == 2 ? 9 : 2);
+    f->dilation[i] = 1;
+    f->pad[i] = draw(c, 1 + f->kernel[i] / (broad ? 64 : 2)), f->pad_after[i] = draw(c, 1 + f->kernel[i] / (broad ? 64 : 2));
+    f->spatial[i] = i < 2 || broad ? f->kernel[i] + draw(c, i < 2 ? 3 : 9) : PICK(c, 256, 512, 1024) + draw(c, 20) - 4;
+    f->output[i] = (f->spatial[i] + f->pad[i] + f->pad_after[i] - f->kernel[i]) / f->stride[i] + 1;
+    if (i == 2 && draw(c, 4) == 0) f->output[i] = 1 + draw(c, f->output[i]);
+  }
+}
+
 static void draw_window(caller *c, int64_t budget) {
   fuzz_case *f = &c->now;
   const int mean = f->kind == AVG_POOL || f->kind == AVG_POOL_GRAD;
@@ -149,6 +165,7 @@ static void draw_window(caller *c, int64_t budget) {
   f->n = PICK(c, 0, 1, 1, 2, 3);
   draw_geometry(c, vox_isa_lanes(vox_isa_used(), VOX_F32), budget / 2, mean || f->kind == MAX_POOL, !mean);
   if (f->kind == MAX_POOL && f->type <= VOX_F64 && draw(c, 2)) draw_shuffled(c, vox_isa_lanes(vox_isa_used(), (int)f->type));
+  if (mean && draw(c, 8) == 0) draw_strips(c), f->n = f->n > 1 ? 1 : f->n;
   f->count_include_pad = draw(c, 2);
   f->divisor = draw(c, 4) ? 0 : 1 + draw(c, 9);
   f->indexed = f->kind == MAX_POOL && draw(c, 2);
