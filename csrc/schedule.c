@@ -135,9 +135,12 @@ static int64_t even_piece(int64_t count, int64_t most) {
 
 /* Rows of a band, of `count` in all and about `most`: those that leave the fewest lanes idle at the ends of bands. */
 static int64_t rows_of_band(int64_t count, int64_t most, int64_t pitch, int64_t cols, int64_t lanes) {
-  int64_t best = even_piece(count, most), least = INT64_MAX;
-  if (best == count) return count;
-  for (int64_t rows = vox_min(count, most + most / 6); rows > most / 2; rows--) {
+  enum { TRIED = 64 };
+  const int64_t first = vox_min(count, most + most / 6), lowest = vox_max(most / 2, first - TRIED);
+  int64_t best = even_piece(count, most), least = INT64_MAX, all;
+  /* of a problem that is refused later the sizes may be too large to count vectors */
+  if (best == count || __builtin_mul_overflow(count, pitch, &all) || all > INT64_MAX / 4) return best;
+  for (int64_t rows = first; rows > lowest; rows--) {
     const int64_t rest = count % rows, whole = vox_ceil_div((rows - 1) * pitch + cols, lanes);
     const int64_t vectors = count / rows * whole + (rest ? vox_ceil_div((rest - 1) * pitch + cols, lanes) : 0);
     if (vectors < least) least = vectors, best = rows;
