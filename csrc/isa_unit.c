@@ -7,6 +7,7 @@
 
 #include "kernels/tile.h"
 #include "kernels/gather.h"
+#include "kernels/points.h"
 #include "kernels/conv.h"
 #include "kernels/upsample.h"
 #include "kernels/winograd.h"

@@ -4,7 +4,7 @@
 
 /* Aims, in bytes: the taps that a tile reads per visit stay in L1 with its weights; a band and its sums in L2. */
 enum { BLOCK_TAPS = 576, PANEL_TAPS = 512, BAND_BYTES = 200 * 1024, SUM_BYTES = 512 * 1024, CHUNK_PIXELS = 256 };
-enum { MOST_COLUMNS = 512 };
+enum { MOST_COLUMNS = 512, LEAST_GAIN = 22 };
 /* An item ends within some milliseconds, since nothing interrupts it: the terms of sums in it. */
 enum { ITEM_TERMS = 1 << 25 };
 
@@ -133,19 +133,55 @@ static int64_t even_piece(int64_t count, int64_t most) {
   return vox_ceil_div(count, vox_ceil_div(count, vox_max(1, vox_min(most, count))));
 }
 
-/* Rows of a band, of `count` in all and about `most`: those that leave the fewest lanes idle at the ends of bands. */
-static int64_t rows_of_band(int64_t count, int64_t most, int64_t pitch, int64_t cols, int64_t lanes) {
+/* Vectors of pixels in bands of so many of `count` rows. */
+static int64_t band_vectors(int64_t count, int64_t rows, int64_t pitch, int64_t cols, int64_t lanes) {
+  const int64_t rest = count % rows, whole = vox_ceil_div((rows - 1) * pitch + cols, lanes);
+  return count / rows * whole + (rest ? vox_ceil_div((rest - 1) * pitch + cols, lanes) : 0);
+}
+
+/* Rows of a band, about `most`: those that leave the fewest lanes idle at the ends of bands, and how many vectors of
+ * pixels that makes; 0 where a problem's sizes, which is refused later, are too large to count them. */
+static int64_t rows_of_band(int64_t count, int64_t most, int64_t pitch, int64_t cols, int64_t lanes, int64_t *vectors) {
   enum { TRIED = 64 };
   const int64_t first = vox_min(count, most + most / 6), lowest = vox_max(most / 2, first - TRIED);
-  int64_t best = even_piece(count, most), least = INT64_MAX, all;
-  /* of a problem that is refused later the sizes may be too large to count vectors */
-  if (best == count || __builtin_mul_overflow(count, pitch, &all) || all > INT64_MAX / 4) return best;
+  int64_t best = even_piece(count, most), all;
+  *vectors = 0;
+  if (__builtin_mul_overflow(count, pitch, &all) || all > INT64_MAX / 4) return best;
+  *vectors = band_vectors(count, best, pitch, cols, lanes);
+  if (best == count) return best;
   for (int64_t rows = first; rows > lowest; rows--) {
-    const int64_t rest = count % rows, whole = vox_ceil_div((rows - 1) * pitch + cols, lanes);
-    const int64_t vectors = count / rows * whole + (rest ? vox_ceil_div((rest - 1) * pitch + cols, lanes) : 0);
-    if (vectors < least) least = vectors, best = rows;
+    const int64_t here = band_vectors(count, rows, pitch, cols, lanes);
+    if (here < *vectors || (here == *vectors && rows > best)) *vectors = here, best = rows;
   }
   return best;
+}
+
+/* Whether points.h can read each column tap apart. */
+static int may_be_dense(const vox_conv *p) {
+  if (p->operation != VOX_CONV || p->kernel[2] != 3) return 0;
+  for (int i = 1; i < 3; i++)
+    if (p->stride[i] > 2 || p->kernel[i] < p->stride[i] || p->dilation[i] != 1) return 0;
+  return 1;
+}
+
+/* Whether output channels should be the lanes: where pixels would leave too many of them idle, and there are sums enough
+ * to hide the turn of their results to rows. */
+static int by_channels(const vox_layout *l, const vox_unit *u, int64_t pixels, int64_t depth) {
+  enum { LEAST_DEPTH = 128 };
+  return l->cout % u->channels == 0 && depth >= LEAST_DEPTH && 20 * vox_round_up(pixels, 2) < 19 * vox_round_up(pixels, u->lanes);
+}
+
+/* Input channels to read at once where output channels should be the lanes of an image that is one band; else 0. */
+static int64_t whole_by_channels(const vox_conv *p, const vox_layout *l, const vox_unit *u, const int64_t taps[3],
+                                 const int64_t slots[3], const int64_t count[3], const int64_t halo[3], int64_t size) {
+  enum { MOST_BYTES = 512 * 1024, LEAST_PIXELS = 16, MOST_PIXELS = 1024 };
+  int64_t bytes, pixels, depth;
+  if (p->operation != VOX_CONV || (taps[2] > 1 && !may_be_dense(p)) || l->band[2] < count[2]) return 0;
+  if (product((const int64_t[]){count[1], count[2]}, 2, &pixels)) return 0;
+  if (pixels < LEAST_PIXELS || pixels > MOST_PIXELS) return 0;
+  if (product((const int64_t[]){l->cin, taps[0], taps[1], taps[2]}, 4, &depth) || !by_channels(l, u, pixels, depth)) return 0;
+  if (product((const int64_t[]){taps[0], slots[1], taps[2], count[1] + halo[1], count[2], size}, 6, &bytes)) return 0;
+  return vox_min(l->cin, MOST_BYTES / bytes);
 }
 
 /* Winograd's axes count tiles.  A dilated axis is as many images as its dilation has residues, each undilated. */
@@ -259,13 +295,6 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   const double direct = (double)(p->kernel[1] * p->kernel[2]) * (lines / (double)u->lanes + per_weight(p, u)) * depth * outputs;
   *gain = direct / (least > 1 ? least : 1);
   return VOX_OK;
-}
-
-/* Whether output channels should be the lanes: where pixels would leave too many of them idle, and there are sums enough
- * to hide the turn of their results to rows. */
-static int by_channels(const vox_layout *l, const vox_unit *u, int64_t pixels, int64_t depth) {
-  enum { LEAST_DEPTH = 128 };
-  return l->cout % u->channels == 0 && depth >= LEAST_DEPTH && 20 * vox_round_up(pixels, 2) < 19 * vox_round_up(pixels, u->lanes);
 }
 
 static int one_band(const vox_layout *l) { return l->bands[0] == 1 && l->bands[1] == 1 && l->bands[2] == 1; }
@@ -415,15 +444,31 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   if (p->algorithm == VOX_DIRECT) {
     l->block = vox_max(1, vox_min(l->cin, BLOCK_TAPS / vox_max(1, t)));
     l->band[2] = even_piece(count[2], MOST_COLUMNS);
-    int64_t pitch, lines, line_bytes, most;
+    int64_t pitch, lines, line_bytes, rows[2], vectors[2] = {0, INT64_MAX};
     if (__builtin_add_overflow(l->band[2], halo[2], &pitch)) return VOX_OVERFLOW;
-    const int64_t row[] = {l->block, taps[0], slots[1], slots[2], pitch, size};
-    if (product(row, 6, &line_bytes)) return VOX_OVERFLOW;
-    most = vox_max(1, BAND_BYTES / line_bytes - halo[1]);
-    most = vox_min(most, vox_max(1, SUM_BYTES / (1 + l->pairs) / size / pitch / vox_max(1, l->cout)));
-    /* a tile should be full, and a thin band copies its halo too often */
-    most = vox_max(most, vox_max(4, vox_ceil_div(width, pitch)));
-    l->band[1] = rows_of_band(count[1], most, pitch, l->band[2], u->lanes);
+    const int64_t pitches[2] = {pitch, l->band[2]}, columns[2] = {slots[2], taps[2]};
+    for (int dense = 0; dense <= may_be_dense(p); dense++) {
+      const int64_t row[] = {l->block, taps[0], slots[1], columns[dense], pitches[dense], size};
+      if (product(row, 6, &line_bytes)) return VOX_OVERFLOW;
+      int64_t most = vox_max(1, BAND_BYTES / line_bytes - halo[1]);
+      most = vox_min(most, vox_max(1, SUM_BYTES / (1 + l->pairs) / size / pitches[dense] / vox_max(1, l->cout)));
+      /* a tile should be full, and a thin band copies its halo too often */
+      most = vox_max(most, vox_max(4, vox_ceil_div(width, pitches[dense])));
+      rows[dense] = rows_of_band(count[1], most, pitches[dense], l->band[2], u->lanes, &vectors[dense]);
+    }
+    /* a column for each tap is more to copy, and more to read */
+    l->dense = l->cout >= 128 && vectors[1] < vectors[0] - vectors[0] / LEAST_GAIN;
+    const int64_t block = whole_by_channels(p, l, u, taps, slots, count, halo, size);
+    if (block) {
+      l->by_channels = 1;
+      l->dense = taps[2] > 1;
+      l->block = block;
+      l->panel = u->channels;
+      rows[l->dense] = count[1];
+    }
+    l->band[1] = rows[l->dense];
+    pitch = pitches[l->dense];
+    slots[2] = columns[l->dense];
     if (__builtin_add_overflow(l->band[1], halo[1], &lines)) return VOX_OVERFLOW;
     if (band_plane(taps, slots, lines, pitch, size, &l->plane)) return VOX_OVERFLOW;
     if (__builtin_mul_overflow(l->plane, l->block, &l->scratch) ||

@@ -106,6 +106,18 @@ CONV = [
     _conv("channel-lanes-1x1-13x14", 1, 130, 32, (13, 14), (1, 1)),
     _conv("channel-lanes-winograd", 2, 256, 32, (25, 26), (3, 3), padding=1),
     _conv("channel-lanes-grouped", 2, 520, 64, (7, 7), (1, 1), groups=2),
+    # the same over bands that are copied, of one block of input channels and of several; odd, even and one pixel more
+    _conv("channel-lanes-3x3", 2, 20, 64, (7, 7), (3, 3), padding=1),
+    _conv("channel-lanes-3x3-blocks", 1, 530, 32, (5, 5), (3, 3), padding=1),
+    _conv("channel-lanes-3x3-stride-2", 1, 17, 96, (13, 14), (3, 3), stride=2, padding=1),
+    _conv("channel-lanes-3x3-stride-2-1", 1, 17, 32, (13, 5), (3, 3), stride=(2, 1), padding=((1, 0), (0, 2))),
+    _conv("channel-lanes-1x1-stride-2", 2, 140, 32, (13, 11), (1, 1), stride=2),
+    _conv("channel-lanes-3d", 1, 9, 32, (3, 5, 7), (3, 3, 3), padding=1, stride=(2, 1, 1)),
+    # a column of its own for each tap, in bands of pixel vectors
+    _conv("tap-columns", 1, 3, 128, (19, 14), (3, 3), padding=1),
+    _conv("tap-columns-blocks", 2, 70, 129, (15, 13), (3, 3)),
+    _conv("tap-columns-stride-2", 1, 5, 130, (29, 27), (3, 3), stride=2, padding=1),
+    _conv("tap-columns-3d", 1, 4, 128, (3, 18, 12), (3, 3, 3), padding=1),
     _conv("3x3-batch", 4, 16, 24, (14, 14), (3, 3), padding=1),
     _conv("3x3-small-map-many-channels", 2, 40, 48, (7, 7), (3, 3), padding=1),
     _conv("3x3-stride-2", 2, 8, 12, (15, 17), (3, 3), stride=2, padding=1),

@@ -174,7 +174,7 @@ static int conv_box_of(const vox_conv_job *job, const vox_phase *ph, const vox_i
     if (o->d >= ph->axis[0].count || o->h0 >= ph->axis[1].count || o->w0 >= ph->axis[2].count) return 0;
     o->lines = vox_min(l->band[1], ph->axis[1].count - o->h0);
     o->cols = vox_min(l->band[2], ph->axis[2].count - o->w0);
-    o->b = band_of(ph, o->lines, o->cols);
+    o->b = (l->dense ? points_band : band_of)(ph, o->lines, o->cols);
     o->pitch = o->b.pitch;
     o->pixels = (o->lines - 1) * o->pitch + o->cols;
     o->line = o->d * ph->axis[1].count + o->h0;
@@ -246,10 +246,17 @@ static int conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_bo
     int64_t channels = vox_min(l->block, l->cin - c0), depth = terms ? channels * ph->taps : 0;
     int last = c0 + channels >= l->cin || terms == 0;
     if (depth && direct) {
-      band_copy(ph, &o->b, o->d, o->h0, o->w0, c->x + c0 * input, channels, scratch);
+      if (l->dense) {
+        /* padding is the same in all channels */
+        if (c0 == 0) memset(scratch, 0, (size_t)(channels * o->b.plane) * sizeof(real));
+        for (int64_t i = 0; i < channels; i++)
+          points_rows(ph, job->p->stride, &o->b, o->d, o->h0, o->w0, c->x + (c0 + i) * input, scratch + i * o->b.plane);
+      } else {
+        band_copy(ph, &o->b, o->d, o->h0, o->w0, c->x + c0 * input, channels, scratch);
+      }
       /* tiles may run past the last channel's end by less than a tile */
       memset(scratch + channels * o->b.plane, 0, (size_t)width * sizeof(real));
-      if (c0 == 0) band_offsets(ph, &o->b, channels, off);
+      if (c0 == 0) (l->dense ? points_offsets : band_offsets)(ph, &o->b, channels, off);
     } else if (depth) {
       panel_pack(ph, o->q0, o->pixels, c->x + c0 * input, 0, depth, width, scratch);
       if (c0 == 0)
@@ -264,6 +271,12 @@ static int conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_bo
       const real *panel = l->late ? sums + l->packing : c->packed + k0 * terms + c0 * ph->taps * m;
       if (l->late && depth)
         nonfinite |= conv_pack(job->p, l, ph, c->group, k0, m, c0, channels, job->weight, sums + l->packing);
+      if (l->by_channels) { /* of whole rows */
+        channel_tiles(o->pixels, c0 > 0, depth, panel, scratch, off,
+                      l->block < l->cin ? sums + (k0 - c->k_first) * l->columns : NULL, last ? end.y + places->at : NULL,
+                      end.plane, &end);
+        continue;
+      }
       for (int64_t p0 = 0; p0 < o->pixels; p0 += width) {
         end.places = places + p0 / LANES;
         end.lanes = lanes + p0;
@@ -354,7 +367,7 @@ static void pointwise_item(const vox_conv_job *job, const vox_phase *ph, const v
     real *y = c.out.y + k0 * plane;
     if (c.out.bias) end.bias = c.out.bias + k0;
     if (l->by_channels) {
-      channel_tiles(q_last - q_first, l->cin, panel, c.x + q_first, off, y + q_first, plane, &end);
+      channel_tiles(q_last - q_first, 0, l->cin, panel, c.x + q_first, off, NULL, y + q_first, plane, &end);
       continue;
     }
     for (int64_t q = q_first; q < q_last; q += width) {

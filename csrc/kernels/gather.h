@@ -104,6 +104,12 @@ typedef struct band {
   int64_t filled, plane; /* elements of a channel, and from one channel to the next */
 } band;
 
+/* Elements, rounded up to an odd number of cache lines: strides that keep neighbours out of the same sets. */
+INLINE int64_t odd_lines(int64_t elements) {
+  const int64_t line = VOX_ALIGN / (int64_t)sizeof(real);
+  return (vox_round_up(elements, line) / line | 1) * line;
+}
+
 static band band_of(const vox_phase *ph, int64_t rows, int64_t cols) {
   band b = {.rows = rows, .cols = cols};
   b.slots_h = vox_axis_slots(&ph->axis[1]);
@@ -111,9 +117,7 @@ static band band_of(const vox_phase *ph, int64_t rows, int64_t cols) {
   b.lines = rows + vox_axis_halo(&ph->axis[1]);
   b.pitch = cols + vox_axis_halo(&ph->axis[2]);
   b.filled = ph->axis[0].taps * b.slots_h * b.slots_w * b.lines * b.pitch;
-  /* an odd number of cache lines between channels, so that they do not fall into the same sets */
-  b.plane = vox_round_up(b.filled, VOX_ALIGN / (int64_t)sizeof(real));
-  if (b.plane / (VOX_ALIGN / (int64_t)sizeof(real)) % 2 == 0) b.plane += VOX_ALIGN / (int64_t)sizeof(real);
+  b.plane = odd_lines(b.filled);
   return b;
 }
 

@@ -142,14 +142,18 @@ static void pixel_tiles(int64_t m, int64_t v, int accumulate, int64_t n, const r
   }
 }
 
-/* Channel-vector tile, for few pixels:  c[i][j] = sum over t < n of  a[t][i] * b[off[t] + j],  i < V * LANES, j < T
+/* Channel-vector tile, for few pixels:  c[i][j] (+)= sum over t < n of  a[t][i] * b[off[t] + j],  i < V * LANES, j < T
  *
  * a     n x (V * LANES) weights, packed, contiguous; the pixels are broadcast
- * sums  T rows of V * LANES elements */
-INLINE void channel_tile(const int V, const int T, int64_t n, const real *a, const real *b, const int64_t *off, real *sums) {
+ * sums  T rows of V * LANES elements, started from zero unless `accumulate` */
+INLINE void channel_tile(const int V, const int T, int accumulate, int64_t n, const real *a, const real *b,
+                         const int64_t *off, real *sums) {
   vec sum[CHANNEL_T][CHANNEL_V];
   UNROLL for (int j = 0; j < T; j++)
     UNROLL for (int v = 0; v < V; v++) sum[j][v] = v_zero();
+  if (accumulate)
+    UNROLL for (int j = 0; j < T; j++)
+      UNROLL for (int v = 0; v < V; v++) sum[j][v] = v_load(sums + (j * V + v) * LANES);
   for (int64_t t = 0; t < n; t++, a += V * LANES) {
     const real *x = p_opaque(b + off[t]);
     vec weight[CHANNEL_V];
@@ -183,29 +187,31 @@ NOINLINE void channel_finish(const real *sums, int64_t count, real *rows, int64_
     }
 }
 
-/* `count` pixels; an odd one at the end is found twice. */
-static void channel_tiles(int64_t count, int64_t n, const real *a, const real *b, const int64_t *off, real *rows, int64_t pitch,
-                          const finish *end) {
-  real sums[CHANNEL_T * CHANNEL_V * LANES];
+/* `count` pixels.  Where `kept` is given the sums are there, or added to what is there, in the tiles' own order; where
+ * `rows` is given they are finished. */
+static void channel_tiles(int64_t count, int accumulate, int64_t n, const real *a, const real *b, const int64_t *off,
+                          real *kept, real *rows, int64_t pitch, const finish *end) {
+  real alone[CHANNEL_T * CHANNEL_V * LANES];
   for (int64_t j = 0, here; j < count; j += here) {
+    real *sums = kept ? kept + j * CHANNEL_V * LANES : alone;
     here = vox_min(CHANNEL_T, count - j);
-    if (here % 2 && j > 0)
+    if (here % 2 && j > 0 && !kept) /* an odd one at the end is found twice */
       j--, here++;
     else if (here % 2 && here > 1)
       here--;
     switch (here) {
 #if CHANNEL_T == 14
-    case 14: channel_tile(CHANNEL_V, 14, n, a, b + j, off, sums); break;
-    case 12: channel_tile(CHANNEL_V, 12, n, a, b + j, off, sums); break;
-    case 10: channel_tile(CHANNEL_V, 10, n, a, b + j, off, sums); break;
-    case 8: channel_tile(CHANNEL_V, 8, n, a, b + j, off, sums); break;
+    case 14: channel_tile(CHANNEL_V, 14, accumulate, n, a, b + j, off, sums); break;
+    case 12: channel_tile(CHANNEL_V, 12, accumulate, n, a, b + j, off, sums); break;
+    case 10: channel_tile(CHANNEL_V, 10, accumulate, n, a, b + j, off, sums); break;
+    case 8: channel_tile(CHANNEL_V, 8, accumulate, n, a, b + j, off, sums); break;
 #endif
-    case 6: channel_tile(CHANNEL_V, 6, n, a, b + j, off, sums); break;
-    case 4: channel_tile(CHANNEL_V, 4, n, a, b + j, off, sums); break;
-    case 2: channel_tile(CHANNEL_V, 2, n, a, b + j, off, sums); break;
-    case 1: channel_tile(CHANNEL_V, 1, n, a, b + j, off, sums); break;
+    case 6: channel_tile(CHANNEL_V, 6, accumulate, n, a, b + j, off, sums); break;
+    case 4: channel_tile(CHANNEL_V, 4, accumulate, n, a, b + j, off, sums); break;
+    case 2: channel_tile(CHANNEL_V, 2, accumulate, n, a, b + j, off, sums); break;
+    case 1: channel_tile(CHANNEL_V, 1, accumulate, n, a, b + j, off, sums); break;
     }
-    channel_finish(sums, here, rows + j, pitch, end);
+    if (rows) channel_finish(sums, here, rows + j, pitch, end);
   }
 }
 

@@ -180,10 +180,10 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
     const int64_t per_image = lines * cols, tiles = images * per_image, pitch = cols * TILE;
     vox_phase slice = *ph; /* one depth of x */
     slice.axis[0].taps = 1;
-    const band b = winograd_band(&slice, lines, cols);
+    const band b = points_band(&slice, lines, cols);
     const int64_t apart = vox_round_up(per_image, LANES), pixels = images * apart;
     const int64_t v_stride = odd_lines(rows * pixels), u_stride = odd_lines(tiles * l->lanes);
-    winograd_offsets(&slice, &b, taps);
+    points_offsets(&slice, &b, 1, taps);
     /* of neighbouring depths all slices but one are there from the chunk before: they take turns */
     const int ring = a[0].step == 1 && a[0].offset_step == 1, begun = ring && d > 0 && chunk > first_chunk;
     for (int64_t td = begun ? depth - 1 : 0; td < depth; td++)
@@ -193,7 +193,7 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
         /* padding is the same in all channels, and the last tiles reach beyond it */
         memset(scratch, 0, (size_t)(b.filled + LANES) * sizeof(real));
         for (int64_t c = 0; c < channels; c++) {
-          winograd_rows(&slice, tile, &b, d, h0, w0, x + c * image, scratch);
+          points_rows(&slice, tile, &b, d, h0, w0, x + c * image, scratch);
           winograd_input(TILE + 2, TILE + 2, scratch, taps, apart,
                          v + ((ring ? (d + td) % depth : td) * channels + c) * pixels + i * apart, v_stride);
         }
