@@ -158,9 +158,9 @@ static int64_t rows_of_band(int64_t count, int64_t most, int64_t pitch, int64_t 
 
 /* Whether points.h can read each column tap apart. */
 static int may_be_dense(const vox_conv *p) {
-  if (p->operation != VOX_CONV || p->kernel[2] != 3) return 0;
+  if (p->kernel[2] != 3) return 0;
   for (int i = 1; i < 3; i++)
-    if (p->stride[i] > 2 || p->kernel[i] < p->stride[i] || p->dilation[i] != 1) return 0;
+    if (p->stride[i] > (p->operation == VOX_CONV ? 2 : 1) || p->kernel[i] < p->stride[i] || p->dilation[i] != 1) return 0;
   return 1;
 }
 
@@ -176,6 +176,7 @@ static int64_t whole_by_channels(const vox_conv *p, const vox_layout *l, const v
                                  const int64_t slots[3], const int64_t count[3], const int64_t halo[3], int64_t size) {
   enum { MOST_BYTES = 512 * 1024, LEAST_PIXELS = 16, MOST_PIXELS = 1024 };
   int64_t bytes, pixels, depth;
+  /* a gradient packs at every call, and so wide a panel takes longer than it saves */
   if (p->operation != VOX_CONV || (taps[2] > 1 && !may_be_dense(p)) || l->band[2] < count[2]) return 0;
   if (product((const int64_t[]){count[1], count[2]}, 2, &pixels)) return 0;
   if (pixels < LEAST_PIXELS || pixels > MOST_PIXELS) return 0;
@@ -207,12 +208,13 @@ void vox_winograd_phase(const vox_conv *p, const int64_t tile[3], const int64_t 
   phase->before = 0;
 }
 
-/* What a packed weight costs beside its products, in vector multiply-adds: as it streams, and for a gradient, which packs
- * at every call, a share of that; as measured it is more for one image, and less for many. */
-#define STREAM 0.5
-static double per_weight(const vox_conv *p, const vox_unit *u) {
-  enum { PACK = 16 };
-  return STREAM + (p->operation == VOX_CONV_INPUT_GRAD ? (double)PACK / (double)u->lanes : 0);
+/* What packed weights cost beside their products, in vector multiply-adds of one depth, of each that has `taps` taps and
+ * `points` of them packed: as they stream, and for a gradient, which packs at every call, a share of that; as measured for
+ * one image, it is less for many. */
+static double weight_time(const vox_conv *p, const vox_unit *u, double taps, double points) {
+  enum { PER_TAP = 36, PER_POINT = 12 };
+  const double packing = p->operation == VOX_CONV_INPUT_GRAD ? 1 / (double)u->lanes / (double)p->spatial[0] : 0;
+  return 0.5 * points + packing * (PER_POINT * points + (points > taps ? PER_TAP * taps : 0));
 }
 
 /* Vectors of tiles of one depth of a sample: its residues, and its depths, share the lanes. */
@@ -233,7 +235,7 @@ static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, in
   const int wide = vox_ceil_div(vox_ceil_div(out[2], p->dilation[2]), mw) >= u->lanes;
   const double n = (double)((mh - 1 + p->kernel[1]) * (mw - 1 + p->kernel[2])), inputs = depth / (double)p->kernel[0];
   const double products = tile_vectors(p, u, mh, mw) * (depth * outputs + input[wide] * inputs + output[wide] * outputs);
-  return n * (products + per_weight(p, u) * depth * outputs);
+  return n * products + weight_time(p, u, (double)(p->kernel[1] * p->kernel[2]), n) * depth * outputs;
 }
 
 /* Tiles of dy whose products are summed before they meet the accumulators: more hide those, fewer leave V in L2. */
@@ -292,7 +294,8 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   }
   const int64_t *out = gradient ? p->spatial : p->output;
   const double lines = (double)out[1] * ((double)out[2] + (double)((p->kernel[2] - 1) * p->dilation[2]));
-  const double direct = (double)(p->kernel[1] * p->kernel[2]) * (lines / (double)u->lanes + per_weight(p, u)) * depth * outputs;
+  const double taps = (double)(p->kernel[1] * p->kernel[2]);
+  const double direct = (taps * lines / (double)u->lanes + weight_time(p, u, taps, taps)) * depth * outputs;
   *gain = direct / (least > 1 ? least : 1);
   return VOX_OK;
 }

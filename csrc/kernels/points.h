@@ -69,16 +69,24 @@ static band points_band(const vox_phase *ph, int64_t rows, int64_t cols) {
   return b;
 }
 
-/* Where element i of point j's column lies, of each channel and depth tap. */
+/* Where tap i of point j's column lies, of each channel and depth tap; a gradient's taps go backwards. */
 static void points_offsets(const vox_phase *ph, const band *b, int64_t channels, int64_t *off) {
   const vox_axis *ay = &ph->axis[1];
-  const int64_t depths = ph->axis[0].taps, slice = b->filled / depths;
+  const int64_t depths = ph->axis[0].taps, slice = b->filled / depths, low = vox_axis_low(ay), points = b->slots_w;
   for (int64_t c = 0; c < channels; c++)
     for (int64_t td = 0; td < depths; td++)
       for (int64_t i = 0; i < ay->taps; i++)
-        for (int64_t j = 0; j < b->slots_w; j++)
+        for (int64_t j = 0; j < points; j++) {
+          const int64_t column = ph->axis[2].offset_step < 0 ? points - 1 - j : j;
           *off++ = c * b->plane + td * slice +
-                   ((i % b->slots_h * b->slots_w + j) * b->lines + vox_axis_shift(ay, i)) * b->pitch;
+                   ((i % b->slots_h * points + column) * b->lines + vox_axis_shift(ay, i) - low) * b->pitch;
+        }
+}
+
+/* What the first of an axis's taps in the input's order reads for output 0, and how far apart they are. */
+INLINE int64_t points_first(const vox_axis *a, int64_t *apart) {
+  *apart = a->offset_step < 0 ? -a->offset_step : a->offset_step;
+  return a->offset0 + (a->offset_step < 0 ? (a->taps - 1) * a->offset_step : 0);
 }
 
 /* Where row r of a band goes: rows of tiles stand `pitch` apart, the rows of one tile `slot`. */
@@ -160,9 +168,9 @@ INLINE ivec points_apart(const int mw, const int nw, int64_t D, const real *x, i
   return most;
 }
 
-INLINE ivec points_columns(const int mw, const int nw, const vox_axis *ax, const real *x, int64_t row, int64_t at,
+INLINE ivec points_columns(const int mw, const int nw, const vox_axis *ax, int64_t D, const real *x, int64_t row, int64_t at,
                              int64_t cols, const points_lines *lines, real *to, int64_t next, ivec most) {
-  const int64_t size = ax->size, D = ax->offset_step;
+  const int64_t size = ax->size;
   x += at;
   for (int64_t i = 0; i < cols; i += LANES, at += LANES * ax->step, x += LANES * ax->step, to += LANES) {
     const int64_t n = vox_min(LANES, cols - i);
@@ -184,19 +192,20 @@ INLINE ivec points_columns(const int mw, const int nw, const vox_axis *ax, const
 static int points_rows(const vox_phase *ph, const int64_t tile[3], const band *b, int64_t d, int64_t h0, int64_t w0,
                          const real *x, real *scratch) {
   const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
-  const int64_t row = ay->offset_step * ax->size, at = w0 * ax->step + ax->offset0, image = az->size * ay->size * ax->size;
-  const int64_t top = h0 * ay->step + ay->offset0;
+  int64_t across, down;
+  const int64_t at = w0 * ax->step + points_first(ax, &across), top = h0 * ay->step + points_first(ay, &down);
+  const int64_t row = down * ax->size, image = az->size * ay->size * ax->size;
   points_lines lines = {.pitch = b->pitch, .plane = b->lines * b->pitch, .shift = __builtin_ctz((unsigned)tile[1])};
   lines.slot = b->slots_w * lines.plane;
-  vox_inside(ay->size, ay->offset_step, top, (b->rows - 1) * tile[1] + ay->taps, &lines.first, &lines.last);
+  vox_inside(ay->size, down, top, (b->rows - 1) * tile[1] + ay->taps, &lines.first, &lines.last);
   ivec most = {0};
   for (int64_t td = 0; td < az->taps; td++, scratch += b->slots_h * lines.slot) {
     const int64_t z = d * az->step + vox_axis_offset(az, td);
     if (z < 0 || z >= az->size) continue;
-    const real *from = x + (z * ay->size + top + lines.first * ay->offset_step) * ax->size;
+    const real *from = x + (z * ay->size + top + lines.first * down) * ax->size;
 #define COLUMNS(m, n)                                                                          \
   case m * 16 + n:                                                                             \
-    most = points_columns(m, n, ax, from, row, at, b->cols, &lines, scratch, image, most);   \
+    most = points_columns(m, n, ax, across, from, row, at, b->cols, &lines, scratch, image, most);   \
     break
     switch (tile[2] * 16 + ax->taps) {
       COLUMNS(4, 6);
