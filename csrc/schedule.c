@@ -302,6 +302,40 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
 
 static int one_band(const vox_layout *l) { return l->bands[0] == 1 && l->bands[1] == 1 && l->bands[2] == 1; }
 
+/* Columns of tiles of a band of at most `most` tiles: all of a row, since long rows are read the faster.  Where those are
+ * too many, an even part of them or so many that more rows find room in L2, which takes `fit`; of rows each band reads some
+ * that its neighbour reads again.  What both cost, of a channel: a quarter of a vector of tiles for each band, as its
+ * weights stream, and 30 multiply-adds for a row of a vector of tiles. */
+static int64_t winograd_columns(const vox_conv *p, const vox_layout *l, const vox_unit *u, const vox_axis *axis, int64_t most,
+                                int64_t fit) {
+  enum { ROW = 30 };
+  const int64_t counts[2] = {axis[1].count, axis[2].count}, points = axis[1].taps * axis[2].taps;
+  const int64_t all[] = {even_piece(counts[1], most), vox_min(counts[1], 2 * u->lanes), vox_min(counts[1], u->lanes)};
+  int64_t best = all[0];
+  double least = 0;
+  if (best == counts[1]) return best;
+  for (int i = 0; i < 3; i++) {
+    const int64_t room = i ? fit : most;
+    if (all[i] > room) continue;
+    const int64_t size[2] = {even_piece(counts[0], room / all[i]), all[i]};
+    double cost = 0;
+    for (int part = 0; part < 4; part++) { /* whole bands, and those at the end of either axis */
+      int64_t here[2], times = 1;
+      for (int a = 0; a < 2; a++) {
+        const int rest = part >> a & 1;
+        here[a] = rest ? counts[a] % size[a] : size[a];
+        times *= rest ? here[a] > 0 : counts[a] / size[a];
+      }
+      const double vectors = (double)vox_ceil_div(here[0] * here[1], u->lanes);
+      const double rows = (double)((here[0] - 1) * axis[1].step / p->dilation[1] + axis[1].taps);
+      cost += (double)times * (double)(points * l->cout) * (vectors + 0.25);
+      cost += (double)times * ROW * rows * (double)vox_ceil_div(here[1], u->lanes);
+    }
+    if (least == 0 || cost < least) least = cost, best = all[i];
+  }
+  return best;
+}
+
 /* V of an item stays in L2 with the products of a panel; where even a few vectors of tiles would not, the positions are
  * visited one by one and everything else streams.  Small images share an item, and with it a visit of the weights; depths
  * share the slices that they read. */
@@ -320,7 +354,8 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   const vox_axis *az = &ph.axis[0];
   const int64_t depth_taps = az->taps;
   if (product((const int64_t[]){l->positions, vox_max(1, l->cin), size}, 3, &per_tile)) return VOX_OVERFLOW;
-  int64_t most = vox_max(LEAST_VECTORS * u->lanes, vox_min(V_BYTES / per_tile, 4 * MOST_TILES));
+  const int64_t fit = vox_min(V_BYTES / per_tile, 4 * MOST_TILES);
+  int64_t most = vox_max(LEAST_VECTORS * u->lanes, fit);
   const int64_t all = ph.axis[0].count * ph.axis[1].count * ph.axis[2].count;
   l->by_channels = all <= 4 * u->lanes && by_channels(l, u, all, depth_taps * l->cin);
   if (l->by_channels) {
@@ -328,8 +363,9 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
     l->panel = u->channels;
   }
 
-  l->band[2] = even_piece(ph.axis[2].count, most);
-  const int64_t lines = vox_max(1, most / l->band[2]); /* rows of tiles, of all depths that are read */
+  l->band[2] = depth_taps > 1 ? even_piece(ph.axis[2].count, most) : winograd_columns(p, l, u, ph.axis, most, fit);
+  const int64_t room = l->band[2] < ph.axis[2].count ? vox_max(fit, l->band[2]) : most;
+  const int64_t lines = vox_max(1, room / l->band[2]); /* rows of tiles, of all depths that are read */
   const int shared = az->step == 1 && (depth_taps == 1 || az->offset_step == 1);
   l->band[0] = l->images = 1;
   if (depth_taps > 1) {
