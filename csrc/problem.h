@@ -83,6 +83,7 @@ typedef struct vox_weight_layout {
   int64_t images;          /* Winograd: samples of a chunk */
   int64_t lanes;           /* output channels of a panel */
   int64_t panels, panel_parts;
+  int by_planes;           /* pixels stand in the lanes, and dy is read where it lies */
   int64_t block, blocks;   /* input channels of an item, and how many such blocks */
   int64_t band[3], bands[3]; /* pixels of a chunk */
   int64_t chunks, chunks_per_stage, stages;

@@ -653,6 +653,15 @@ static int winograd_weight_layout(const vox_conv *p, const vox_unit *u, int64_t 
   return cut_finish(p, l, l->cin * depth, 9 * l->lanes, p->groups * l->panels);
 }
 
+/* Whether rows are so few that they do not repay the packing of dy, estimated for a row and a line in multiply-adds of a
+ * vector: pixels in the lanes leave some of them idle and cost a visit, of the line and of the sums.  As measured. */
+static int by_planes(const vox_unit *u, int64_t rows, const int64_t count[3]) {
+  enum { MOST_ROWS = 36 };
+  if (rows < 1 || rows > MOST_ROWS) return 0;
+  const double line = (double)count[2] / (double)u->lanes;
+  return (double)vox_ceil_div(count[2], u->lanes) + 1.2 + 8 / (double)count[1] < line * (1.05 + 20 / (double)rows);
+}
+
 int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, vox_weight_layout *l) {
   const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0};
   int64_t taps[3], halo[3], slots[3], count[3];
@@ -668,10 +677,14 @@ int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, 
   l->panels = vox_ceil_div(l->cout, l->lanes);
   if (p->algorithm == VOX_WINOGRAD) return winograd_weight_layout(p, u, threads, l);
 
+  /* a vector's lanes are summed once a chunk, which is longer then */
+  l->by_planes = p->algorithm == VOX_DIRECT && by_planes(u, l->cin * t, count);
+
   /* a chunk: whole lines, or a piece of one; by shape alone, since its sums are part of the result's bits */
+  const int64_t chunk = l->by_planes ? 16 * CHUNK_PIXELS : CHUNK_PIXELS;
   l->band[0] = 1;
-  l->band[2] = even_piece(count[2], CHUNK_PIXELS);
-  l->band[1] = l->band[2] < count[2] ? 1 : even_piece(count[1], CHUNK_PIXELS / count[2]);
+  l->band[2] = even_piece(count[2], chunk);
+  l->band[1] = l->band[2] < count[2] ? 1 : even_piece(count[1], chunk / count[2]);
   for (int i = 0; i < 3; i++) l->bands[i] = vox_ceil_div(count[i], l->band[i]);
   const int64_t chunks[] = {p->n, l->bands[0], l->bands[1], l->bands[2]};
   if (product(chunks, 4, &l->chunks)) return VOX_OVERFLOW;

@@ -210,3 +210,38 @@ def test_depthwise_gradients(name, special, backend, seed):
         for run, sizes in ((input_grad, (x.shape, w)), (weight_grad, (x, w.shape))):
             found, expected = (run(*sizes, gy, *walk, c, backend=name) for name in (backend, "reference"))
             np.testing.assert_array_equal(found, expected)
+
+
+FEW_CHANNELS = {
+    "a line of whole vectors": ((3, 1, 9, 32), 7, (3, 3), 1, 1, 1),
+    "a tail of one": ((2, 1, 5, 33), 5, (3, 3), 1, 1, 1),
+    "lines shorter than a vector": ((2, 1, 20, 15), 4, (3, 3), 1, 1, 1),
+    "several channels, several chunks": ((2, 3, 70, 100), 8, (3, 3), 1, 1, 1),
+    "a line of several chunks": ((1, 1, 3, 9001), 4, (1, 5), 1, (0, 2), 1),
+    "stride 2, without padding": ((2, 2, 21, 70), 3, (3, 4), 2, 0, 1),
+    "dilated": ((1, 2, 20, 50), 3, (3, 3), 1, 3, 3),
+    "3-D": ((1, 1, 6, 7, 40), 10, (3, 3, 3), 1, 1, 1),
+    "1x1": ((2, 9, 8, 8), 6, (1, 1), 1, 0, 1),
+    "more lanes of channels than one panel": ((1, 1, 4, 48), 35, (3, 3), 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("special", [False, True], ids=["integers", "with infinities"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", FEW_CHANNELS)
+@pytest.mark.parametrize("seed", [19])
+def test_the_weight_gradient_of_few_channels(name, dtype, special, backend, seed):
+    """Pixels stand in the lanes: those beyond a line's end must not meet what lies there, nor a chunk lose another."""
+    shape, k, kernel, *walk = FEW_CHANNELS[name]
+    rng = np.random.default_rng(seed)
+    forward, _, weight_grad, _ = functions(len(kernel))
+    x, w = (rng.integers(-4, 5, size).astype(dtype) for size in (shape, (k, shape[1], *kernel)))
+    gy = rng.integers(-4, 5, forward(x, w, None, *walk, backend="reference").shape).astype(dtype)
+    if special:
+        x[0, 0].flat[0], x[-1, -1].flat[-1], gy[0, -1].flat[-1] = np.inf, np.inf, -np.inf
+    with np.errstate(all="ignore"):
+        found, expected = (
+            weight_grad(x, w.shape, gy, *walk, backend=name, algorithm=algorithm)
+            for name, algorithm in ((backend, "direct" if backend == "native" else "auto"), ("reference", "auto"))
+        )
+    np.testing.assert_array_equal(found, expected)

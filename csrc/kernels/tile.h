@@ -101,11 +101,13 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
 #define TILE_M 8
 #define TILE_ROWS 8
 #define TILE_ODD_ROWS 9
+#define TILE_PLANES 3
 #define CHANNEL_T 14
 #else
 #define TILE_M 4
 #define TILE_ROWS 6
 #define TILE_ODD_ROWS 5
+#define TILE_PLANES 2
 #define CHANNEL_T 6
 #endif
 #define TILE_V 3
@@ -256,4 +258,50 @@ static void row_tiles(int64_t m, int64_t v, int accumulate, int64_t n, const rea
     row_tile(TILE_ODD_ROWS, 1, accumulate, n, x, row, off, d, c);
   else
     row_tile(TILE_ODD_ROWS, TILE_K, accumulate, n, x, row, off, d, c);
+}
+
+/* The same tile with pixels in the lanes, for rows so few that they would not repay the packing of d, which is read where
+ * it lies:  c[i][k] = sum over h, w of  x[row[i] + h * pitch + w] * d[k * plane + h * width + w],  by lanes. */
+INLINE void plane_tile(const int M, const int K, int64_t lines, int64_t cols, const real *x, int64_t pitch,
+                       const int64_t *row, const real *d, int64_t width, int64_t plane, vec *c) {
+  vec sum[MOST_M * MOST_V];
+  const real *at[MOST_M];
+  const int64_t whole = cols - cols % LANES;
+  const vmask rest = v_range(0, cols - whole);
+  UNROLL for (int i = 0; i < M; i++) at[i] = x + row[i];
+  UNROLL for (int i = 0; i < M * K; i++) sum[i] = v_zero();
+  for (int64_t h = 0; h < lines; h++) {
+    const real *line = d + h * width;
+    int64_t o = h * pitch;
+    for (int64_t w = 0; w < whole; w += LANES, o += LANES) {
+      vec g[MOST_V];
+      UNROLL for (int k = 0; k < K; k++) g[k] = v_opaque(v_load(line + k * plane + w));
+      UNROLL for (int i = 0; i < M; i++) {
+        const vec v = v_opaque(v_load(at[i] + o));
+        UNROLL for (int k = 0; k < K; k++) sum[i * K + k] = v_fma(g[k], v, sum[i * K + k]);
+      }
+    }
+    if (whole == cols) continue;
+    /* a lane that has no d should not meet an x either, which might be infinite */
+    vec g[MOST_V];
+    UNROLL for (int k = 0; k < K; k++) g[k] = v_load_masked(line + k * plane + whole, rest);
+    UNROLL for (int i = 0; i < M; i++) {
+      const vec v = v_opaque(v_load_masked(at[i] + o, rest));
+      UNROLL for (int k = 0; k < K; k++) sum[i * K + k] = v_fma(g[k], v, sum[i * K + k]);
+    }
+  }
+  UNROLL for (int i = 0; i < M * K; i++) c[i] = sum[i];
+}
+
+NOINLINE void plane_tiles(int64_t planes, int64_t lines, int64_t cols, const real *x, int64_t pitch, const int64_t *row,
+                          const real *d, int64_t width, int64_t plane, vec *c) {
+#if TILE_PLANES == 3
+  if (planes == 3)
+    plane_tile(TILE_ODD_ROWS, 3, lines, cols, x, pitch, row, d, width, plane, c);
+  else
+#endif
+      if (planes == 2)
+    plane_tile(TILE_ODD_ROWS, 2, lines, cols, x, pitch, row, d, width, plane, c);
+  else
+    plane_tile(TILE_ODD_ROWS, 1, lines, cols, x, pitch, row, d, width, plane, c);
 }

@@ -53,17 +53,37 @@ static void weight_item(const vox_weight_job *job, int64_t item, void *workspace
     int64_t w0 = chunk % l->bands[2] * l->band[2], h0 = chunk / l->bands[2] % l->bands[1] * l->band[1];
     int64_t d = chunk / l->bands[2] / l->bands[1] % a[0].count, n = chunk / l->bands[2] / l->bands[1] / a[0].count;
     int64_t lines = vox_min(l->band[1], a[1].count - h0), cols = vox_min(l->band[2], a[2].count - w0);
-    int64_t pixels = lines * cols;
+    int64_t pixels = lines * cols, band_pitch = 0;
     const real *x = (const real *)job->x + ((n * p->groups + group) * l->cin + c0) * image;
     const real *dy = (const real *)job->dy + (n * p->groups + group) * l->cout * plane;
     if (direct) {
       band b = band_of(ph, lines, cols);
       band_copy(ph, &b, d, h0, w0, x, channels, scratch);
       band_offsets(ph, &b, channels, row);
-      for (int64_t i = 0; i < pixels; i++) off[i] = i / cols * b.pitch + i % cols;
+      band_pitch = b.pitch;
+      for (int64_t i = 0; i < pixels && !l->by_planes; i++) off[i] = i / cols * b.pitch + i % cols;
     } else {
       for (int64_t i = 0; i < pixels; i++) off[i] = i;
       for (int64_t i = 0; i < rows; i++) row[i] = i % l->tile_rows * pixels;
+    }
+    if (l->by_planes) {
+      for (int64_t k = first * l->lanes, planes; k < vox_min(l->cout, last * l->lanes); k += planes) {
+        planes = vox_min(TILE_PLANES, vox_min(l->cout, last * l->lanes) - k);
+        const real *from = dy + k * plane + (d * a[1].count + h0) * a[2].count + w0;
+        for (int64_t r = 0; r < rows; r += TILE_ODD_ROWS) {
+          vec tile_sums[TILE_ODD_ROWS * TILE_PLANES];
+          int64_t at[TILE_ODD_ROWS];
+          for (int64_t i = 0; i < TILE_ODD_ROWS; i++) at[i] = row[vox_min(r + i, rows - 1)];
+          plane_tiles(planes, lines, cols, scratch, band_pitch, at, from, a[2].count, plane, tile_sums);
+          for (int64_t i = 0; i < vox_min(TILE_ODD_ROWS, rows - r); i++)
+            for (int64_t j = 0; j < planes; j++) {
+              real *to = sums + ((k + j) / l->lanes * l->rows + r + i) * l->lanes + (k + j) % l->lanes;
+              const real sum = v_sum(tile_sums[i * planes + j]);
+              *to = chunk > 0 ? *to + sum : sum;
+            }
+        }
+      }
+      continue;
     }
     /* rows that fill up the last tile repeat its first; their sums are never read */
     for (int64_t i = rows; i < l->rows; i++) row[i] = row[i - i % l->tile_rows];
