@@ -14,6 +14,8 @@
 #include "kernels/weight_grad.h"
 #include "kernels/depthwise.h"
 #include "kernels/depthwise_weight.h"
+#include "kernels/pool_rows.h"
+#include "kernels/avg_pool.h"
 #include "kernels/window.h"
 #include "kernels/spread.h"
 #include "kernels/pair_pool.h"

@@ -114,9 +114,10 @@ typedef struct vox_depthwise_job {
   void *y;
 } vox_depthwise_job;
 
-/* One item of pooling, unfold or fold: the part [first, last) of a plane of the array that is written. */
+/* One item of pooling, unfold or fold: the part [first, last) of a plane of the array that is written; of average pooling, of
+ * some planes. */
 typedef struct vox_box {
-  int64_t plane, first[3], last[3];
+  int64_t plane, planes, first[3], last[3];
 } vox_box;
 
 typedef void vox_box_kernel(const vox_window *p, const vox_box *box, const void *from, void *to);

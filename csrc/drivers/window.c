@@ -14,6 +14,7 @@ typedef struct {
   vox_window p;
   int64_t size[3], piece[3], pieces[3]; /* of a plane that is written */
   int64_t together;                     /* small planes, whole ones, that one item writes */
+  int at_once;                          /* the kernel takes them all */
   vox_box_kernel *kernel;
   vox_max_kernel *max_kernel;
   const void *from;
@@ -31,7 +32,8 @@ static void window_body(void *context, int64_t item, int64_t slot) {
     item /= c->pieces[i];
   }
   const int64_t end = vox_min(c->p.planes, (item + 1) * c->together);
-  for (box.plane = item * c->together; box.plane < end; box.plane++) {
+  for (box.plane = item * c->together; box.plane < end; box.plane += box.planes) {
+    box.planes = c->at_once ? end - box.plane : 1;
     if (c->max_kernel)
       c->max_kernel(&c->p, &box, c->from, c->to, c->places);
     else
@@ -119,14 +121,14 @@ int vox_max_pool_taps_grad(const vox_window *p, int64_t threads, int64_t k, cons
 int vox_avg_pool(const vox_window *p, int64_t threads, const void *x, void *y, int64_t *cursor) {
   const vox_unit *u = vox_unit_used(p->type);
   if (window_valid(p) || !u) return VOX_INVALID;
-  window_call c = {.p = *p, .kernel = u->avg_pool, .from = x, .to = y};
+  window_call c = {.p = *p, .kernel = u->avg_pool, .at_once = 1, .from = x, .to = y};
   return run(&c, p->output, SHORT, window_terms(p, p->spatial), threads, cursor);
 }
 
 int vox_avg_pool_grad(const vox_window *p, int64_t threads, const void *dy, void *dx, int64_t *cursor) {
   const vox_unit *u = vox_unit_used(p->type);
   if (window_valid(p) || !u) return VOX_INVALID;
-  window_call c = {.p = *p, .kernel = u->avg_pool_grad, .from = dy, .to = dx};
+  window_call c = {.p = *p, .kernel = u->avg_pool_grad, .at_once = 1, .from = dy, .to = dx};
   return run(&c, p->spatial, LONG, window_terms(p, p->output), threads, cursor);
 }
 

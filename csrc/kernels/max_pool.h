@@ -64,9 +64,6 @@ static inline void max_window(const pool_rows *r, int64_t first_col, int64_t tap
 }
 
 #ifdef ELEM_VECTORS
-/* How the taps of neighbouring windows reach the lanes: de-interleaved from as many loads as the stride has steps, or,
- * for rare strides, one element at a time. */
-enum { ONE_BY_ONE = 0, MOST_SHUFFLED = 4 };
 /* How a maximum is kept: the fast way loses a NaN, but sees that there was one. */
 enum { FAST = 0, CAREFUL = 1 };
 
@@ -91,24 +88,6 @@ INLINE void pool_load(const pool_block *b, const real *row, int64_t base, const 
   UNROLL for (int i = 0; i < form; i++) {
     int64_t from = at + i * LANES;
     raw[i] = edge ? v_load_range(row + b->col + from, b->low - from, b->high - from, least) : v_load(row + b->col + from);
-  }
-}
-
-/* The same with windows in the lanes: one vector for each tap. */
-INLINE void pool_taps(const int form, const vec *raw, vec *tap) {
-  if (form == 2) {
-    tap[0] = v_even(raw[0], raw[1]);
-    tap[1] = v_odd(raw[0], raw[1]);
-  } else if (form == 3) {
-    UNROLL for (int j = 0; j < 3; j++) tap[j] = v_third(raw[0], raw[1], raw[2], j);
-  } else if (form == 4) {
-    vec even[2] = {v_even(raw[0], raw[1]), v_even(raw[2], raw[3])}, odd[2] = {v_odd(raw[0], raw[1]), v_odd(raw[2], raw[3])};
-    tap[0] = v_even(even[0], even[1]);
-    tap[1] = v_even(odd[0], odd[1]);
-    tap[2] = v_odd(even[0], even[1]);
-    tap[3] = v_odd(odd[0], odd[1]);
-  } else {
-    tap[0] = raw[0];
   }
 }
 
@@ -266,6 +245,83 @@ static void max_group(pool_group *g, int64_t first, int64_t last) {
     }
   }
 }
+
+/* Without places, for windows that overlap at step 1: each row is reduced to its windows' maxima once, in a band of scratch
+ * that ends in -inf on both sides, and then rows among themselves.  Taps keep their order, in which of equals the first
+ * stays. */
+
+/* Elements of a row of the band for the widest strip; 0 where windows do not overlap so, or are too large. */
+static int64_t max_band_pitch(const vox_window *p) {
+  const int64_t *taps = p->kernel, *dilation = p->dilation;
+  if (p->stride[1] > 1 || p->stride[2] > 1 || taps[1] == 1) return 0;
+  if (vox_max(taps[1], taps[2]) > BAND || vox_max(dilation[1], dilation[2]) > BAND) return 0;
+  const int64_t rows = vox_max(16, 2 * ((taps[1] - 1) * dilation[1] + 1)), pitch = BAND / rows;
+  return strip_pitch(LANES, taps[2], 1, dilation[2]) <= pitch ? pitch : 0;
+}
+
+/* A row of the plane into one of the band.  Returns where there was a NaN. */
+INLINE vmask max_fill(const real *from, int64_t left, int64_t n, int64_t pitch, real *row) {
+  const vec least = v_set1(-(real)__builtin_inff());
+  vmask nan = v_range(0, 0);
+  fill_ends(row, left, n, pitch, least);
+  for (int64_t i = 0; i < n; i += LANES) {
+    const vec a = i + LANES <= n ? v_load(from + i) : v_load_range(from + i, 0, n - i, least);
+    nan |= v_unordered(a, a);
+    v_store(row + left + i, a);
+  }
+  return nan;
+}
+INLINE void max_across(int64_t taps, int64_t dilation, int64_t n, real *row) {
+  for (int64_t i = 0; i < n; i += LANES) v_store(row + i, fold_taps(0, 1, row + i, taps, dilation));
+}
+INLINE void max_down(int64_t rows, int64_t pitch, const real *band, int64_t n, const int more, real *y) {
+  for (int64_t i = 0; i < n; i += LANES) {
+    const int64_t lanes = vox_min(LANES, n - i);
+    vec best = v_load(band + i);
+    for (int64_t t = 1; t < rows; t++) best = v_max(v_load(band + t * pitch + i), best);
+    if (more) best = v_max(best, v_load_n(y + i, lanes));
+    if (lanes == LANES)
+      v_store(y + i, best);
+    else
+      v_store_n(y + i, best, lanes);
+  }
+}
+
+/* Outputs [w, w + n) in the rows of a group.  Returns whether there was a NaN, and then they are not right. */
+static int max_band(const pool_group *g, int64_t w, int64_t n) {
+  const vox_window *p = g->p;
+  const int64_t *size = p->spatial, taps = p->kernel[2], across = p->dilation[2], dilation = p->dilation[1];
+  const int64_t at = w - p->pad[2], from = vox_max(0, at), to = vox_min(size[2], at + n + (taps - 1) * across);
+  const int64_t pitch = strip_pitch(n, taps, 1, across), top = vox_max(0, g->first - p->pad[1]);
+  const int64_t end = vox_min(size[1], g->last - p->pad[1] + (p->kernel[1] - 1) * dilation);
+  int64_t d0, d1, h0, h1;
+  real band[BAND + BEYOND];
+  vox_inside(size[0], p->dilation[0], g->slice * p->stride[0] - p->pad[0], p->kernel[0], &d0, &d1);
+  for (int64_t d = d0; d < d1; d++) {
+    const real *slice = g->x + (g->slice * p->stride[0] - p->pad[0] + d * p->dilation[0]) * size[1] * size[2] + from;
+    vmask nan = v_range(0, 0);
+    for (int64_t row = top; row < end; row++)
+      nan |= max_fill(slice + row * size[2], from - at, to - from, pitch, band + (row - top) * pitch);
+    if (v_any(nan)) return 1;
+    for (int64_t row = top; row < end; row++)
+      if (taps == 3)
+        max_across(3, across, n, band + (row - top) * pitch);
+      else
+        max_across(taps, across, n, band + (row - top) * pitch);
+    for (int64_t h = g->first; h < g->last; h++) {
+      vox_inside(size[1], dilation, h - p->pad[1], p->kernel[1], &h0, &h1);
+      const real *first = band + (h - p->pad[1] + h0 * dilation - top) * pitch;
+      real *y = g->y + (g->slice * p->output[1] + h) * p->output[2] + w;
+      if (d > d0)
+        max_down(h1 - h0, dilation * pitch, first, n, 1, y);
+      else if (h1 - h0 == 3)
+        max_down(3, dilation * pitch, first, n, 0, y);
+      else
+        max_down(h1 - h0, dilation * pitch, first, n, 0, y);
+    }
+  }
+  return 0;
+}
 #endif
 
 static void max_pool(const vox_window *p, const vox_box *box, const void *x_, void *y_, void *places) {
@@ -282,6 +338,20 @@ static void max_pool(const vox_window *p, const vox_box *box, const void *x_, vo
     int64_t ignored, span = (p->kernel[1] - 1) * p->dilation[1];
     pool_group g = {.p = p, .x = x, .y = (real *)y_ + from, .index = indices ? indices + from : 0};
     vox_inside(size[1], p->stride[1], span - p->pad[1], out[1], &ignored, &g.inside);
+    const int64_t pitch = indices ? 0 : max_band_pitch(p);
+    if (pitch) {
+      const int64_t columns = (pitch - (taps - 1) * dilation) / LANES * LANES;
+      for (g.slice = box->first[0]; g.slice < box->last[0]; g.slice++)
+        for (int64_t w = box->first[2], n; w < box->last[2]; w += n) {
+          n = vox_min(columns, box->last[2] - w);
+          const int64_t group = BAND / strip_pitch(n, taps, 1, dilation) - span;
+          for (g.first = box->first[1]; g.first < box->last[1]; g.first = g.last) {
+            g.last = vox_min(g.first + group, box->last[1]);
+            if (max_band(&g, w, n)) max_group(&g, w, w + n);
+          }
+        }
+      return;
+    }
     for (g.slice = box->first[0]; g.slice < box->last[0]; g.slice++)
       for (g.first = box->first[1]; g.first < box->last[1]; g.first = g.last) {
         g.last = vox_min(g.first + rows, box->last[1]);
