@@ -223,6 +223,17 @@ INLINE vec v_load_masked(const real *p, vmask mask) {
 #endif
 }
 
+/* The mask's lanes, the others `fill`. */
+INLINE vec v_load_masked_or(const real *p, vmask mask, vec fill) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (vec)_mm512_mask_loadu_pd((__m512d)fill, mask, p);
+#elif defined(VOX_ISA_avx512)
+  return (vec)_mm512_mask_loadu_ps((__m512)fill, mask, p);
+#else
+  return (vec)((mask & (ivec)v_load_masked(p, mask)) | (~mask & (ivec)fill));
+#endif
+}
+
 /* The mask's lanes; what belongs to the others is not written. */
 INLINE void v_store_masked(real *p, vec a, vmask mask) {
 #if defined(VOX_ISA_avx512) && VOX_DOUBLE

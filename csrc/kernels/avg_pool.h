@@ -131,6 +131,15 @@ static void avg_boxes(const vox_window *p, const vox_box *box, const real *x, re
 /* Windows that are wider than this go one by one. */
 enum { MOST_COLUMNS = 512, STRIP = 2 * MOST_COLUMNS };
 
+/* Scratch of one item, in elements: some rows with what lies beside them, and what vectors reach beyond the last. */
+enum { BAND = 4096, BEYOND = 8 * LANES };
+
+/* Zeros before and behind what a row of a band will hold: n elements from `left` on. */
+INLINE void clear_ends(real *row, int64_t left, int64_t n, int64_t pitch) {
+  for (int64_t i = 0; i < left; i += LANES) v_store(row + i, v_zero());
+  for (int64_t i = left + n / LANES * LANES; i < pitch; i += LANES) v_store(row + i, v_zero());
+}
+
 /* to[i] = sum over slices and rows of from[i], i < n; what follows to the next whole vector is set to zero. */
 INLINE void add_rows(int64_t slices, int64_t slice, int64_t rows, int64_t row, const real *from, int64_t n, real *to) {
   for (int64_t i = 0; i < n; i += LANES) {
@@ -166,7 +175,7 @@ INLINE void add_taps(const int form, int64_t taps, int64_t step, const real *sum
     return;
   }
   for (int64_t i = 0; i < n; i += LANES) {
-    vec sum = fold_taps(1, form, sums + i * form, taps, 1);
+    vec sum = sum_taps(form, sums + i * form, taps);
     if (scale) sum = avg_divide(scale, sum);
     if (i + LANES <= n)
       v_store(y + i, sum);
@@ -196,7 +205,7 @@ static void avg_strip(const vox_window *p, const vox_box *box, int64_t w, int64_
   const int64_t *size = p->spatial, *out = p->output, *pad = p->pad, *step = p->stride, taps = p->kernel[2];
   const int64_t at = w * step[2] - pad[2], from = vox_max(0, at), to = vox_min(size[2], at + (n - 1) * step[2] + taps);
   const int shuffled = step[2] <= MOST_SHUFFLED;
-  const int64_t pitch = shuffled ? strip_pitch(n, taps, step[2], 1) : vox_round_up((n - 1) * step[2] + taps, LANES);
+  const int64_t pitch = shuffled ? vox_round_up(vox_round_up(n, LANES) * step[2] + taps - 1, LANES) : vox_round_up((n - 1) * step[2] + taps, LANES);
   const int64_t group = BAND / pitch;
   int64_t first, last;
   avg_alike(p, w, n, &first, &last);
@@ -213,7 +222,7 @@ static void avg_strip(const vox_window *p, const vox_box *box, int64_t w, int64_
         real *row = band + (h - top) * pitch;
         vox_inside(size[1], 1, h * step[1] - pad[1], p->kernel[1], &h0, &h1);
         const real *source = x + ((d * step[0] - pad[0] + d0) * size[1] + h * step[1] - pad[1] + h0) * size[2] + from;
-        fill_ends(row, from - at, to - from, pitch, v_zero());
+        clear_ends(row, from - at, to - from, pitch);
         avg_rows(d1 - d0, size[1] * size[2], h1 - h0, size[2], source, to - from, row + (from - at));
       }
       for (int64_t h = top; h < end; h++) {
@@ -270,9 +279,10 @@ static void clear_box(const vox_window *p, const vox_box *box, real *x) {
  * padded row. */
 INLINE void spread_taps(const int form, int64_t taps, const real *shares, int64_t at, int64_t n, real *dx) {
   const int64_t even = vox_ceil_div(taps, 2), odd = taps / 2;
-  for (int64_t i = 0; form == 1 && i < n; i += LANES) v_store_n(dx + i, fold_taps(1, 1, shares + i, taps, 1), vox_min(LANES, n - i));
+  for (int64_t i = 0; form == 1 && i < n; i += LANES)
+    v_store_n(dx + i, sum_taps(1, shares + i, taps), vox_min(LANES, n - i));
   for (int64_t i = 0, to = -(at % 2); form == 2 && to < n; i += LANES, to += 2 * LANES) {
-    const vec a = fold_taps(1, 1, shares + i, even, 1), b = fold_taps(1, 1, shares + i + even - odd, odd, 1);
+    const vec a = sum_taps(1, shares + i, even), b = sum_taps(1, shares + i + even - odd, odd);
     const vec pair[2] = {v_zip_low(a, b), v_zip_high(a, b)};
     UNROLL for (int j = 0; j < 2; j++) {
       const int64_t first = to + j * LANES;
@@ -329,7 +339,7 @@ static void avg_strip_grad(const vox_window *p, const vox_box *box, int64_t from
           next = vox_min(some + group, h1);
           for (int64_t h = some; h < next; h++) {
             real *row = shares + (h - some) * pitch;
-            fill_ends(row, w0 - base, w1 - w0, pitch, v_zero());
+            clear_ends(row, w0 - base, w1 - w0, pitch);
             avg_divide_row(p, d, h, w0, w1 - w0, dy + (d * out[1] + h) * out[2] + w0, row + (w0 - base));
           }
           for (int64_t row = top; row < end; row++) {

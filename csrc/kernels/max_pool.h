@@ -149,6 +149,7 @@ typedef struct pool_group {
   int64_t slice, first, last;
   int64_t inside; /* windows in rows before this one do not reach below the plane */
   int64_t col, blocks; /* the first block's first output, and how many blocks that lie inside */
+  int overlap;         /* rows are shared by windows, and reduced once for all of them */
 } pool_group;
 
 /* `count` rows of some blocks beside each other, whose windows lie inside the plane or, if it is one row, where r says:
@@ -195,6 +196,100 @@ INLINE int max_block(const pool_group *g, pool_block b, const int64_t taps, cons
   return nan;
 }
 
+/* Without places, where windows share rows: each row's maxima are found once, and then rows are compared among themselves.
+ * Taps keep their order, in which of equals the first stays. */
+enum { MOST_LINES = 64, MOST_LOADS = 32 };
+
+static int rows_overlap(const vox_window *p) {
+  const int64_t *taps = p->kernel, *step = p->stride, *dilation = p->dilation;
+  return taps[1] > 1 && taps[1] <= MOST_LINES && dilation[1] <= MOST_LINES && (taps[1] - 1) * dilation[1] >= step[1] &&
+         (taps[1] - 1) * dilation[1] < MOST_LINES / 2 && step[2] <= MOST_SHUFFLED && (step[2] == 1 || dilation[2] == 1) &&
+         taps[2] <= MOST_LOADS - MOST_SHUFFLED;
+}
+
+/* The maxima of a block's windows in one row; the loads' lanes that lie in the row are in `inside`. */
+INLINE vec max_line(const int form, const int edge, const real *from, int64_t taps, int64_t dilation, const vmask *inside,
+                    vmask *nan) {
+  const vec least = v_set1(-(real)__builtin_inff());
+  const int near = form == 1 && (taps - 1) * dilation <= LANES; /* the first load and the last hold all elements */
+  vec best = least, first = least;
+  for (int64_t base = 0; base < taps; base += form) {
+    vec raw[MOST_SHUFFLED], tap[MOST_SHUFFLED];
+    UNROLL for (int i = 0; i < form; i++) {
+      const real *p = from + base * dilation + i * LANES;
+      raw[i] = edge ? v_load_masked_or(p, inside[base + i], least) : v_load(p);
+    }
+    if (base == 0) first = raw[0];
+    if (!near)
+      *nan |= pool_nan(form, raw);
+    else if (base == taps - 1)
+      *nan |= v_unordered(first, raw[0]);
+    pool_taps(form, raw, tap);
+    UNROLL for (int j = 0; j < form; j++)
+      if (base + j < taps) best = base + j == 0 ? tap[0] : v_max(tap[j], best);
+  }
+  return best;
+}
+
+/* y = the maxima of some lines, of which those of earlier slices may be there already. */
+INLINE vec max_of_lines(const vec *line, int64_t rows, int64_t dilation) {
+  vec best = line[0];
+  for (int64_t t = 1; t < rows; t++) best = v_max(line[t * dilation], best);
+  return best;
+}
+
+/* Blocks in all rows of a group.  Returns whether there was a NaN. */
+INLINE int max_overlap(const pool_group *g, pool_block b, const int form, const int64_t taps, const int64_t dilation,
+                       const int edge) {
+  const vox_window *p = g->p;
+  const int64_t *size = p->spatial, *out = p->output, step = p->stride[1], high = p->dilation[1];
+  const int64_t top = vox_max(0, g->first * step - p->pad[1]);
+  const int64_t end = vox_min(size[1], (g->last - 1) * step - p->pad[1] + (p->kernel[1] - 1) * high + 1);
+  const int64_t width = size[2], full = vox_ceil_div(p->pad[1], step); /* windows in rows from this one on do not reach above the plane */
+  int64_t d0, d1, h0, h1, col = g->col;
+  vmask nan = v_range(0, 0), inside[MOST_LOADS];
+  vec line[MOST_LINES];
+  vox_inside(size[0], p->dilation[0], g->slice * p->stride[0] - p->pad[0], p->kernel[0], &d0, &d1);
+  for (int64_t base = 0; base < taps && edge; base += form)
+    UNROLL for (int i = 0; i < form; i++) {
+      const int64_t at = base * dilation + i * LANES;
+      inside[base + i] = v_range(b.low - at, b.high - at);
+    }
+  for (int64_t left = edge ? 1 : g->blocks; left; left--, b.col += form * LANES, col += LANES)
+    for (int64_t d = d0; d < d1; d++) {
+      const int64_t slice = g->slice * p->stride[0] - p->pad[0] + d * p->dilation[0];
+      const real *from = g->x + (slice * size[1] + top) * size[2] + b.col;
+      vmask seen = v_range(0, 0);
+      for (int64_t row = 0; row < end - top; row++, from += width)
+        line[row] = max_line(form, edge, from, taps, dilation, inside, &seen);
+      nan |= seen;
+      real *y = g->y + (g->slice * out[1] + g->first) * out[2] + col;
+      for (int64_t h = g->first; h < g->last; h++, y += out[2]) {
+        int64_t at = h * step - p->pad[1] - top, rows = p->kernel[1];
+        if (h < full || h >= g->inside) {
+          vox_inside(size[1], high, h * step - p->pad[1], rows, &h0, &h1);
+          at += h0 * high, rows = h1 - h0;
+        }
+        vec best = rows == 3 ? max_of_lines(line + at, 3, high) : max_of_lines(line + at, rows, high);
+        if (d > d0) best = v_max(best, edge ? v_load_n(y, b.n) : v_load(y));
+        if (edge)
+          v_store_n(y, best, b.n);
+        else
+          v_store(y, best);
+      }
+    }
+  return v_any(nan);
+}
+INLINE int max_overlap_fast(const pool_group *g, const pool_block *b, const int edge) {
+  const int64_t taps = b->taps, step = b->step;
+  if (step == 1 && taps == 3 && b->dilation == 1) return max_overlap(g, *b, 1, 3, 1, edge);
+  if (step == 1) return max_overlap(g, *b, 1, taps, b->dilation, edge);
+  if (step == 2 && taps == 3) return max_overlap(g, *b, 2, 3, 1, edge);
+  if (step == 2) return max_overlap(g, *b, 2, taps, 1, edge);
+  if (step == 3) return max_overlap(g, *b, 3, taps, 1, edge);
+  return max_overlap(g, *b, 4, taps, 1, edge);
+}
+
 /* In the form that serves; common windows have their sizes known to the compiler. */
 INLINE int max_block_fast(pool_group *g, const pool_block *b, const int edge, const int places) {
   const int64_t taps = b->taps, step = b->step, dilation = b->dilation;
@@ -208,7 +303,7 @@ INLINE int max_block_fast(pool_group *g, const pool_block *b, const int edge, co
   return max_block(g, *b, taps, step, dilation, ONE_BY_ONE, 1, FAST, places);
 }
 INLINE void max_block_any(pool_group *g, pool_block b, const int edge, const int places) {
-  if (!max_block_fast(g, &b, edge, places)) return;
+  if (!places && g->overlap ? !max_overlap_fast(g, &b, edge) : !max_block_fast(g, &b, edge, places)) return;
   const int64_t blocks = edge ? 1 : g->blocks;
   for (int64_t i = 0; i < blocks; i++, g->col += LANES, b.col += b.step * LANES, b.low = -b.col, b.high -= b.step * LANES)
     if (b.step == 2 && b.dilation == 1)
@@ -233,9 +328,8 @@ static void max_group(pool_group *g, int64_t first, int64_t last) {
                     .step = step, .dilation = dilation};
     g->col = done;
     if (!shuffled || b.n < LANES || b.low > 0 || b.high < reach) {
-      if (b.low > 0)
-        for (int i = 0; i < LANES; i++)
-          b.start[i] = (lane_int)vox_round_up(vox_max(0, b.low - i * step), dilation);
+      for (int i = 0; g->index && b.low > i * step && i < LANES; i++)
+        b.start[i] = (lane_int)(dilation == 1 ? b.low - i * step : vox_round_up(b.low - i * step, dilation));
       (g->index ? places_at_edge : values_at_edge)(g, &b);
       next = done + b.n;
     } else {
@@ -244,83 +338,6 @@ static void max_group(pool_group *g, int64_t first, int64_t last) {
       (g->index ? places_inside : values_inside)(g, &b);
     }
   }
-}
-
-/* Without places, for windows that overlap at step 1: each row is reduced to its windows' maxima once, in a band of scratch
- * that ends in -inf on both sides, and then rows among themselves.  Taps keep their order, in which of equals the first
- * stays. */
-
-/* Elements of a row of the band for the widest strip; 0 where windows do not overlap so, or are too large. */
-static int64_t max_band_pitch(const vox_window *p) {
-  const int64_t *taps = p->kernel, *dilation = p->dilation;
-  if (p->stride[1] > 1 || p->stride[2] > 1 || taps[1] == 1) return 0;
-  if (vox_max(taps[1], taps[2]) > BAND || vox_max(dilation[1], dilation[2]) > BAND) return 0;
-  const int64_t rows = vox_max(16, 2 * ((taps[1] - 1) * dilation[1] + 1)), pitch = BAND / rows;
-  return strip_pitch(LANES, taps[2], 1, dilation[2]) <= pitch ? pitch : 0;
-}
-
-/* A row of the plane into one of the band.  Returns where there was a NaN. */
-INLINE vmask max_fill(const real *from, int64_t left, int64_t n, int64_t pitch, real *row) {
-  const vec least = v_set1(-(real)__builtin_inff());
-  vmask nan = v_range(0, 0);
-  fill_ends(row, left, n, pitch, least);
-  for (int64_t i = 0; i < n; i += LANES) {
-    const vec a = i + LANES <= n ? v_load(from + i) : v_load_range(from + i, 0, n - i, least);
-    nan |= v_unordered(a, a);
-    v_store(row + left + i, a);
-  }
-  return nan;
-}
-INLINE void max_across(int64_t taps, int64_t dilation, int64_t n, real *row) {
-  for (int64_t i = 0; i < n; i += LANES) v_store(row + i, fold_taps(0, 1, row + i, taps, dilation));
-}
-INLINE void max_down(int64_t rows, int64_t pitch, const real *band, int64_t n, const int more, real *y) {
-  for (int64_t i = 0; i < n; i += LANES) {
-    const int64_t lanes = vox_min(LANES, n - i);
-    vec best = v_load(band + i);
-    for (int64_t t = 1; t < rows; t++) best = v_max(v_load(band + t * pitch + i), best);
-    if (more) best = v_max(best, v_load_n(y + i, lanes));
-    if (lanes == LANES)
-      v_store(y + i, best);
-    else
-      v_store_n(y + i, best, lanes);
-  }
-}
-
-/* Outputs [w, w + n) in the rows of a group.  Returns whether there was a NaN, and then they are not right. */
-static int max_band(const pool_group *g, int64_t w, int64_t n) {
-  const vox_window *p = g->p;
-  const int64_t *size = p->spatial, taps = p->kernel[2], across = p->dilation[2], dilation = p->dilation[1];
-  const int64_t at = w - p->pad[2], from = vox_max(0, at), to = vox_min(size[2], at + n + (taps - 1) * across);
-  const int64_t pitch = strip_pitch(n, taps, 1, across), top = vox_max(0, g->first - p->pad[1]);
-  const int64_t end = vox_min(size[1], g->last - p->pad[1] + (p->kernel[1] - 1) * dilation);
-  int64_t d0, d1, h0, h1;
-  real band[BAND + BEYOND];
-  vox_inside(size[0], p->dilation[0], g->slice * p->stride[0] - p->pad[0], p->kernel[0], &d0, &d1);
-  for (int64_t d = d0; d < d1; d++) {
-    const real *slice = g->x + (g->slice * p->stride[0] - p->pad[0] + d * p->dilation[0]) * size[1] * size[2] + from;
-    vmask nan = v_range(0, 0);
-    for (int64_t row = top; row < end; row++)
-      nan |= max_fill(slice + row * size[2], from - at, to - from, pitch, band + (row - top) * pitch);
-    if (v_any(nan)) return 1;
-    for (int64_t row = top; row < end; row++)
-      if (taps == 3)
-        max_across(3, across, n, band + (row - top) * pitch);
-      else
-        max_across(taps, across, n, band + (row - top) * pitch);
-    for (int64_t h = g->first; h < g->last; h++) {
-      vox_inside(size[1], dilation, h - p->pad[1], p->kernel[1], &h0, &h1);
-      const real *first = band + (h - p->pad[1] + h0 * dilation - top) * pitch;
-      real *y = g->y + (g->slice * p->output[1] + h) * p->output[2] + w;
-      if (d > d0)
-        max_down(h1 - h0, dilation * pitch, first, n, 1, y);
-      else if (h1 - h0 == 3)
-        max_down(3, dilation * pitch, first, n, 0, y);
-      else
-        max_down(h1 - h0, dilation * pitch, first, n, 0, y);
-    }
-  }
-  return 0;
 }
 #endif
 
@@ -333,25 +350,13 @@ static void max_pool(const vox_window *p, const vox_box *box, const void *x_, vo
   /* in lanes, where an index within the window fits into one, and the walk over its taps meets few outside */
   const int64_t depth = vox_min(size[0], (p->kernel[0] - 1) * p->dilation[0] + 1);
   if (depth * size[1] * size[2] <= INT32_MAX && (taps - 1) * dilation < 2 * size[2]) {
-    enum { GROUP_BYTES = 16 * 1024 };
-    const int64_t rows = vox_max(1, GROUP_BYTES / (int64_t)sizeof(real) / size[2] / vox_min(size[1], p->stride[1]));
+    enum { GROUP_BYTES = 16 * 1024, LEAST_OVERLAPPING = 8 };
+    int64_t rows = vox_max(1, GROUP_BYTES / (int64_t)sizeof(real) / size[2] / vox_min(size[1], p->stride[1]));
     int64_t ignored, span = (p->kernel[1] - 1) * p->dilation[1];
     pool_group g = {.p = p, .x = x, .y = (real *)y_ + from, .index = indices ? indices + from : 0};
     vox_inside(size[1], p->stride[1], span - p->pad[1], out[1], &ignored, &g.inside);
-    const int64_t pitch = indices ? 0 : max_band_pitch(p);
-    if (pitch) {
-      const int64_t columns = (pitch - (taps - 1) * dilation) / LANES * LANES;
-      for (g.slice = box->first[0]; g.slice < box->last[0]; g.slice++)
-        for (int64_t w = box->first[2], n; w < box->last[2]; w += n) {
-          n = vox_min(columns, box->last[2] - w);
-          const int64_t group = BAND / strip_pitch(n, taps, 1, dilation) - span;
-          for (g.first = box->first[1]; g.first < box->last[1]; g.first = g.last) {
-            g.last = vox_min(g.first + group, box->last[1]);
-            if (max_band(&g, w, n)) max_group(&g, w, w + n);
-          }
-        }
-      return;
-    }
+    g.overlap = !indices && rows_overlap(p);
+    if (g.overlap) rows = vox_min(vox_max(rows, LEAST_OVERLAPPING), (MOST_LINES - 1 - span) / p->stride[1] + 1);
     for (g.slice = box->first[0]; g.slice < box->last[0]; g.slice++)
       for (g.first = box->first[1]; g.first < box->last[1]; g.first = g.last) {
         g.last = vox_min(g.first + rows, box->last[1]);

@@ -22,34 +22,15 @@ INLINE void pool_taps(const int form, const vec *raw, vec *tap) {
   }
 }
 
-/* Scratch of one item, in elements: some rows with what lies beside them, and what vectors reach beyond the last. */
-enum { BAND = 4096, BEYOND = 8 * LANES };
-
-INLINE vec fold_two(const int mean, vec a, vec best) { return mean ? best + a : v_max(a, best); }
-
-/* LANES windows of `taps` elements, the first at `from`: each one's sum, or its maximum where there is no NaN.  Whole
- * vectors are read, `form` of them at a time. */
-INLINE vec fold_taps(const int mean, const int form, const real *from, int64_t taps, int64_t dilation) {
-  vec all = v_zero();
+/* The sums of LANES windows of `taps` elements, the first at `from`.  Whole vectors are read, `form` of them at a time. */
+INLINE vec sum_taps(const int form, const real *from, int64_t taps) {
+  vec sum = v_zero();
   for (int64_t base = 0; base < taps; base += form) {
     vec raw[MOST_SHUFFLED], tap[MOST_SHUFFLED];
-    UNROLL for (int i = 0; i < form; i++) raw[i] = v_load(from + base * dilation + i * LANES);
+    UNROLL for (int i = 0; i < form; i++) raw[i] = v_load(from + base + i * LANES);
     pool_taps(form, raw, tap);
-    UNROLL for (int j = 0; j < form; j++) {
-      if (base + j >= taps) break;
-      all = base + j == 0 ? tap[0] : fold_two(mean, tap[j], all);
-    }
+    UNROLL for (int j = 0; j < form; j++)
+      if (base + j < taps) sum = base + j == 0 ? tap[0] : sum + tap[j];
   }
-  return all;
-}
-
-/* Elements that windows [0, n) of a strip read, whole vectors of them. */
-static inline int64_t strip_pitch(int64_t n, int64_t taps, int64_t step, int64_t dilation) {
-  return vox_round_up(vox_round_up(n, LANES) * step + (taps - 1) * dilation, LANES);
-}
-
-/* `fill` before and behind what a row of a band will hold: n elements from `left` on. */
-INLINE void fill_ends(real *row, int64_t left, int64_t n, int64_t pitch, vec fill) {
-  for (int64_t i = 0; i < left; i += LANES) v_store(row + i, fill);
-  for (int64_t i = left + n / LANES * LANES; i < pitch; i += LANES) v_store(row + i, fill);
+  return sum;
 }
