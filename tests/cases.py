@@ -117,6 +117,7 @@ CONV = [
     _conv("tap-columns", 1, 3, 128, (19, 14), (3, 3), padding=1),
     _conv("tap-columns-blocks", 2, 70, 129, (15, 13), (3, 3)),
     _conv("tap-columns-back", 2, 130, 5, (17, 14), (3, 3), padding=((1, 1), (0, 2))),
+    _conv("tap-columns-back-1x3", 1, 130, 5, (17, 14), (1, 3), padding=(0, 1)),
     _conv("tap-columns-stride-2", 1, 5, 130, (29, 27), (3, 3), stride=2, padding=1),
     _conv("tap-columns-3d", 1, 4, 128, (3, 18, 12), (3, 3, 3), padding=1),
     _conv("3x3-batch", 4, 16, 24, (14, 14), (3, 3), padding=1),

@@ -83,9 +83,10 @@ static void points_offsets(const vox_phase *ph, const band *b, int64_t channels,
         }
 }
 
-/* What the first of an axis's taps in the input's order reads for output 0, and how far apart they are. */
+/* What the first of an axis's taps in the input's order reads for output 0, and how far apart they are, as the outputs of a
+ * tile are; a gradient's only tap says nothing of that. */
 INLINE int64_t points_first(const vox_axis *a, int64_t *apart) {
-  *apart = a->offset_step < 0 ? -a->offset_step : a->offset_step;
+  *apart = vox_max(1, a->offset_step < 0 ? -a->offset_step : a->offset_step);
   return a->offset0 + (a->offset_step < 0 ? (a->taps - 1) * a->offset_step : 0);
 }
 

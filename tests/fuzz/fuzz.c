@@ -90,10 +90,12 @@ static void draw_wide_rows(caller *c) {
 /* Rows of three taps that leave lanes of many output channels' bands idle, so that each tap gets a column of its own. */
 static void draw_tap_columns(caller *c) {
   fuzz_case *f = &c->now;
+  const int gradient = f->kind == INPUT_GRAD;
   f->groups = 1, f->n = PICK(c, 1, 1, 2), f->cg = PICK(c, 1, 2, 3, 5), f->kg = PICK(c, 128, 129, 131);
+  if (gradient) f->cg = f->kg, f->kg = PICK(c, 1, 2, 3, 5);
   for (int i = 0; i < 3; i++) {
     f->kernel[i] = i == 0 ? PICK(c, 1, 1, 2) : i == 1 ? PICK(c, 1, 2, 3) : 3;
-    f->stride[i] = i == 0 ? 1 : 1 + draw(c, i == 1 && f->kernel[i] == 1 ? 1 : 2), f->dilation[i] = 1;
+    f->stride[i] = i == 0 || gradient ? 1 : 1 + draw(c, i == 1 && f->kernel[i] == 1 ? 1 : 2), f->dilation[i] = 1;
     f->pad[i] = draw(c, f->kernel[i]), f->pad_after[i] = draw(c, f->kernel[i]);
     f->spatial[i] = i == 0 ? 2 : i == 1 ? 3 + draw(c, 12) : 5 + draw(c, 28);
     f->output[i] = (f->spatial[i] + f->pad[i] + f->pad_after[i] - f->kernel[i]) / f->stride[i] + 1;
@@ -130,7 +132,7 @@ static void draw_conv(caller *c, int64_t budget) {
   if (flat && f->n) f->n = 1;
   if (flat) f->kg = 1 + draw(c, 20);
   if (wide && f->kind != WEIGHT_GRAD) draw_wide_rows(c);
-  if (!depthwise && f->kind == CONV && draw(c, 100) == 0) draw_tap_columns(c);
+  if (!depthwise && f->kind != WEIGHT_GRAD && draw(c, 100) == 0) draw_tap_columns(c);
   f->activation = f->kind == WEIGHT_GRAD ? VOX_IDENTITY : PICK(c, VOX_IDENTITY, VOX_IDENTITY, VOX_RELU, VOX_LEAKY_RELU);
   f->bias = f->kind != WEIGHT_GRAD && draw(c, 2);
   f->planted = draw(c, 2);
