@@ -215,10 +215,6 @@ class _Call:
 _call = lru_cache(maxsize=512)(_Call)
 
 
-def _is_strided_pointwise(problem: ConvProblem) -> bool:
-    return all(k == 1 for k in problem.kernel) and any(s > 1 for s in problem.stride)
-
-
 def _winograd(problem: ConvProblem, operation: str) -> tuple[tuple[int, ...], float] | None:
     """Winograd's best tile and its estimated gain over the direct sum, or None where it does not apply."""
     tile, gain = ffi.new("int64_t[3]"), ffi.new("double *")
@@ -266,10 +262,6 @@ def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool
         each = _call(problem, operation, algorithm).workspace_bytes(1)
         if each < 0 or (each > BAND_LIMIT and operation != "conv_weight_grad"):
             return "its zero-bordered band would be mostly border: the dilated kernel is far larger than the input"
-    if asked:
-        return None
-    if algorithm == "direct" and _is_strided_pointwise(problem) and operation == "conv":
-        return "a strided 1x1 kernel leaves out most pixels: im2col packs those that count"
     return None
 
 
