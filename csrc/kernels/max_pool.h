@@ -67,12 +67,14 @@ static inline void max_window(const pool_rows *r, int64_t first_col, int64_t tap
 /* How a maximum is kept: the fast way loses a NaN, but sees that there was one. */
 enum { FAST = 0, CAREFUL = 1 };
 
+enum { MOST_LOADS = 16 };
 /* LANES windows beside each other, of which n are wanted: taps before `low` or from `high` on, counted from the first
  * window's first, are outside of the row.  The first inside of each window is `start`. */
 typedef struct pool_block {
   int64_t col, low, high, n;
   int64_t taps, step, dilation;
   ivec start;
+  const vmask *inside; /* at step 1, the lanes of each of the first MOST_LOADS taps that are in the row */
 } pool_block;
 
 /* Taps [base, base + form) of a row, LANES windows each, as they lie in memory; outside of the row -inf. */
@@ -86,8 +88,14 @@ INLINE void pool_load(const pool_block *b, const real *row, int64_t base, const 
     return;
   }
   UNROLL for (int i = 0; i < form; i++) {
-    int64_t from = at + i * LANES;
-    raw[i] = edge ? v_load_range(row + b->col + from, b->low - from, b->high - from, least) : v_load(row + b->col + from);
+    const int64_t from = at + i * LANES;
+    const real *p = row + b->col + from;
+    if (!edge)
+      raw[i] = v_load(p);
+    else if (form == 1 && base < MOST_LOADS)
+      raw[i] = v_load_masked_or(p, b->inside[base], least);
+    else
+      raw[i] = v_load_range(p, b->low - from, b->high - from, least);
   }
 }
 
@@ -198,27 +206,22 @@ INLINE int max_block(const pool_group *g, pool_block b, const int64_t taps, cons
 
 /* Without places, where windows share rows: each row's maxima are found once, and then rows are compared among themselves.
  * Taps keep their order, in which of equals the first stays. */
-enum { MOST_LINES = 64, MOST_LOADS = 32 };
+enum { MOST_LINES = 64 };
 
 static int rows_overlap(const vox_window *p) {
   const int64_t *taps = p->kernel, *step = p->stride, *dilation = p->dilation;
-  return taps[1] > 1 && taps[1] <= MOST_LINES && dilation[1] <= MOST_LINES && (taps[1] - 1) * dilation[1] >= step[1] &&
-         (taps[1] - 1) * dilation[1] < MOST_LINES / 2 && step[2] <= MOST_SHUFFLED && (step[2] == 1 || dilation[2] == 1) &&
-         taps[2] <= MOST_LOADS - MOST_SHUFFLED;
+  if (taps[1] > MOST_LINES || dilation[1] > MOST_LINES || (taps[1] - 1) * dilation[1] < step[1]) return 0;
+  return (taps[1] - 1) * dilation[1] < MOST_LINES / 2 && step[2] <= MOST_SHUFFLED && (step[2] == 1 || dilation[2] == 1);
 }
 
-/* The maxima of a block's windows in one row; the loads' lanes that lie in the row are in `inside`. */
-INLINE vec max_line(const int form, const int edge, const real *from, int64_t taps, int64_t dilation, const vmask *inside,
-                    vmask *nan) {
-  const vec least = v_set1(-(real)__builtin_inff());
+/* The maxima of a block's windows in one row. */
+INLINE vec max_line(const pool_block *b, const real *row, const int form, const int edge, vmask *nan) {
+  const int64_t taps = b->taps, dilation = b->dilation;
   const int near = form == 1 && (taps - 1) * dilation <= LANES; /* the first load and the last hold all elements */
-  vec best = least, first = least;
+  vec best = v_zero(), first = v_zero();
   for (int64_t base = 0; base < taps; base += form) {
     vec raw[MOST_SHUFFLED], tap[MOST_SHUFFLED];
-    UNROLL for (int i = 0; i < form; i++) {
-      const real *p = from + base * dilation + i * LANES;
-      raw[i] = edge ? v_load_masked_or(p, inside[base + i], least) : v_load(p);
-    }
+    pool_load(b, row, base, form, edge, raw);
     if (base == 0) first = raw[0];
     if (!near)
       *nan |= pool_nan(form, raw);
@@ -247,21 +250,18 @@ INLINE int max_overlap(const pool_group *g, pool_block b, const int form, const 
   const int64_t end = vox_min(size[1], (g->last - 1) * step - p->pad[1] + (p->kernel[1] - 1) * high + 1);
   const int64_t width = size[2], full = vox_ceil_div(p->pad[1], step); /* windows in rows from this one on do not reach above the plane */
   int64_t d0, d1, h0, h1, col = g->col;
-  vmask nan = v_range(0, 0), inside[MOST_LOADS];
+  vmask nan = v_range(0, 0);
   vec line[MOST_LINES];
   vox_inside(size[0], p->dilation[0], g->slice * p->stride[0] - p->pad[0], p->kernel[0], &d0, &d1);
-  for (int64_t base = 0; base < taps && edge; base += form)
-    UNROLL for (int i = 0; i < form; i++) {
-      const int64_t at = base * dilation + i * LANES;
-      inside[base + i] = v_range(b.low - at, b.high - at);
-    }
+  b.taps = taps;
+  b.dilation = dilation;
   for (int64_t left = edge ? 1 : g->blocks; left; left--, b.col += form * LANES, col += LANES)
     for (int64_t d = d0; d < d1; d++) {
       const int64_t slice = g->slice * p->stride[0] - p->pad[0] + d * p->dilation[0];
-      const real *from = g->x + (slice * size[1] + top) * size[2] + b.col;
+      const real *from = g->x + (slice * size[1] + top) * size[2];
       vmask seen = v_range(0, 0);
       for (int64_t row = 0; row < end - top; row++, from += width)
-        line[row] = max_line(form, edge, from, taps, dilation, inside, &seen);
+        line[row] = max_line(&b, from, form, edge, &seen);
       nan |= seen;
       real *y = g->y + (g->slice * out[1] + g->first) * out[2] + col;
       for (int64_t h = g->first; h < g->last; h++, y += out[2]) {
@@ -270,7 +270,8 @@ INLINE int max_overlap(const pool_group *g, pool_block b, const int form, const 
           vox_inside(size[1], high, h * step - p->pad[1], rows, &h0, &h1);
           at += h0 * high, rows = h1 - h0;
         }
-        vec best = rows == 3 ? max_of_lines(line + at, 3, high) : max_of_lines(line + at, rows, high);
+        vec best = rows == 3 ? max_of_lines(line + at, 3, high) : rows == 5 ? max_of_lines(line + at, 5, high)
+                                                                            : max_of_lines(line + at, rows, high);
         if (d > d0) best = v_max(best, edge ? v_load_n(y, b.n) : v_load(y));
         if (edge)
           v_store_n(y, best, b.n);
@@ -283,6 +284,7 @@ INLINE int max_overlap(const pool_group *g, pool_block b, const int form, const 
 INLINE int max_overlap_fast(const pool_group *g, const pool_block *b, const int edge) {
   const int64_t taps = b->taps, step = b->step;
   if (step == 1 && taps == 3 && b->dilation == 1) return max_overlap(g, *b, 1, 3, 1, edge);
+  if (step == 1 && taps == 5 && b->dilation == 1) return max_overlap(g, *b, 1, 5, 1, edge);
   if (step == 1) return max_overlap(g, *b, 1, taps, b->dilation, edge);
   if (step == 2 && taps == 3) return max_overlap(g, *b, 2, 3, 1, edge);
   if (step == 2) return max_overlap(g, *b, 2, taps, 1, edge);
@@ -321,11 +323,16 @@ static void max_group(pool_group *g, int64_t first, int64_t last) {
   const vox_window *p = g->p;
   const int64_t taps = p->kernel[2], step = p->stride[2], dilation = p->dilation[2];
   const int shuffled = step == 1 || (step <= MOST_SHUFFLED && dilation == 1);
-  const int64_t wide = shuffled ? step : 1, reach = (vox_ceil_div(taps, wide) - 1) * wide * dilation + wide * LANES;
+  const int64_t wide = shuffled ? step : 1, more = taps <= wide ? 0 : vox_ceil_div(taps, wide) - 1;
+  const int64_t reach = more * wide * dilation + wide * LANES;
+  const int64_t loads = step == 1 ? vox_min(MOST_LOADS, taps) : 0;
+  vmask inside[MOST_LOADS];
   for (int64_t done = first, next; done < last; done = next) {
     int64_t col = done * step - p->pad[2];
     pool_block b = {.col = col, .low = -col, .high = p->spatial[2] - col, .n = vox_min(LANES, last - done), .taps = taps,
                     .step = step, .dilation = dilation};
+    b.inside = inside;
+    for (int64_t i = 0; i < loads; i++) inside[i] = v_range(b.low - i * dilation, b.high - i * dilation);
     g->col = done;
     if (!shuffled || b.n < LANES || b.low > 0 || b.high < reach) {
       for (int i = 0; g->index && b.low > i * step && i < LANES; i++)
@@ -351,7 +358,7 @@ static void max_pool(const vox_window *p, const vox_box *box, const void *x_, vo
   const int64_t depth = vox_min(size[0], (p->kernel[0] - 1) * p->dilation[0] + 1);
   if (depth * size[1] * size[2] <= INT32_MAX && (taps - 1) * dilation < 2 * size[2]) {
     enum { GROUP_BYTES = 16 * 1024, LEAST_OVERLAPPING = 8 };
-    int64_t rows = vox_max(1, GROUP_BYTES / (int64_t)sizeof(real) / size[2] / vox_min(size[1], p->stride[1]));
+    int64_t rows = vox_max(1, GROUP_BYTES / (int64_t)sizeof(real) / (size[2] * vox_min(size[1], p->stride[1])));
     int64_t ignored, span = (p->kernel[1] - 1) * p->dilation[1];
     pool_group g = {.p = p, .x = x, .y = (real *)y_ + from, .index = indices ? indices + from : 0};
     vox_inside(size[1], p->stride[1], span - p->pad[1], out[1], &ignored, &g.inside);
