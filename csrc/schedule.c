@@ -309,7 +309,8 @@ static int one_band(const vox_layout *l) { return l->bands[0] == 1 && l->bands[1
 static int64_t winograd_columns(const vox_conv *p, const vox_layout *l, const vox_unit *u, const vox_axis *axis, int64_t most,
                                 int64_t fit) {
   enum { ROW = 30 };
-  const int64_t counts[2] = {axis[1].count, axis[2].count}, points = axis[1].taps * axis[2].taps;
+  const int64_t counts[2] = {axis[1].count, axis[2].count};
+  const double products = (double)(axis[1].taps * axis[2].taps) * (double)l->cout;
   const int64_t all[] = {even_piece(counts[1], most), vox_min(counts[1], 2 * u->lanes), vox_min(counts[1], u->lanes)};
   int64_t best = all[0];
   double least = 0;
@@ -328,7 +329,7 @@ static int64_t winograd_columns(const vox_conv *p, const vox_layout *l, const vo
       }
       const double vectors = (double)vox_ceil_div(here[0] * here[1], u->lanes);
       const double rows = (double)((here[0] - 1) * axis[1].step / p->dilation[1] + axis[1].taps);
-      cost += (double)times * (double)(points * l->cout) * (vectors + 0.25);
+      cost += (double)times * products * (vectors + 0.25);
       cost += (double)times * ROW * rows * (double)vox_ceil_div(here[1], u->lanes);
     }
     if (least == 0 || cost < least) least = cost, best = all[i];
