@@ -109,6 +109,7 @@ LONG = {
     "csrc/kernels/winograd.h": "transforms, their blocks and what mends them share one set of points",
     "csrc/schedule.c": "every cut of the work, each beside the ones that it must agree with",
     "csrc/simd.h": "the only file that may name an intrinsic",
+    "src/voxconv/backends/native.py": "every call of the C library, nothing to divide",
     "src/voxconv/functional.py": "three ranks of each function, signature and docstring",
     "src/voxconv/grad.py": "three ranks of each gradient, signature and docstring",
     "src/voxconv/plan.py": "the choice, the plan, and three ranks of it, signature and docstring",

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import oracle
+import voxconv as vc
 from cases import CONV
 from problems import functions, limit, operands
+from voxconv import functional
 from voxconv import problem as rules
 
 named = pytest.mark.parametrize("case", CONV, ids=lambda case: case.name)
@@ -121,3 +123,38 @@ class TestOracle:
                 oracle.assert_within(answer, expected, allowed)
             with pytest.raises(AssertionError):
                 oracle.assert_equal(answer, expected.astype(np.float32))
+
+
+def test_a_call_made_before_is_looked_up_and_still_checked():
+    rng = np.random.default_rng(5)
+    x, w, b = (rng.integers(-4, 5, size).astype(np.float32) for size in ((2, 3, 9, 10), (4, 3, 3, 3), (4,)))
+    expected = [vc.conv2d(x, w, b, padding=1), vc.conv2d(x, w, padding=1)]
+    assert not np.array_equal(*expected)
+    assert any(key[:2] == (x.shape, w.shape) for key in functional._SHORT)
+    for _ in range(2):
+        np.testing.assert_array_equal(vc.conv2d(x, w, b, padding=1), expected[0])
+        np.testing.assert_array_equal(vc.conv2d(x, w, padding=1), expected[1])
+        np.testing.assert_array_equal(vc.conv2d(2 * x, w, padding=1), 2 * expected[1])
+    readonly, turned = x.copy(), np.ascontiguousarray(x.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
+    readonly.flags.writeable = False
+    unaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
+    for same in (readonly, turned, unaligned, x.astype(">f4"), x.astype(np.int32)):
+        np.testing.assert_array_equal(vc.conv2d(same, w, b, padding=1), expected[0])
+    for other in (x.astype(np.float64), x.tolist()):
+        with pytest.raises(TypeError, match="float64"):
+            vc.conv2d(other, w, b, padding=1)
+    for wrong in (True, 1.0, np.True_):
+        with pytest.raises(TypeError, match="padding"):
+            vc.conv2d(x, w, b, padding=wrong)
+    with pytest.raises(ValueError, match="algorithm"):
+        vc.conv2d(x, w, b, padding=1, algorithm="fft")
+    with pytest.raises(ValueError, match="weight"):
+        vc.conv2d(x, w[:, :2], b, padding=1)
+
+
+def test_short_calls_are_forgotten_when_they_are_many(monkeypatch):
+    monkeypatch.setattr(functional, "MOST_SHORT", 3)
+    functional._SHORT.clear()
+    for width in range(3, 10):
+        vc.conv2d(np.ones((1, 1, 3, width), np.float32), np.ones((1, 1, 3, 3), np.float32))
+        assert len(functional._SHORT) <= 3

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from voxconv import problem as rules
 from voxconv.plan import ActivationLike, Padding, Sizes, choose, choose_backend
-from voxconv.problem import ConvProblem
+from voxconv.problem import FLOAT32, ConvProblem
 from voxconv.results import fill, fill_all
 
 __all__ = [
@@ -151,11 +151,40 @@ def _conv(
     rank: int, input: object, weight: object, bias: object, stride: object, padding: object, dilation: object,
     groups: object, activation: object, out: Array | None, backend: str, algorithm: str, precision: str,
 ) -> Array:  # fmt: skip
+    key = None
+    if (
+        out is None and activation is None and type(input) is type(weight) is np.ndarray
+        and input.dtype is weight.dtype is FLOAT32 and input.flags.carray and weight.flags.carray
+        and type(stride) is type(padding) is type(dilation) is type(groups) is int
+        and type(backend) is type(algorithm) is type(precision) is str
+        and (bias is None or (type(bias) is np.ndarray and bias.dtype is FLOAT32 and bias.flags.carray))
+    ):  # fmt: skip
+        key = (
+            input.shape, weight.shape, None if bias is None else bias.shape, stride, padding, dilation, groups, rank,
+            backend, algorithm, precision,
+        )  # fmt: skip
+        short = _SHORT.get(key)
+        if short is not None:
+            return short(input, weight, bias)
     function = f"conv{rank}d"
     problem, batched, x, w, b = rules.conv(
         function, rank, input, weight, bias, stride, padding, dilation, groups, activation
     )
-    return apply(function, "conv", problem, batched, x, w, b, out, backend, algorithm, precision)
+    result = apply(function, "conv", problem, batched, x, w, b, out, backend, algorithm, precision)
+    if key is not None and batched:
+        choice = choose(problem, "conv", backend, algorithm, precision, function=function)
+        short_conv = getattr(choice.backend, "short_conv", None)
+        short = short_conv and short_conv(problem, choice.algorithm)
+        if short is not None:
+            if len(_SHORT) >= MOST_SHORT:
+                _SHORT.clear()
+            _SHORT[key] = short
+    return result
+
+
+_SHORT: dict[tuple[object, ...], Callable[[Array, Array, Array | None], Array]] = {}
+"""Short calls that were made before: what they come to, by all that they depend on but values."""
+MOST_SHORT = 1024
 
 
 @documented(CONVOLUTION, RUNNING + CHOOSING, CONVOLVED, ERRORS, CONVOLUTION_SOURCE)

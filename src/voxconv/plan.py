@@ -229,7 +229,7 @@ class ConvPlan:
 
     __slots__ = (
         "_batched", "_bias", "_choice", "_function", "_input_shape", "_most_threads", "_output_shape", "_packed",
-        "_weight", "problem",
+        "_short", "_weight", "problem",
     )  # fmt: skip
 
     def __init__(
@@ -245,6 +245,8 @@ class ConvPlan:
         self._weight = weight.copy()
         self._packed = choice.backend.pack(problem, "conv", choice.algorithm, self._weight)
         self._most_threads: int | None = None
+        short_conv = getattr(choice.backend, "short_conv", None)
+        self._short = short_conv and short_conv(problem, choice.algorithm, self._packed, self._bias)
         if workspace_limit is not None:
             self._most_threads = 1
             while self._most_threads < MOST_THREADS and (
@@ -273,6 +275,8 @@ class ConvPlan:
         """
         problem, backend = self.problem, self._choice.backend
         if self._batched and rules.is_ready(x, self._input_shape, problem.dtype):
+            if out is None and self._short is not None:
+                return self._short(x)  # type: ignore[no-any-return]
             ready: Array = x  # type: ignore[assignment]
         else:
             ready = rules.planned_input(self._function, problem, self._batched, x)

@@ -318,9 +318,10 @@ def as_array(function: str, argument: str, value: object, kinds: str) -> Array:
 
 def prepared(array: Array, dtype: np.dtype[Any]) -> Array:
     """The same values, C-contiguous, aligned, in native byte order; a copy only where needed."""
-    flags = array.flags
-    if array.dtype == dtype and flags.c_contiguous and flags.aligned:
-        return array
+    if array.dtype is dtype or array.dtype == dtype:
+        flags = array.flags
+        if flags.c_contiguous and flags.aligned:
+            return array
     return np.require(array, dtype=dtype, requirements=("C_CONTIGUOUS", "ALIGNED"))
 
 
@@ -484,7 +485,8 @@ def conv(
     b = None if bias is None else as_array(function, "bias", bias, "f")
     rest = None if b is None else (b.shape, b.dtype)
     options = (stride, padding, dilation, groups, activation)
-    check = _known_conv if all(map(_is_plain, options)) else _checked_conv
+    plain = type(stride) is type(padding) is type(dilation) is type(groups) is int and activation is None
+    check = _known_conv if plain or all(map(_is_plain, options)) else _checked_conv
     problem, batched = check(function, rank, x.shape, x.dtype, w.shape, w.dtype, rest, *options)
     return (
         problem, batched, prepared(x if batched else x.reshape(problem.input_shape), problem.dtype),
@@ -535,7 +537,7 @@ def is_ready(array: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> boo
     if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
         return False
     flags = array.flags
-    return flags.c_contiguous and flags.aligned
+    return flags.carray or (flags.c_contiguous and flags.aligned)
 
 
 def planned_input(function: str, problem: ConvProblem, batched: bool, input: object) -> Array:

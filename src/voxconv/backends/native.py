@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv._native import ffi, lib
-from voxconv.memory import block
+from voxconv.memory import LARGE, block
 from voxconv.problem import ConvProblem, WindowProblem
 
 Array = npt.NDArray[Any]
@@ -54,6 +54,7 @@ ALGORITHMS = {
     "im2col": lib.VOX_IM2COL,
     "winograd": lib.VOX_WINOGRAD,
 }
+AGAIN = lib.VOX_AGAIN
 ACTIVATIONS = {None: lib.VOX_IDENTITY, "relu": lib.VOX_RELU, "leaky_relu": lib.VOX_LEAKY_RELU}
 
 
@@ -152,8 +153,11 @@ def _run(function: Callable[..., int], *arguments: Any) -> None:
         cursor = _cursors.pop()
     except IndexError:
         cursor = ffi.new("int64_t *")
-    while _check(function(*arguments, cursor)) == lib.VOX_AGAIN:
-        pass
+    status = function(*arguments, cursor)
+    while status:
+        if _check(status) != AGAIN:
+            break
+        status = function(*arguments, cursor)
     cursor[0] = 0
     _cursors.append(cursor)
 
@@ -293,14 +297,70 @@ class _Packed:
 def _convolve(
     call: _Call, a: Array, b: Any, bias: Array | None, out: Array, most_threads: int | None = None
 ) -> None:
-    threads = min(lib.vox_get_num_threads(), call.most_threads)
-    if most_threads is not None:
-        threads = min(threads, most_threads)
-    size = _check(call.workspace_bytes(threads))
-    scratch = block(size) if size else ffi.NULL
-    _run(
-        lib.vox_conv_run, call.struct, threads, ffi.from_buffer(a), b, _pointer(bias), ffi.from_buffer(out), scratch
-    )
+    threads = call.most_threads
+    if threads > 1:
+        threads = min(lib.vox_get_num_threads(), threads)
+        if most_threads is not None:
+            threads = min(threads, most_threads)
+    scratch = _take(call.workspace_bytes(threads))
+    try:
+        _run(
+            lib.vox_conv_run, call.struct, threads, ffi.from_buffer(a), b,
+            ffi.NULL if bias is None else ffi.from_buffer(bias), ffi.from_buffer(out), scratch,
+        )  # fmt: skip
+    finally:
+        lib.vox_free(scratch)
+
+
+def _take(size: int) -> Any:
+    """Memory that the caller gives back: a finalizer, as `block`'s, takes longer than a small call."""
+    if not size:
+        return ffi.NULL
+    pointer = lib.vox_alloc(_check(size))
+    if pointer == ffi.NULL:
+        raise MemoryError(f"voxconv could not allocate {size} bytes")
+    return pointer
+
+
+def short_conv(
+    problem: ConvProblem, algorithm: str, packed: Any = None, bias: Array | None = None
+) -> Callable[..., Array] | None:
+    """A convolution of arrays that are ready, for calls so short that whatever Python does shows.
+
+    It takes an input, and where no packed weight and bias are given, these too.  None where a call is not so
+    short: where it may use several threads, or its result is recycled.
+    """
+    call = _call(problem, "conv", algorithm)
+    shape, dtype = problem.output_shape, problem.dtype
+    if call.most_threads > 1 or not 0 < math.prod(shape) * dtype.itemsize < LARGE:
+        return None
+    struct, workspace, packed_bytes = call.struct, call.workspace_bytes(1), call.packed_bytes
+    convolve, from_buffer = lib.vox_conv_run, ffi.from_buffer
+
+    def run(x: Array, pointer: Any, b: Any) -> Array:
+        result = np.empty(shape, dtype)
+        if not workspace:
+            _run(convolve, struct, 1, from_buffer(x), pointer, b, from_buffer(result), ffi.NULL)
+            return result
+        scratch = _take(workspace)
+        try:
+            _run(convolve, struct, 1, from_buffer(x), pointer, b, from_buffer(result), scratch)
+        finally:
+            lib.vox_free(scratch)
+        return result
+
+    def plain(x: Array, weight: Array, bias: Array | None) -> Array:
+        pointer = _take(packed_bytes)
+        try:
+            _check(lib.vox_conv_pack(struct, from_buffer(weight), pointer))
+            return run(x, pointer, ffi.NULL if bias is None else from_buffer(bias))
+        finally:
+            lib.vox_free(pointer)
+
+    if packed is None:
+        return plain
+    held = _pointer(bias)
+    return lambda x: run(x, packed.pointer, held)
 
 
 def conv(
