@@ -300,6 +300,8 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   return VOX_OK;
 }
 
+static int weights_serve_once(const vox_conv *p) { return p->once || p->operation == VOX_CONV_INPUT_GRAD; }
+
 static int one_band(const vox_layout *l) { return l->bands[0] == 1 && l->bands[1] == 1 && l->bands[2] == 1; }
 
 /* Columns of tiles of a band of at most `most` tiles: all of a row, since long rows are read the faster.  Where those are
@@ -388,7 +390,7 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
     l->images = vox_max(1, vox_min(vox_min(most, MOST_TILES) / tiles, images / vox_max(1, threads)));
   if (images) l->images = vox_min(l->images, images);
   /* whether one thread's items would be one a group, whatever the threads are */
-  l->late = p->operation == VOX_CONV_INPUT_GRAD && one_band(l) &&
+  l->late = weights_serve_once(p) && one_band(l) &&
             images <= (depth_taps == 1 ? vox_max(1, vox_min(most, MOST_TILES) / tiles) : 1);
   tiles *= l->images;
 
@@ -539,7 +541,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
     l->bands[2] = vox_ceil_div(total, width);
   }
 
-  l->late = gradient && p->n == 1 && one_band(l);
+  l->late = weights_serve_once(p) && p->n == 1 && one_band(l);
   const int64_t phases = l->phases[2] / (1 + l->pairs);
   const int64_t visits[] = {p->n, p->groups, l->phases[0], l->phases[1], phases, l->bands[0], l->bands[1], l->bands[2]};
   if (product(visits, 8, &l->items)) return VOX_OVERFLOW;

@@ -279,7 +279,9 @@ int vox_conv_run(const vox_conv *problem, int64_t threads, const void *a, const 
   return vox_parallel(l.items, threads, vox_slice_end(), conv_body, &call, cursor);
 }
 
-int vox_conv_whole(const vox_conv *p, const void *a, const void *b, const void *bias, void *out) {
+int vox_conv_whole(const vox_conv *problem, const void *a, const void *b, const void *bias, void *out) {
+  vox_conv call = *problem, *p = &call;
+  call.once = 1;
   const int64_t threads = vox_get_num_threads();
   const int packs = p->operation != VOX_CONV_WEIGHT_GRAD;
   int64_t packed_bytes = vox_conv_packed_bytes(p), bytes = vox_conv_workspace_bytes(p, threads), cursor = 0;

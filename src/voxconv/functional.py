@@ -140,7 +140,7 @@ def apply(
     run = choice.backend.conv if forward else choice.backend.conv_input_grad
 
     def compute(result: Array) -> None:
-        packed = choice.backend.pack(problem, operation, choice.algorithm, weight)
+        packed = choice.backend.pack(problem, operation, choice.algorithm, weight, forward)
         run(problem, choice.algorithm, source, packed, bias, result)
 
     shape = problem.output_shape if forward else problem.input_shape

@@ -4,7 +4,7 @@ static vox_conv conv_of(const fuzz_case *f) {
   static const int operations[] = {VOX_CONV, VOX_CONV_INPUT_GRAD, VOX_CONV_WEIGHT_GRAD};
   vox_conv p = {.n = f->n, .c = f->groups * f->cg, .k = f->groups * f->kg, .groups = f->groups, .type = (int32_t)f->type,
                 .operation = operations[f->kind <= WEIGHT_GRAD ? f->kind : 0], .algorithm = (int32_t)f->algorithm,
-                .activation = (int32_t)f->activation, .slope = 0.25};
+                .activation = (int32_t)f->activation, .slope = 0.25, .once = f->values >> 4 & 1};
   memcpy(p.spatial, f->spatial, sizeof p.spatial);
   memcpy(p.kernel, f->kernel, sizeof p.kernel);
   memcpy(p.stride, f->stride, sizeof p.stride);

@@ -55,8 +55,8 @@ class Backend(Protocol):
         """Memory that a call takes besides arguments and result: packing and scratch."""
         ...
 
-    def pack(self, problem: ConvProblem, operation: str, algorithm: str, weight: Array) -> Any:
-        """The weight as ``conv`` or ``conv_input_grad`` wants it; may be kept and used many times."""
+    def pack(self, problem: ConvProblem, operation: str, algorithm: str, weight: Array, once: bool = False) -> Any:
+        """The weight as ``conv`` or ``conv_input_grad`` wants it; kept and used many times, unless it serves ``once``."""
         ...
 
     def conv(

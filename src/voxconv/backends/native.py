@@ -179,7 +179,7 @@ def _three(values: tuple[int, ...], fill: int) -> list[int]:
     return [fill] * (3 - len(values)) + list(values)
 
 
-def _conv_struct(problem: ConvProblem, operation: str, algorithm: str) -> Any:
+def _conv_struct(problem: ConvProblem, operation: str, algorithm: str, once: bool) -> Any:
     p = ffi.new("vox_conv *")
     p.n, p.c, p.k, p.groups = problem.n, problem.c, problem.k, problem.groups
     p.spatial = _three(problem.spatial, 1)
@@ -191,6 +191,7 @@ def _conv_struct(problem: ConvProblem, operation: str, algorithm: str) -> Any:
     p.type = TYPES[problem.dtype]
     p.operation = OPERATIONS[operation]
     p.algorithm = ALGORITHMS[algorithm]
+    p.once = once
     if problem.activation is not None:
         p.activation = ACTIVATIONS[problem.activation.name]
         p.slope = problem.activation.slope
@@ -202,9 +203,9 @@ class _Call:
 
     __slots__ = ("_workspace", "most_threads", "packed_bytes", "struct")
 
-    def __init__(self, problem: ConvProblem, operation: str, algorithm: str) -> None:
+    def __init__(self, problem: ConvProblem, operation: str, algorithm: str, once: bool = False) -> None:
         self.most_threads = max(1, problem.flops // FLOPS_A_THREAD)
-        self.struct = _conv_struct(problem, operation, algorithm)
+        self.struct = _conv_struct(problem, operation, algorithm, once)
         self.packed_bytes = lib.vox_conv_packed_bytes(self.struct)
         self._workspace: dict[int, int] = {}
 
@@ -275,9 +276,9 @@ def workspace_bytes(problem: ConvProblem, operation: str, algorithm: str, thread
     return _check(call.workspace_bytes(min(threads, call.most_threads))) + _check(call.packed_bytes)
 
 
-def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) -> Any:
+def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array, once: bool = False) -> Any:
     """See `voxconv.backends.Backend.pack`."""
-    call = _call(problem, operation, algorithm)
+    call = _call(problem, operation, algorithm, once)
     packed = _Packed(call, block(_check(call.packed_bytes)), weight)
     _check(lib.vox_conv_pack(call.struct, ffi.from_buffer(weight), packed.pointer))
     return packed
@@ -330,7 +331,7 @@ def short_conv(
     It takes an input, and where no packed weight and bias are given, these too.  None where a call is not so
     short: where it may use several threads, or its result is recycled.
     """
-    call = _call(problem, "conv", algorithm)
+    call = _call(problem, "conv", algorithm, packed is None)
     shape, dtype = problem.output_shape, problem.dtype
     if call.most_threads > 1 or not 0 < math.prod(shape) * dtype.itemsize < LARGE:
         return None

@@ -140,7 +140,7 @@ class Packed:
         return found
 
 
-def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) -> Packed:
+def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array, once: bool = False) -> Packed:
     """Lay the weight out in panels."""
     panels, finite = [], np.ones(1, np.int64)
     for sweep in sweeps_of(problem, operation, algorithm, 1).each:

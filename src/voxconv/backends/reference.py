@@ -49,7 +49,7 @@ def workspace_bytes(problem: ConvProblem, operation: str, algorithm: str, thread
     return 8 * sum(math.prod(shape) for shape in shapes)
 
 
-def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array) -> Any:
+def pack(problem: ConvProblem, operation: str, algorithm: str, weight: Array, once: bool = False) -> Any:
     """Return the weight itself."""
     return weight
 

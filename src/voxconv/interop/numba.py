@@ -317,13 +317,12 @@ def _overload_conv(rank: int) -> None:
                 raise ValueError("voxconv.conv inside @njit: out overlaps an input")
             if y.size == 0:
                 return y
-            head, tail = (n, c, k, groups, *size, *kernel, *step, *before, *gap, *count, code), (active, 0)
+            head, tail = (n, c, k, groups, *size, *kernel, *step, *before, *gap, *count, code), (0, 1)  # slope, once
             algorithm = WINOGRAD
-            if _gain((*head, WINOGRAD + active, 0)) < WINOGRAD_GAIN:
-                needed = _workspace((*head, DIRECT + active, 0))
-                pointwise = kernel[0] * kernel[1] * kernel[2] == 1
-                algorithm = IM2COL if pointwise or needed < 0 or needed > BAND_LIMIT else DIRECT
-            _check(_convolve((*head, algorithm + tail[0], tail[1]), x, w, b, y))
+            if _gain((*head, WINOGRAD + active, *tail)) < WINOGRAD_GAIN:
+                needed = _workspace((*head, DIRECT + active, *tail))
+                algorithm = IM2COL if needed < 0 or needed > BAND_LIMIT else DIRECT
+            _check(_convolve((*head, algorithm + active, *tail), x, w, b, y))
             return y
 
         return run
