@@ -74,13 +74,16 @@ $(PEERS)/installed: $(SOURCES)
 
 # Some ten minutes, on an otherwise idle machine.
 BENCH := VOXCONV_BENCH_PYTHON_MNN=$(MNN)/bin/python $(PEERS)/bin/voxconv bench
-REPORTS := build/bench-input.json build/bench-weight.json build/bench-pool.json build/bench-step.json
+REPORTS := build/bench-input.json build/bench-weight.json build/bench-pool.json \
+  build/bench-transposed.json build/bench-step.json
 
 docs-bench: $(PEERS)/installed
 	$(BENCH) table32 --direction input --seconds 1 --save build/bench-input.json
 	$(BENCH) table32 --direction weight --seconds 1 --save build/bench-weight.json
 	$(BENCH) pool --direction forward,indices,input --seconds 0.5 --save build/bench-pool.json
-	$(BENCH) networks --direction step --seconds 4 --save build/bench-step.json
+	$(BENCH) transposed --direction forward,input,weight --seconds 0.5 --save build/bench-transposed.json
+	$(BENCH) networks --direction step --seconds 4 --backend native,native-strict --peers torch,torch_cl,jax \
+	  --save build/bench-step.json
 	$(BENCH) table32 --save build/bench-forward.json --plot docs/benchmarks.png \
 	  --markdown docs/benchmarks.md --also $(REPORTS)
 

@@ -17,6 +17,7 @@ import pytest
 
 from voxconv import plan, runtime
 from voxconv import problem as rules
+from voxconv.backends import native
 from voxconv.bench import compare, report, task, worker
 from voxconv.bench.command import progress_bar
 from voxconv.bench.layers import DIRECTIONS, Layer
@@ -38,6 +39,7 @@ LAYERS = {
     "line": replace(CONV, spatial=(40,), kernel=(5,), stride=(1,), padding=(2,), dilation=(1,)),
     "volume": Layer("volume", "conv", 1, 4, 8, (5, 7, 9), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
     "batch": replace(CONV, n=3),
+    "transposed": replace(CONV, n=2, spatial=(12, 18), kernel=(2, 2), stride=(2, 2), padding=(0, 0), transposed=True),
     "max-pool": Layer("max-pool", "max_pool", 1, 6, 6, (11, 13), (3, 3), (2, 2), (1, 1), (1, 1), 6),
     "avg-pool": Layer("avg-pool", "avg_pool", 1, 6, 6, (8, 12), (2, 2), (2, 2), (0, 0), (1, 1), 6),
     "pool-volume": Layer("pool-volume", "max_pool", 1, 4, 4, (6, 8, 8), (2,) * 3, (2,) * 3, (0,) * 3, (1,) * 3, 4),
@@ -192,6 +194,28 @@ def test_a_pool_has_one_algorithm_and_fills_what_it_is_given():
     first, second = run_once(), run_once()
     assert all(a is b for a, b in zip(first, second, strict=True))
     assert wrong(read(second), indexed) is None
+
+
+def test_what_training_keeps_of_a_pool_is_held_to_the_maxima_too(monkeypatch):
+    """A byte for each window names the maximum, and leads back."""
+    layer, taps = LAYERS["pool-volume"], contender("native-taps")
+    given = {direction: make_task(layer, direction, "float32", 1, warm=True) for direction in layer.directions}
+    assert isinstance(Workshop().check(taps, given["indices"]), float)
+    assert isinstance(Workshop().check(taps, given["input"]), float)
+    assert "a max-pool's maxima" in Workshop().check(taps, given["forward"])
+    odd = make_task(LAYERS["max-pool"], "indices", "float32", 1, warm=True)
+    assert "side by side" in Workshop().check(taps, odd)
+    network = make_task(suite("networks")[0], "step", "float32", 1, warm=True)
+    assert "choose for themselves" in Workshop().check(taps, network)
+    real = native.max_pool_taps
+
+    def other(problem, x, y, taps):
+        real(problem, x, y, taps)
+        taps[0, 0, 0, 0] ^= 1
+
+    monkeypatch.setattr(native, "max_pool_taps", other)
+    assert "refused" in Workshop().check(taps, given["indices"])
+    assert "refused" in Workshop().check(taps, given["input"])
 
 
 @pytest.fixture

@@ -80,9 +80,16 @@ def test_bench_refuses_a_step_that_learns_otherwise():
     assert "choose for themselves" in workshop.check(Ours("native", "direct"), given)
     slower = replace(given, answer=given.answer * [1, 1, 1.01])  # the first loss is from before the first step
     assert "its losses" in workshop.check(Ours("native"), slower)
-    for name in ("torch", "torch_cl"):
-        if PEERS[name].installed():
-            assert isinstance(workshop.check(PEERS[name], given), float)
+    assert isinstance(workshop.check(Ours("native", precision="strict"), given), float)
+
+
+@pytest.mark.parametrize("peer", ["torch", "torch_cl", "jax"])
+@pytest.mark.parametrize("name", SMALLER)
+def test_peers_learn_the_same(name, peer):
+    if not PEERS[peer].installed():
+        pytest.skip(f"{peer} is not installed")
+    given = make_task(SMALLER[name], "step", "float32", 1, warm=True)
+    assert isinstance(Workshop().check(PEERS[peer], given), float)
 
 
 @pytest.mark.parametrize("name", SMALLER)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from voxconv import nn
 from voxconv.bench.layers import Layer
 
-__all__ = ["NETWORKS", "Network", "ours", "torch_step"]
+__all__ = ["NETWORKS", "Network", "jax_step", "ours", "torch_step"]
 
 Array = npt.NDArray[Any]
 
@@ -175,3 +175,71 @@ def _torch_unet(torch: Any, module: Any) -> Any:
             return self.head(x)
 
     return UNet()
+
+
+def jax_step(jax: Any, network: Network, x: Array) -> Callable[[], float]:
+    """One step of jax's at each call, compiled as a whole, from the same parameters."""
+    model = network.model(x.dtype.name)
+    parameters = jax.device_put(model.state_dict())
+    velocity = jax.tree.map(jax.numpy.zeros_like, parameters)
+    images, labels = jax.device_put(x), jax.device_put(np.expand_dims(network.labels(x), 1))
+
+    def loss_of(parameters: Any) -> Any:
+        logits = _in_jax(jax, model, parameters, "", images)
+        return -jax.numpy.take_along_axis(jax.nn.log_softmax(logits, axis=1), labels, axis=1).mean()
+
+    @jax.jit  # type: ignore[untyped-decorator]
+    def update(parameters: Any, velocity: Any) -> Any:
+        loss, gradient = jax.value_and_grad(loss_of)(parameters)
+        velocity = jax.tree.map(lambda v, g: MOMENTUM * v + g, velocity, gradient)
+        return loss, jax.tree.map(lambda p, v: p - RATE * v, parameters, velocity), velocity
+
+    def step() -> float:
+        nonlocal parameters, velocity
+        loss, parameters, velocity = update(parameters, velocity)
+        return float(loss)
+
+    return step
+
+
+def _in_jax(jax: Any, module: Any, parameters: Any, prefix: str, x: Any) -> Any:
+    """What the module computes, traced by jax."""
+    name = type(module).__name__
+    children = dict(module.named_children())
+
+    def run(child: str, x: Any) -> Any:
+        return _in_jax(jax, children[child], parameters, f"{prefix}{child}.", x)
+
+    def layer(x: Any, weight: Any, padding: int, spread: int = 1) -> Any:
+        every = (1,) * (x.ndim - 2)
+        y = jax.lax.conv_general_dilated(x, weight, every, [(padding, padding)] * len(every), (spread,) * len(every))
+        return y + parameters[f"{prefix}bias"].reshape(-1, *every)
+
+    if name.startswith("UNet"):
+        across = []
+        for level in range(module.depth):
+            across.append(run(f"down{level}", x))
+            x = run(f"pool{level}", across[level])
+        x = run(f"down{module.depth}", x)
+        for level in reversed(range(module.depth)):
+            x = run(f"join{level}", jax.numpy.concatenate([across[level], run(f"up{level}", x)], axis=1))
+        return run("head", x)
+    match name[:4]:
+        case "Sequ":
+            for child in children:
+                x = run(child, x)
+            return x
+        case "ReLU":
+            return jax.nn.relu(x)
+        case "MaxP":
+            window = (1, 1, *(module.kernel_size,) * (x.ndim - 2))
+            return jax.lax.reduce_window(x, -np.inf, jax.lax.max, window, window, "VALID")
+        case "Flat":
+            return x.reshape(len(x), -1)
+    weight = parameters[f"{prefix}weight"]
+    if name == "Linear":
+        return x @ weight.T + parameters[f"{prefix}bias"]
+    if name.startswith("ConvTranspose"):  # its taps run backwards over an input that is spread out
+        flipped = jax.numpy.flip(weight, tuple(range(2, weight.ndim))).swapaxes(0, 1)
+        return layer(x, flipped, weight.shape[2] - 1, module.stride)
+    return layer(x, weight, module.padding)

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from voxconv.bench import peers_graph
-from voxconv.bench.layers import DIRECTIONS
-from voxconv.bench.networks import Network, torch_step
+from voxconv.bench.layers import DIRECTIONS, Layer
+from voxconv.bench.networks import Network, jax_step, torch_step
 from voxconv.bench.task import Runner, Task, Unsupported, maxima, steps
 
 __all__ = ["DEFAULT", "PEERS", "Peer", "peer"]
@@ -91,17 +91,30 @@ def _torch(task: Task, channels_last: bool = False) -> Runner:
     walk = list(layer.stride), list(layer.padding), list(layer.dilation)
     if layer.kind != "conv":
         run = _inference(torch, _torch_pool(torch, task, x, gy))
-    elif task.operation == "forward":
+    elif task.operation == "forward" and not layer.transposed:
         conv = getattr(torch.nn.functional, f"conv{layer.rank}d")
         run = _inference(torch, lambda: conv(x, w, b, *walk, layer.groups))
+    elif task.operation == "input" and layer.transposed:  # its input is what the convolution gives
+        conv = getattr(torch.nn.functional, f"conv_transpose{layer.rank}d")
+        extra = [size - full for size, full in zip(layer.spatial, _reached(layer), strict=True)]
+        run = _inference(torch, lambda: conv(gy, w, None, walk[0], walk[1], extra, layer.groups, walk[2]))
     else:
-        mask = [task.operation == "input", task.operation == "weight", False]
-        rest = (*walk, False, [0] * layer.rank, layer.groups, mask)
+        to_weight = task.operation == "weight"
+        mask = [not to_weight, to_weight, False]
+        extra = [size - full for size, full in zip(layer.spatial, _reached(layer), strict=True)]
+        rest = (*walk, layer.transposed, extra if layer.transposed else [0] * layer.rank, layer.groups, mask)
+        pair = (x, gy) if layer.transposed else (gy, x)
         backward = torch.ops.aten.convolution_backward
-        run = _inference(torch, lambda: backward(gy, x, w, None, *rest)[mask.index(True)])
+        run = _inference(torch, lambda: backward(*pair, w, None, *rest)[mask.index(True)])
     if task.operation == "indices":
         return run, lambda pair: maxima(task, *(np.ascontiguousarray(result.numpy()) for result in pair))
     return run, lambda result: np.ascontiguousarray(result.numpy())
+
+
+def _reached(layer: Layer) -> list[int]:
+    """Positions along each axis that a transposed convolution gives without output padding."""
+    axes = zip(layer.output_shape[2:], layer.stride, layer.padding, layer.kernel, layer.dilation, strict=True)
+    return [(size - 1) * step - 2 * pad + (taps - 1) * rate + 1 for size, step, pad, taps, rate in axes]
 
 
 def _torch_pool(torch: Any, task: Task, x: Any, gy: Any) -> Callable[[], Any]:
@@ -149,6 +162,8 @@ def _jax(task: Task) -> Runner:
     jax = import_module("jax")
     jax.config.update("jax_enable_x64", task.dtype == "float64")
     layer, lax = task.layer, jax.lax
+    if isinstance(layer, Network):
+        return steps(jax_step(jax, layer, task.x))
     pads = [(p, p) for p in layer.padding]
     x, w, b, gy = (jax.device_put(array) for array in (task.x, task.w, task.b, task.gy))
 
@@ -217,7 +232,7 @@ PEERS = {
              precision="float32, no 16-bit storage"),
         Peer("mnn", "MNN", peers_graph.mnn, weights="packed with the module", layout="NC4HW4",
              precision="float32, precision high"),
-        Peer("jax", "jax", _jax, dtypes=FLOATING, operations=GRADIENTS, environment=ONE_CPU),
+        Peer("jax", "jax", _jax, dtypes=FLOATING, operations=(*GRADIENTS, "step"), environment=ONE_CPU),
         Peer("scipy", "scipy", _scipy, dtypes=FLOATING),
     )
 }  # fmt: skip

@@ -98,7 +98,22 @@ DEMO = (
     _pool("slice.2x2", "max_pool", 1, 8, (296, 480), 2, 2, 0),
 )
 
-IN_CODE: dict[str, Sequence[Layer]] = {"pool": POOLS, "demo": DEMO, "networks": NETWORKS}
+
+def _up(n: int, c: int, size: int, rank: int) -> Layer:
+    """As a U-Net doubles a map of ``size`` along each axis and halves its c channels; n images."""
+    twos = (2,) * rank
+    name, spatial = f"up{rank}d.{c}x{size}", (2 * size,) * rank
+    return Layer(name, "conv", n, c // 2, c, spatial, twos, twos, (0,) * rank, (1,) * rank, 1, True)
+
+
+TRANSPOSED = (
+    *(_up(n, c, size, 2) for n, c, size in ((2, 128, 16), (2, 64, 32), (2, 32, 64), (1, 256, 28), (1, 512, 28))),
+    *(_up(1, c, size, 3) for c, size in ((16, 24), (32, 12), (64, 16), (128, 8), (256, 8))),
+)
+
+IN_CODE: dict[str, Sequence[Layer]] = {
+    "pool": POOLS, "demo": DEMO, "transposed": TRANSPOSED, "networks": NETWORKS,
+}  # fmt: skip
 """Suites that are no table."""
 
 

@@ -98,6 +98,8 @@ def make_task(layer: Layer, direction: str, dtype: str, threads: int, warm: bool
     x = rng.standard_normal(layer.input_shape, np.float32).astype(dtype)
     w = rng.standard_normal(layer.weight_shape, np.float32).astype(dtype) / math.prod(layer.weight_shape[1:]) ** 0.5
     b = rng.standard_normal(layer.k, np.float32).astype(dtype)
+    if layer.transposed:  # whose gradient to the input is the convolution, without a bias
+        b[...] = 0
     gy = rng.standard_normal(layer.output_shape, np.float32).astype(dtype)
     none = np.empty(0, np.int64)
     task = Task(layer, layer.operation(direction), dtype, threads, warm, x, w, b, gy, none, none, none)

@@ -35,7 +35,7 @@ COPY_LIMIT = 64 << 20
 
 
 def contender(name: str) -> Contender:
-    """The contender of this name: a peer, or a backend, after a dash perhaps an algorithm, "strict" or "plain"."""
+    """The contender of this name: a peer, or a backend, after a dash an algorithm, "strict", "plain" or "taps"."""
     from voxconv.plan import ALGORITHMS, BACKENDS
 
     backend, _, algorithm = name.partition("-")
@@ -44,6 +44,8 @@ def contender(name: str) -> Contender:
             return Ours(backend, precision="strict")
         if algorithm == "plain":
             return Ours(backend, planned=False)
+        if algorithm == "taps":
+            return Ours(backend, taps=True)
         if algorithm and algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm {algorithm!r} does not exist; there are {', '.join(ALGORITHMS)}")
         return Ours(backend, algorithm or "auto")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from voxconv import functional, grad
 from voxconv.errors import rejection
+from voxconv.memory import empty
 from voxconv.nn.module import Array, Module, Parameter
 
 if TYPE_CHECKING:
@@ -316,7 +317,9 @@ class Linear(Module):
         x = x.astype(weight.dtype, copy=False)
         self._save(x)
         y: Array = x @ weight.T
-        return y if self.bias is None else y + self.bias.data
+        if self.bias is not None:
+            y += self.bias.data
+        return y
 
     def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
         """Three gradients: to the weight, the bias and the input."""
@@ -327,8 +330,9 @@ class Linear(Module):
             self.bias.accumulate(rows.sum(axis=0))
         if not input_grad:
             return None
-        gradient: Array = grad_output @ self.weight.data
-        return gradient
+        shape = (*grad_output.shape[:-1], self.in_features)
+        weight = self.weight.data
+        return np.matmul(grad_output, weight, out=empty(shape, np.result_type(grad_output, weight)))
 
     def __repr__(self) -> str:
         return f"Linear({self.in_features}, {self.out_features}, bias={self.bias is not None})"

@@ -97,11 +97,10 @@ class SGD(_Optimizer):
         if self.momentum:
             last = self._velocity.get(index)
             if last is None:
-                velocity = gradient.astype(data.dtype)
+                velocity = self._velocity[index] = gradient.astype(data.dtype)
             else:
                 velocity = np.multiply(last, self.momentum, out=last)
                 velocity += gradient
-            self._velocity[index] = velocity
             gradient = gradient + self.momentum * velocity if self.nesterov else velocity
         data -= self.lr * gradient
 

@@ -51,9 +51,10 @@ class Sequential(Module):
 
     def forward(self, x: Array) -> Array:
         """Run the layers in turn; a ReLU behind a convolution runs as part of it."""
-        position = 0
+        position, starts = 0, []
         while position < len(self.layers):
             layer, count = self.layers[position], self._together(position)
+            starts.append(position)
             if count == 1:
                 x = layer(x)
             else:
@@ -63,6 +64,7 @@ class Sequential(Module):
                     x = self.layers[position + 2](x)
                 self.layers[position + 1]._save(x)
             position += count
+        self._save(*starts)
         return x
 
     @property
@@ -80,14 +82,12 @@ class Sequential(Module):
 
         ``rectified`` says that the gradient has been through `last_relu` and to the bias before it already.
         """
-        learned = [position for position, layer in enumerate(self.layers) if next(layer.parameters(), None) is not None]
-        # Nothing before the first parameter is of use, unless the caller wants the input's gradient.
-        last = 0 if input_grad else min(learned, default=len(self.layers))
-        starts = [0]
-        while starts[-1] < len(self.layers):
-            starts.append(starts[-1] + self._together(starts[-1]))
+        starts, last = self._restore(), 0
+        if not input_grad:  # nothing before the first parameter is of use then
+            learned = (i for i, layer in enumerate(self.layers) if next(layer.parameters(), None) is not None)
+            last = next(learned, len(self.layers))
         gradient: Array | None = grad_output
-        for position, end in zip(reversed(starts[:-1]), reversed(starts[1:]), strict=True):
+        for position, end in zip(reversed(starts), reversed((*starts[1:], len(self.layers))), strict=True):
             if end <= last:
                 break
             assert gradient is not None
