@@ -61,6 +61,16 @@ def test_a_nan_is_seen_from_every_position(width, kind, backend):
         np.testing.assert_array_equal(at[0, i, seen], i)
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("width", [1, 4, 9, 17, 40, 70])
+def test_a_nan_is_seen_from_every_column_where_windows_share_rows(width, kind, backend):
+    x = np.zeros((1, width, 3, width), kind)
+    x[0, np.arange(width), 1, np.arange(width)] = np.nan
+    y = vc.max_pool2d(x, 3, stride=1, padding=1, backend=backend)
+    seen = np.abs(np.arange(width)[:, None] - np.arange(width)) <= 1
+    np.testing.assert_array_equal(np.isnan(y[0]), np.repeat(seen[:, None], 3, axis=1))
+
+
 @pytest.mark.parametrize(
     ("row", "value", "place"),
     [
