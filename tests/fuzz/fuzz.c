@@ -129,6 +129,13 @@ static void draw_conv(caller *c, int64_t budget) {
     f->kernel[i] = f->stride[i] = f->dilation[i] = 1, f->pad[i] = f->pad_after[i] = 0;
     f->spatial[i] = f->output[i] = i == 0 || (flat && i == 1) ? 1 : flat ? 190 + draw(c, 300) : 1 + draw(c, 9);
   }
+  if (deep && !pointwise && f->kind == CONV && draw(c, 3) == 0) { /* several blocks of channels of one band */
+    f->n = f->groups = 1, f->cg = PICK(c, 400, 530), f->kg = 32;
+    for (int i = 0; i < 3; i++) {
+      f->kernel[i] = i ? 3 : 1, f->pad[i] = f->pad_after[i] = i > 0, f->stride[i] = f->dilation[i] = 1;
+      f->spatial[i] = f->output[i] = i ? 9 + draw(c, 2) : 1;
+    }
+  }
   if (flat && f->n) f->n = 1;
   if (flat) f->kg = 1 + draw(c, 20);
   if (wide && f->kind != WEIGHT_GRAD) draw_wide_rows(c);
