@@ -140,7 +140,10 @@ static void check_plane_of_windows(const caller *c, const char *x, const void *y
         sum += wide[c->first[at]];
         magnitude += fabs(wide[c->first[at]]);
       }
-      check(c, type, 0, 0, o, load(type, y, o), sum / by, magnitude / by, c->starts[o + 1] - c->starts[o]);
+      /* of integers the sum is exact and the division its only rounding, to float through double as well */
+      const double mean = type == VOX_F64 ? sum / by : (double)(float)(sum / (double)(float)by);
+      const int exact = f->data == INTEGERS;
+      check(c, type, exact, 0, o, load(type, y, o), exact ? mean : sum / by, magnitude / by, c->starts[o + 1] - c->starts[o]);
     }
   if (kind == AVG_POOL_GRAD || kind == FOLD)
     for (int64_t i = 0; i < image; i++) {
