@@ -12,6 +12,7 @@
 #include "kernels/upsample.h"
 #include "kernels/winograd.h"
 #include "kernels/weight_grad.h"
+#include "kernels/depthwise_tile.h"
 #include "kernels/depthwise.h"
 #include "kernels/depthwise_weight.h"
 #include "kernels/pool_rows.h"

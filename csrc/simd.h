@@ -71,6 +71,10 @@ INLINE const real *p_opaque(const real *p) {
   __asm__("" : "+r"(p));
   return p;
 }
+INLINE int64_t i_opaque(int64_t a) {
+  __asm__("" : "+r"(a));
+  return a;
+}
 
 /* a * b + c: fused where the instruction set can, two roundings on SSE2. */
 INLINE vec v_fma(vec a, vec b, vec c) {
@@ -522,6 +526,34 @@ INLINE vec v_odd(vec a, vec b) {
 #endif
 }
 
+/* b0 b1 ... one lane on, after the last of a; and a1 a2 ... one lane back, before the first of b. */
+INLINE vec v_after(vec a, vec b) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (vec)_mm512_alignr_epi64((__m512i)b, (__m512i)a, LANES - 1);
+#elif defined(VOX_ISA_avx512)
+  return (vec)_mm512_alignr_epi32((__m512i)b, (__m512i)a, LANES - 1);
+#elif LANES == 8
+  return __builtin_shufflevector(a, b, 7, 8, 9, 10, 11, 12, 13, 14);
+#elif LANES == 4
+  return __builtin_shufflevector(a, b, 3, 4, 5, 6);
+#else
+  return __builtin_shufflevector(a, b, 1, 2);
+#endif
+}
+INLINE vec v_before(vec a, vec b) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (vec)_mm512_alignr_epi64((__m512i)b, (__m512i)a, 1);
+#elif defined(VOX_ISA_avx512)
+  return (vec)_mm512_alignr_epi32((__m512i)b, (__m512i)a, 1);
+#elif LANES == 8
+  return __builtin_shufflevector(a, b, 1, 2, 3, 4, 5, 6, 7, 8);
+#elif LANES == 4
+  return __builtin_shufflevector(a, b, 1, 2, 3, 4);
+#else
+  return __builtin_shufflevector(a, b, 1, 2);
+#endif
+}
+
 /* Elements first, first + 3, ... of a, b and c in a row, first < 3. */
 INLINE vec v_third(vec a, vec b, vec c, const int first) {
 #if LANES == 16
@@ -578,6 +610,7 @@ INLINE void v_transpose(vec *a) {
 }
 
 INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
+INLINE void prefetch_near(const void *p) { __builtin_prefetch(p, 0, 3); }
 INLINE void prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3); }
 /* Of a stream that is read once: what the processor's own prefetching fetches too late from beyond L2. */
 INLINE void prefetch_ahead(const void *p) { __builtin_prefetch((const char *)p + 4096, 0, 3); }

@@ -8,129 +8,9 @@
 
 enum { DEPTHWISE_PAIR = 8 }; /* most taps of a column phase that goes with its neighbour */
 
-/* Neighbouring planes of each array, and what becomes of a sum. */
-typedef struct depthwise_planes {
-  const real *x, *weight, *bias; /* weights by ascending position of their taps */
-  real *y;
-  int64_t count, image, plane, taps; /* how many planes, and the distance of neighbours */
-  int64_t multiplier, part;          /* planes of y that share one of x, and which of them the first is */
-  const int64_t *kernel, *size;      /* of the weight, and of a plane of y */
-  int activation;
-  real slope;
-} depthwise_planes;
-
 INLINE vec depthwise_result(const depthwise_planes *c, int64_t plane, vec sum) {
   if (c->bias) sum += v_set1(c->bias[plane]);
   return activate(sum, c->activation, v_set1(c->slope));
-}
-
-/* How a tile's lines are read: whole, by masks, or by masks where no more than half of the lanes are wanted. */
-enum { WHOLE, MASKED, NARROW };
-
-/* LANES inputs of a line for tap t of all lanes.  At stride 2 even and odd lanes come from the same two vectors. */
-INLINE vec depthwise_load(const int S, const int form, const real *line, const int t, const vmask *inside) {
-  const real *from = line + (S == 1 ? t : t / 2 * 2);
-  if (S == 1) return form ? v_load_masked(from, inside[t]) : v_load(from);
-  vec a = form ? v_load_masked(from, inside[t / 2 * 2]) : v_load(from);
-  vec b = form == NARROW ? a : form ? v_load_masked(from + LANES, inside[t / 2 * 2 + 1]) : v_load(from + LANES);
-  return t % 2 ? v_odd(a, b) : v_even(a, b);
-}
-
-/* The masks of these loads, for a line that is read from `column` on and counts [-column, last). */
-INLINE void depthwise_masks(const int KW, const int S, int64_t column, int64_t last, vmask *inside) {
-  const int loads = S == 1 ? KW : KW + 1;
-  UNROLL for (int t = 0; t < loads; t++) {
-    const int64_t at = S == 1 ? t : t / 2 * 2 + t % 2 * LANES;
-    inside[t] = v_range(-column - at, last - at);
-  }
-}
-
-/* Tiles of ROWS outputs below each other by LANES beside each other of a KH x KW kernel, in all planes: `tiles` beside
- * each other, and as many below each other as rows [from, to) take; the last begins early enough to be full where there is
- * room, and computes some outputs twice.  S is the stride of both axes.
- *
- * d, left      first output's depth and column
- * slices       depth taps [slices[0], slices[1]) lie inside
- * count        columns that are stored: of a tile alone LANES or fewer, by mask
- * An input row is loaded once and serves all outputs that see it. */
-INLINE void depthwise_tile(const int KH, const int KW, const int S, const int ROWS, const int form, const vox_phase *ph,
-                           const depthwise_planes *c, int64_t d, const int64_t slices[2], int64_t from, int64_t to,
-                           int64_t left, int64_t count, int64_t tiles) {
-  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
-  const int64_t height = ay->size, width = ax->size, slice = az->offset_step * height * width, pitch = ax->count;
-  const int64_t column = left * S + ax->offset0;
-  enum { MOST_ROWS = 8, MOST_K = 8, HELD = 25 };
-  vmask inside[MOST_K];
-  const vmask stored = v_range(0, count);
-  if (form) depthwise_masks(KW, S, column, width - column, inside);
-  const real *x = c->x + (d * az->step + az->offset0) * height * width + column, *weight = c->weight;
-  real *y = c->y + d * ay->count * pitch + left;
-  for (int64_t plane = 0, part = c->part; plane < c->count; plane++, weight += c->taps, y += c->plane) {
-    const vec bias = v_set1(c->bias ? c->bias[plane] : 0);
-    for (int64_t h = from; h < to; h += ROWS) {
-      const int64_t row = vox_max(from, vox_min(h, to - ROWS)), top = row * S + ay->offset0, rows = to - row;
-      for (int64_t q = 0; q < (form ? 1 : tiles); q++) {
-        vec sum[MOST_ROWS];
-        UNROLL for (int j = 0; j < ROWS; j++) sum[j] = v_zero();
-        for (int64_t td = slices[0]; td < slices[1]; td++) {
-          const real *line = x + top * width + q * S * LANES + td * slice, *taps = weight + td * KH * KW;
-          vec held[HELD];
-          if (KH * KW <= HELD)
-            UNROLL for (int t = 0; t < KH * KW; t++) held[t] = v_opaque(v_set1(taps[t]));
-          UNROLL for (int i = 0; i < (ROWS - 1) * S + KH; i++, line = p_opaque(line + width)) {
-            if ((uint64_t)(top + i) >= (uint64_t)height) continue;
-            UNROLL for (int t = 0; t < KW; t++) {
-              const vec v = v_opaque(depthwise_load(S, form, line, t, inside)); /* once, not for each product */
-              UNROLL for (int j = 0; j < ROWS; j++)
-                if (i >= j * S && i < j * S + KH) {
-                  const int tap = (i - j * S) * KW + t;
-                  sum[j] = v_fma(KH * KW <= HELD ? held[tap] : v_set1(taps[tap]), v, sum[j]);
-                }
-            }
-          }
-        }
-        if (c->bias)
-          UNROLL for (int j = 0; j < ROWS; j++) sum[j] += bias;
-        if (c->activation)
-          UNROLL for (int j = 0; j < ROWS; j++) sum[j] = activate(sum[j], c->activation, v_set1(c->slope));
-        real *line = y + row * pitch + q * LANES;
-        UNROLL for (int j = 0; j < ROWS; j++, line += pitch)
-          if (j < rows) {
-            if (form)
-              v_store_masked(line, sum[j], stored);
-            else
-              v_store(line, sum[j]);
-          }
-      }
-    }
-    if (++part == c->multiplier) part = 0, x += c->image;
-  }
-}
-
-/* Outputs [from, to) of a phase, by columns of tiles, whose masks and taps are then found once.  The last tile of a row
- * too begins early enough to be full. */
-INLINE void depthwise_fixed(const int KH, const int KW, const int S, const int ROWS, const vox_phase *ph,
-                            const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  const vox_axis *az = &ph->axis[0], *ax = &ph->axis[2];
-  const int64_t reach = (LANES - 1) * S + (S == 1 ? KW : (KW + 1) / 2 * 2);
-  for (int64_t d = from[0]; d < to[0]; d++) {
-    int64_t slices[2];
-    vox_inside(az->size, vox_max(1, az->offset_step), d * az->step + az->offset0, az->taps, &slices[0], &slices[1]);
-    for (int64_t w = from[2], tiles; w < to[2]; w += tiles * LANES) {
-      const int64_t left = vox_max(from[2], vox_min(w, to[2] - LANES)), count = to[2] - left;
-      const int64_t column = left * S + ax->offset0;
-      tiles = column < 0 ? 0 : vox_min(count, (ax->size - column - reach + S * LANES) / S) / LANES;
-      if (tiles > 0 && column + reach <= ax->size) {
-        depthwise_tile(KH, KW, S, ROWS, WHOLE, ph, c, d, slices, from[1], to[1], left, count, tiles);
-        continue;
-      }
-      tiles = 1;
-      if (S == 2 && count <= LANES / 2)
-        depthwise_tile(KH, KW, S, ROWS, NARROW, ph, c, d, slices, from[1], to[1], left, count, 1);
-      else
-        depthwise_tile(KH, KW, S, ROWS, MASKED, ph, c, d, slices, from[1], to[1], left, count, 1);
-    }
-  }
 }
 
 /* Lanes of `count` outputs from q on whose tap stands inside the row; their number where it begins is *at. */
@@ -342,27 +222,27 @@ static void depthwise_phase(const vox_conv *p, const int64_t residue[3], vox_pha
 
 /* Rows of a tile: its sums and the weights of a kernel fit the registers. */
 #if TILE_M == 8
-enum { DEPTHWISE_ROWS = 7, DEPTHWISE_ROWS_5 = 4 };
+enum { DEPTHWISE_ROWS = 7, DEPTHWISE_ROWS_5 = 4, DEPTHWISE_WIDEST = 2 };
 #else
-enum { DEPTHWISE_ROWS = 4, DEPTHWISE_ROWS_5 = 4 };
+enum { DEPTHWISE_ROWS = 4, DEPTHWISE_ROWS_5 = 4, DEPTHWISE_WIDEST = 1 };
 #endif
 
 /* Each kernel is a function of its own, which spares the compiler one of ten thousand instructions. */
 typedef void depthwise_band(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]);
 NOINLINE void depthwise_3(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  depthwise_fixed(3, 3, 1, DEPTHWISE_ROWS, ph, c, from, to);
+  depthwise_fixed(3, 3, 1, DEPTHWISE_ROWS, DEPTHWISE_WIDEST, ph, c, from, to);
 }
 NOINLINE void depthwise_3_2(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  depthwise_fixed(3, 3, 2, DEPTHWISE_ROWS, ph, c, from, to);
+  depthwise_fixed(3, 3, 2, DEPTHWISE_ROWS, DEPTHWISE_WIDEST, ph, c, from, to);
 }
 NOINLINE void depthwise_5(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  depthwise_fixed(5, 5, 1, DEPTHWISE_ROWS_5, ph, c, from, to);
+  depthwise_fixed(5, 5, 1, DEPTHWISE_ROWS_5, 1, ph, c, from, to);
 }
 NOINLINE void depthwise_5_2(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  depthwise_fixed(5, 5, 2, DEPTHWISE_ROWS_5, ph, c, from, to);
+  depthwise_fixed(5, 5, 2, DEPTHWISE_ROWS_5, 1, ph, c, from, to);
 }
 NOINLINE void depthwise_7(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  depthwise_fixed(7, 7, 1, DEPTHWISE_ROWS_5, ph, c, from, to);
+  depthwise_fixed(7, 7, 1, DEPTHWISE_ROWS_5, 1, ph, c, from, to);
 }
 
 /* Planes that a tile visits one after the other before the next tile visits them: they stay in L1. */

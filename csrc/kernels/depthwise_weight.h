@@ -11,16 +11,22 @@ INLINE void depthwise_weight_tile(const int KH, const int KW, const int S, const
                                   const vox_phase *ph, const real *dy, const real *x, int64_t row, int64_t column,
                                   vmask present, const vmask *inside, vec *sum) {
   const int64_t width = ph->axis[2].size, pitch = ph->axis[2].count;
+  const int shifts = depthwise_shifts(KW);
   enum { MOST_ROWS = 8 };
   vec g[MOST_ROWS];
   UNROLL for (int j = 0; j < ROWS; j++) g[j] = form ? v_load_masked(dy + j * pitch, present) : v_load(dy + j * pitch);
   UNROLL for (int i = 0; i < (ROWS - 1) * S + KH; i++) {
     if ((uint64_t)(row + i) >= (uint64_t)ph->axis[1].size) continue;
     const real *line = x + (row + i) * width + column;
+    vec tap[3][DEPTHWISE_VECTORS], one;
+    if (shifts) depthwise_shifted(S, 1, form, line, inside, tap);
     UNROLL for (int t = 0; t < KW; t++) {
-      const vec v = v_opaque(depthwise_load(S, form, line, t, inside));
+      if (!shifts) one = v_opaque(depthwise_load(S, form, line, t, inside));
       UNROLL for (int j = 0; j < ROWS; j++)
-        if (i >= j * S && i < j * S + KH) sum[(i - j * S) * KW + t] = v_fma(g[j], v, sum[(i - j * S) * KW + t]);
+        if (i >= j * S && i < j * S + KH) {
+          const int at = (i - j * S) * KW + t;
+          sum[at] = v_fma(g[j], shifts ? tap[t % 3][0] : one, sum[at]);
+        }
     }
   }
 }
@@ -28,17 +34,17 @@ INLINE void depthwise_weight_tile(const int KH, const int KW, const int S, const
 /* One slice of dy with one of x: KH x KW taps, the first of which is (th, 0). */
 INLINE void depthwise_weight_slice(const int KH, const int KW, const int S, const vox_phase *ph, const real *dy,
                                    const real *x, int64_t th, real *sums) {
-  enum { ROWS = 4, MOST_TAPS = 9, MOST_K = 8 };
+  enum { ROWS = 4, MOST_TAPS = 9 };
   const vox_axis *ay = &ph->axis[1], *ax = &ph->axis[2];
-  const int64_t reach = (LANES - 1) * S + (S == 1 ? KW : (KW + 1) / 2 * 2);
+  const int64_t reach = depthwise_reach(KW, S, 1);
   const int64_t top = vox_axis_offset(ay, th), whole_rows = ay->count - ay->count % ROWS;
   vec sum[MOST_TAPS];
-  vmask inside[MOST_K];
+  vmask inside[DEPTHWISE_LOADS];
   UNROLL for (int t = 0; t < KH * KW; t++) sum[t] = v_zero();
   for (int64_t w = 0; w < ax->count; w += LANES) {
     const int64_t column = w * S + ax->offset0, count = vox_min(LANES, ax->count - w);
     const vmask present = v_range(0, count);
-    depthwise_masks(KW, S, column, vox_min(ax->size - column, KW + (count - 1) * S), inside);
+    depthwise_masks(KW, S, 1, column, vox_min(ax->size - column, KW + (count - 1) * S), inside);
     const real *g = dy + w;
     int64_t h = 0;
     if (count == LANES && column >= 0 && column + reach <= ax->size)
