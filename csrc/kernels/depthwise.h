@@ -94,11 +94,9 @@ INLINE void depthwise_any_tile(const int phases, const vox_phase *ph, const dept
 }
 
 /* ROWS x LANES positions of two neighbouring column phases of a gradient at stride 2, of all planes, by masked loads:
- * their results take turns in 2 * LANES elements of a row.  `whole`: all rows that are read lie inside.  TH, T0 and T1 are
- * the taps along the rows and of each phase along the columns, or 0 where only the phases know. */
-INLINE void depthwise_pair_tile(const int ROWS, const int TH, const int T0, const int T1, const int whole,
-                                const vox_phase *ph, const depthwise_planes *c, const vmask inside[2][DEPTHWISE_PAIR], int64_t d,
-                                int64_t h, int64_t q, int64_t rows) {
+ * their results take turns in 2 * LANES elements of a row.  `whole`: all rows that are read lie inside. */
+INLINE void depthwise_pair_tile(const int ROWS, const int whole, const vox_phase *ph, const depthwise_planes *c,
+                                const vmask inside[2][DEPTHWISE_PAIR], int64_t d, int64_t h, int64_t q, int64_t rows) {
   enum { MOST_ROWS = 4 };
   const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1];
   const int64_t width = c->size[2], height = ay->size, pitch = ph->axis[2].size;
@@ -113,13 +111,13 @@ INLINE void depthwise_pair_tile(const int ROWS, const int TH, const int T0, cons
     for (int64_t td = 0; td < az->taps; td++) {
       const int64_t z = d + vox_axis_offset(az, td);
       if (z < 0 || z >= az->size) continue;
-      for (int64_t th = 0; th < (TH ? TH : ay->taps); th++) {
+      for (int64_t th = 0; th < ay->taps; th++) {
         const real *line = c->x + plane * c->image + (z * height + first + th) * pitch + q;
         const real *weight = c->weight + plane * c->taps + ((az->index0 + td * az->index_step) * c->kernel[1] +
                              ay->index0 + th * ay->index_step) * c->kernel[2];
         UNROLL for (int r = 0; r < 2; r++) {
           const vox_axis *ax = &ph[r].axis[2];
-          for (int64_t tw = 0; tw < (TH ? (r ? T1 : T0) : ax->taps); tw++) {
+          for (int64_t tw = 0; tw < ax->taps; tw++) {
             const vec w = v_set1(weight[ax->index0 + tw * ax->index_step]);
             const real *from = line + ax->offset0 + tw;
             UNROLL for (int j = 0; j < ROWS; j++)
@@ -142,8 +140,7 @@ INLINE void depthwise_pair_tile(const int ROWS, const int TH, const int T0, cons
   }
 }
 
-INLINE void depthwise_pair_rows(const int TH, const int T0, const int T1, const vox_phase *ph, const depthwise_planes *c,
-                                const int64_t from[3], const int64_t to[3]) {
+NOINLINE void depthwise_pair(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
   enum { ROWS = 4 };
   const vox_axis *ay = &ph->axis[1];
   for (int64_t q = from[2]; q < to[2]; q += LANES) {
@@ -157,21 +154,10 @@ INLINE void depthwise_pair_rows(const int TH, const int T0, const int T1, const 
       for (int64_t h = from[1]; h < to[1]; h += ROWS) {
         const int64_t first = h + ay->offset0, rows = vox_min(ROWS, to[1] - h);
         if (first >= 0 && first + ay->taps - 1 + ROWS <= ay->size)
-          depthwise_pair_tile(ROWS, TH, T0, T1, 1, ph, c, inside, d, h, q, rows);
+          depthwise_pair_tile(ROWS, 1, ph, c, inside, d, h, q, rows);
         else
-          depthwise_pair_tile(ROWS, TH, T0, T1, 0, ph, c, inside, d, h, q, rows);
+          depthwise_pair_tile(ROWS, 0, ph, c, inside, d, h, q, rows);
       }
-  }
-}
-
-/* The loops of a kernel of 3 x 3 are unrolled: it has one or two taps a phase, and which by the padding. */
-NOINLINE void depthwise_pair(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  switch (ph[0].axis[1].taps * 100 + ph[0].axis[2].taps * 10 + ph[1].axis[2].taps) {
-  case 112: depthwise_pair_rows(1, 1, 2, ph, c, from, to); return;
-  case 121: depthwise_pair_rows(1, 2, 1, ph, c, from, to); return;
-  case 212: depthwise_pair_rows(2, 1, 2, ph, c, from, to); return;
-  case 221: depthwise_pair_rows(2, 2, 1, ph, c, from, to); return;
-  default: depthwise_pair_rows(0, 0, 0, ph, c, from, to); return;
   }
 }
 
@@ -182,6 +168,117 @@ static int depthwise_pairs(const vox_phase *ph) {
     if (a[1].offset_step > 1 || a[2].offset_step > 1 || a[2].taps > DEPTHWISE_PAIR) return 0;
   }
   return 1;
+}
+
+/* Of the gradient of a 3 x 3 kernel at a stride of 2: all four phases together.  Along an axis one phase has one tap, the
+ * even one where the padding is odd; the other has two, the first and the last of the turned weights.  So a position sees
+ * two lines and two columns of x, the first of which is where the even phase begins.
+ *
+ * 2 x (2 * LANES) results, from the position's line of x and first row of y on.
+ * top       number of the line
+ * rows      rows of y that are stored */
+INLINE void depthwise_quad_tile(const int ODD_H, const int ODD_W, const int form, const vox_phase *ph,
+                                const depthwise_planes *c, const real *x, const real *weight, const vec *held, real *y,
+                                int64_t d, int64_t top, int64_t rows, const vmask inside[2], const vmask stored[2],
+                                const vec bias) {
+  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1];
+  const int64_t pitch = ph->axis[2].size;
+  vec sum[2][2] = {{v_zero(), v_zero()}, {v_zero(), v_zero()}};
+  for (int64_t td = 0; td < (held ? 1 : az->taps); td++) {
+    const int64_t z = d + vox_axis_offset(az, td);
+    if (z < 0 || z >= az->size) continue;
+    UNROLL for (int i = 0; i < 2; i++) {
+      if ((uint64_t)(top + i) >= (uint64_t)ay->size) continue;
+      const real *line = x + (z * ay->size + top + i) * pitch;
+      UNROLL for (int t = 0; t < 2; t++) {
+        const vec v = v_opaque(form ? v_load_masked(line + t, inside[t]) : v_load(line + t));
+        UNROLL for (int r = 0; r < 2; r++)
+          UNROLL for (int s = 0; s < 2; s++) {
+            const int one_h = r != ODD_H, one_w = s != ODD_W;
+            const int tap = (one_h ? 1 : 2 * i) * 3 + (one_w ? 1 : 2 * t);
+            if ((one_h && i == ODD_H) || (one_w && t == ODD_W)) continue;
+            sum[r][s] = v_fma(held ? held[tap] : v_set1(weight[td * az->index_step * 9 + tap]), v, sum[r][s]);
+          }
+      }
+    }
+  }
+  UNROLL for (int r = 0; r < 2; r++)
+    if (r < rows) {
+      UNROLL for (int s = 0; s < 2; s++) {
+        if (c->bias) sum[r][s] += bias;
+        sum[r][s] = activate(sum[r][s], c->activation, v_set1(c->slope));
+      }
+      real *to = y + r * c->size[2];
+      const vec low = v_zip_low(sum[r][0], sum[r][1]), high = v_zip_high(sum[r][0], sum[r][1]);
+      if (form) {
+        v_store_masked(to, low, stored[0]);
+        v_store_masked(to + LANES, high, stored[1]);
+      } else {
+        v_store(to, low);
+        v_store(to + LANES, high);
+      }
+    }
+}
+
+/* `tiles` beside each other from column q on, in rows [from, to) of all planes. */
+INLINE void depthwise_quad_tiles(const int ODD_H, const int ODD_W, const int DEEP, const int form, const vox_phase *ph,
+                                 const depthwise_planes *c, int64_t d, int64_t from, int64_t to, int64_t q, int64_t tiles,
+                                 const vmask inside[2], const vmask stored[2]) {
+  const vox_axis *az = &ph->axis[0];
+  const int64_t width = c->size[2], top = ph->axis[1].offset0;
+  for (int64_t plane = 0; plane < c->count; plane++) {
+    const vec bias = v_set1(c->bias ? c->bias[plane] : 0);
+    const real *weight = c->weight + plane * c->taps + az->index0 * 9;
+    const real *x = c->x + plane * c->image + q + ph->axis[2].offset0;
+    real *y = c->y + plane * c->plane + ((az->first + d * az->spread) * c->size[1] + 2 * from) * width + 2 * q;
+    vec held[9];
+    UNROLL for (int t = 0; t < 9; t++) held[t] = DEEP ? v_zero() : v_opaque(v_set1(weight[t]));
+    for (int64_t h = from; h < to; h++, y += 2 * width)
+      for (int64_t tile = 0; tile < (form ? 1 : tiles); tile++)
+        depthwise_quad_tile(ODD_H, ODD_W, form, ph, c, x + tile * LANES, weight, DEEP ? NULL : held,
+                            y + 2 * tile * LANES, d, h + top, c->size[1] - 2 * h, inside, stored, bias);
+  }
+}
+
+/* Positions [from, to). */
+INLINE void depthwise_quads(const int ODD_H, const int ODD_W, const int DEEP, const vox_phase *ph,
+                            const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
+  const vox_axis *ax = &ph->axis[2];
+  for (int64_t d = from[0]; d < to[0]; d++)
+    for (int64_t q = from[2], tiles; q < to[2]; q += tiles * LANES) {
+      const int64_t at = q + ax->offset0, left = vox_min(c->size[2] - 2 * q, 2 * (to[2] - q));
+      vmask inside[2], stored[2];
+      for (int i = 0; i < 2; i++) {
+        inside[i] = v_range(-at - i, ax->size - at - i);
+        stored[i] = v_range(0, left - i * LANES);
+      }
+      tiles = at < 0 ? 0 : vox_min(left / 2, ax->size - at - 1) / LANES;
+      if (tiles > 0)
+        depthwise_quad_tiles(ODD_H, ODD_W, DEEP, WHOLE, ph, c, d, from[1], to[1], q, tiles, inside, stored);
+      else
+        depthwise_quad_tiles(ODD_H, ODD_W, DEEP, MASKED, ph, c, d, from[1], to[1], q, tiles = 1, inside, stored);
+    }
+}
+
+NOINLINE void depthwise_quad(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
+  switch ((ph->axis[0].taps > 1) * 4 + (ph->axis[1].taps == 1) * 2 + (ph->axis[2].taps == 1)) {
+  case 0: depthwise_quads(0, 0, 0, ph, c, from, to); return;
+  case 1: depthwise_quads(0, 1, 0, ph, c, from, to); return;
+  case 2: depthwise_quads(1, 0, 0, ph, c, from, to); return;
+  case 3: depthwise_quads(1, 1, 0, ph, c, from, to); return;
+  case 4: depthwise_quads(0, 0, 1, ph, c, from, to); return;
+  case 5: depthwise_quads(0, 1, 1, ph, c, from, to); return;
+  case 6: depthwise_quads(1, 0, 1, ph, c, from, to); return;
+  default: depthwise_quads(1, 1, 1, ph, c, from, to); return;
+  }
+}
+
+/* Whether all phases of rows and columns can go together so. */
+static int depthwise_is_quad(const vox_depthwise_job *job) {
+  const vox_conv *p = job->p;
+  int quad = !job->exact && p->operation == VOX_CONV_INPUT_GRAD;
+  for (int i = 1; i < 3; i++) quad &= p->kernel[i] == 3 && job->phases[i] == 2 && p->stride[i] == 2 && p->dilation[i] == 1;
+  return quad;
 }
 
 NOINLINE void depthwise_any(const vox_phase *ph, int64_t phases, const depthwise_planes *c, const int64_t from[3],
@@ -253,6 +350,7 @@ static void depthwise_item(const vox_depthwise_job *job, int64_t item) {
   const int64_t *size = p->operation == VOX_CONV ? p->output : p->spatial;
   const int64_t *source = p->operation == VOX_CONV ? p->spatial : p->output;
   const int64_t together = job->phases[2] == 2 ? 2 : 1, share = vox_ceil_div(p->k, job->planes);
+  const int quad = depthwise_is_quad(job);
   int64_t band[3], residue[3];
   for (int i = 2; i >= 0; i--) {
     band[i] = item % job->bands[i];
@@ -265,7 +363,7 @@ static void depthwise_item(const vox_depthwise_job *job, int64_t item) {
                         .activation = p->activation, .slope = (real)p->slope};
   const int64_t batch = vox_max(1, DEPTHWISE_BATCH / (c.image + c.plane));
   for (residue[0] = 0; residue[0] < job->phases[0]; residue[0]++)
-    for (residue[1] = 0; residue[1] < job->phases[1]; residue[1]++)
+    for (residue[1] = 0; residue[1] < job->phases[1]; residue[1] += quad ? 2 : 1)
       for (residue[2] = 0; residue[2] < job->phases[2]; residue[2] += together) {
         vox_phase ph[2];
         int64_t from[3], to[3];
@@ -279,7 +377,9 @@ static void depthwise_item(const vox_depthwise_job *job, int64_t item) {
             {depthwise_3, depthwise_3_2}, {depthwise_5, depthwise_5_2}, {depthwise_7, NULL}};
         const int64_t square = depthwise_square(ph, p->kernel);
         depthwise_band *kernel = NULL;
-        if (!job->exact && together == 2)
+        if (quad)
+          kernel = depthwise_quad;
+        else if (!job->exact && together == 2)
           kernel = depthwise_pairs(ph) ? depthwise_pair : NULL;
         else if (!job->exact && square)
           kernel = kernels[square / 2 - 1][ph->axis[2].step - 1];
