@@ -265,7 +265,8 @@ static void run_sizes(caller *c) {
   __int128 bytes = sizes_of[p.type];
   const int64_t factors[] = {p.k, p.c / p.groups, p.kernel[0], p.kernel[1], p.kernel[2]};
   for (int i = 0; i < 5; i++) bytes = bytes > (__int128)1 << 62 && factors[i] ? bytes : bytes * factors[i];
-  /* the input gradient may refer to the weights instead */
-  if (packed > 0 && packed < bytes && !(p.operation == VOX_CONV_INPUT_GRAD && packed == 64)) fail(c, "packed weights of %lld bytes", (long long)packed);
+  /* where weights serve once, what is packed may refer to them instead */
+  const int once = p.once || p.operation == VOX_CONV_INPUT_GRAD;
+  if (packed > 0 && packed < bytes && !(once && packed == 64)) fail(c, "packed weights of %lld bytes", (long long)packed);
   if (packed > 0 && p.algorithm != VOX_WINOGRAD && packed - (int64_t)bytes > 64) fail(c, "%lld bytes", (long long)packed);
 }
