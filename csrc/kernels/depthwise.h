@@ -261,7 +261,7 @@ INLINE void depthwise_quads(const int ODD_H, const int ODD_W, const int DEEP, co
 }
 
 NOINLINE void depthwise_quad(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  switch ((ph->axis[0].taps > 1) * 4 + (ph->axis[1].taps == 1) * 2 + (ph->axis[2].taps == 1)) {
+  switch ((ph->axis[0].taps != 1) * 4 + (ph->axis[1].taps == 1) * 2 + (ph->axis[2].taps == 1)) {
   case 0: depthwise_quads(0, 0, 0, ph, c, from, to); return;
   case 1: depthwise_quads(0, 1, 0, ph, c, from, to); return;
   case 2: depthwise_quads(1, 0, 0, ph, c, from, to); return;
