@@ -56,7 +56,7 @@ class Backend(Protocol):
         ...
 
     def pack(self, problem: ConvProblem, operation: str, algorithm: str, weight: Array, once: bool = False) -> Any:
-        """The weight as ``conv`` or ``conv_input_grad`` wants it; kept and used many times, unless it serves ``once``."""
+        """The weight as ``conv`` or ``conv_input_grad`` wants it; to keep and use again, unless it serves ``once``."""
         ...
 
     def conv(
