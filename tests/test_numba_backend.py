@@ -141,23 +141,25 @@ def inside_kernels(monkeypatch, call):
 
         return run
 
-    for module in (_numba_run, numba_jit):
-        monkeypatch.setattr(module, "share", watched(module.share))
-    for name in ("mean", "columns"):
-        monkeypatch.setattr(_numba_kernels, name, watched(getattr(_numba_kernels, name)))
-    call()
+    with monkeypatch.context() as patch:
+        for module in (_numba_run, numba_jit):
+            patch.setattr(module, "share", watched(module.share))
+        for name in ("mean", "columns"):
+            patch.setattr(_numba_kernels, name, watched(getattr(_numba_kernels, name)))
+        call()
     return seen
 
 
 @pytest.mark.parametrize("name", LONG)
 def test_kernels_let_go_of_the_gil(name, monkeypatch):
     LONG[name]()  # compiles it
-    assert max(inside_kernels(monkeypatch, LONG[name])) > 0
+    # where others load the machine it may be too short once, never often
+    assert any(max(inside_kernels(monkeypatch, LONG[name])) > 0 for _ in range(20))
 
 
 def test_a_users_loop_lets_go_of_the_gil_if_it_is_told_to():
     loop_that_holds_it(X, W), loop(X, W)
-    assert meanwhile(lambda: loop(X, W)) > 0
+    assert any(meanwhile(lambda: loop(X, W)) > 0 for _ in range(20))
     assert meanwhile(lambda: loop_that_holds_it(X, W)) == 0
 
 
