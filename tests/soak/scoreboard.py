@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from ledger import ROOT, runs
+from mutants import MUTANTS
 
 BEGIN, END = "<!-- scoreboard -->\n", "<!-- end -->\n"
 GRADIENTS_AND_POOLS = (
@@ -105,7 +106,9 @@ def rows():
     for part, must in (("csrc", "98%"), ("src", "95%")):
         for line in latest(f"coverage of {part}"):
             yield "all", f"lines of {part} that tests reach", must, f"{line['reached']}%", "coverage", [line], ""
-    tried = {name: (line, dead) for line in runs("mutants") for name, dead in line["verdicts"].items()}
+    present = {mutant[0] for mutant in MUTANTS}  # of some that were tried the lines are gone
+    verdicts = [(line, *verdict) for line in runs("mutants") for verdict in line["verdicts"].items()]
+    tried = {name: (line, dead) for line, name, dead in verdicts if name in present}
     if tried:
         lines, alive = runs("mutants"), [name for name, (_, dead) in tried.items() if not dead]
         note = f"alive: {'; '.join(alive)}" if alive else ""
