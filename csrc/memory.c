@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "problem.h"
 
@@ -76,16 +77,16 @@ static piece *find_kept(int64_t total) {
 /* Of a region that is in use no piece can go, but its whole pages can: the next owner finds zeros there.  The oldest such
  * piece's; 0 if there is none. */
 static int return_pages(void) {
-  enum { PAGE = 4096 };
+  const int64_t page = sysconf(_SC_PAGESIZE);
   piece *oldest = NULL;
   int64_t bytes = 0;
   for (piece *p = pool.first; p; p = p->next) {
-    const int64_t whole = p->size - VOX_ALIGN - 2 * PAGE; /* no more of them are partial, wherever it lies */
+    const int64_t whole = p->size - VOX_ALIGN - 2 * page; /* no more of them are partial, wherever it lies */
     if (whole > p->gone && (!oldest || p->age < oldest->age)) oldest = p, bytes = whole;
   }
   if (!oldest) return 0;
-  const uintptr_t start = ((uintptr_t)oldest + VOX_ALIGN + PAGE - 1) / PAGE * PAGE;
-  madvise((void *)start, ((uintptr_t)oldest + (uintptr_t)oldest->size) / PAGE * PAGE - start, MADV_DONTNEED);
+  const int64_t start = vox_round_up((intptr_t)oldest + VOX_ALIGN, page), end = (intptr_t)oldest + oldest->size;
+  if (madvise((void *)start, (size_t)(end - end % page - start), MADV_DONTNEED)) return 0;
   pool.kept -= bytes - oldest->gone;
   oldest->gone = bytes;
   return 1;
