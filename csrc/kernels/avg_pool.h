@@ -205,7 +205,8 @@ static void avg_strip(const vox_window *p, const vox_box *box, int64_t w, int64_
   const int64_t *size = p->spatial, *out = p->output, *pad = p->pad, *step = p->stride, taps = p->kernel[2];
   const int64_t at = w * step[2] - pad[2], from = vox_max(0, at), to = vox_min(size[2], at + (n - 1) * step[2] + taps);
   const int shuffled = step[2] <= MOST_SHUFFLED;
-  const int64_t pitch = shuffled ? vox_round_up(vox_round_up(n, LANES) * step[2] + taps - 1, LANES) : vox_round_up((n - 1) * step[2] + taps, LANES);
+  const int64_t reach = shuffled ? vox_round_up(n, LANES) * step[2] + taps - 1 : (n - 1) * step[2] + taps;
+  const int64_t pitch = vox_round_up(reach, LANES);
   const int64_t group = BAND / pitch;
   int64_t first, last;
   avg_alike(p, w, n, &first, &last);

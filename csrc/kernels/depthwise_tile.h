@@ -186,7 +186,7 @@ INLINE void depthwise_fixed(const int KH, const int KW, const int S, const int R
     int64_t slices[2];
     vox_inside(az->size, vox_max(1, az->offset_step), d * az->step + az->offset0, az->taps, &slices[0], &slices[1]);
     for (int64_t w = from[2]; w < to[2];) {
-      depthwise_run q;
+      depthwise_run q = {0};
       w = depthwise_next_run(KW, S, WIDEST, &ph->axis[2], from[2], to[2], w, &q);
 #define TILES(v, form, ragged) depthwise_tiles(KH, KW, S, ROWS, v, form, ragged, ph, c, &q, slices, d, from[1], to[1])
       if (WIDEST == 2 && q.vectors == 2) {

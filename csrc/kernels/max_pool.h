@@ -248,7 +248,8 @@ INLINE int max_overlap(const pool_group *g, pool_block b, const int form, const 
   const int64_t *size = p->spatial, *out = p->output, step = p->stride[1], high = p->dilation[1];
   const int64_t top = vox_max(0, g->first * step - p->pad[1]);
   const int64_t end = vox_min(size[1], (g->last - 1) * step - p->pad[1] + (p->kernel[1] - 1) * high + 1);
-  const int64_t width = size[2], full = vox_ceil_div(p->pad[1], step); /* windows in rows from this one on do not reach above the plane */
+  /* windows in rows from `full` on do not reach above the plane */
+  const int64_t width = size[2], full = vox_ceil_div(p->pad[1], step);
   int64_t d0, d1, h0, h1, col = g->col;
   vmask nan = v_range(0, 0);
   vec line[MOST_LINES];

@@ -104,7 +104,7 @@ INLINE int64_t points_line(const points_lines *to, int64_t r) {
  * [-at, size - at); its point j goes to to[j * plane + i].  D is 1 or 2; what lies `next` further will be wanted soon.
  * Returns the larger of `most` and the magnitudes that were read. */
 INLINE ivec points_column(const int mw, const int nw, const int D, const int form, const real *x, int64_t row, int64_t size,
-                            int64_t at, int64_t n, const points_lines *lines, real *to, int64_t next, ivec most) {
+                          int64_t at, int64_t n, const points_lines *lines, real *to, int64_t next, ivec most) {
   enum { MOST_LOADS = 16 };
   const int transforms = nw % 2 == 0; /* which huge values may not meet */
   const int loads = mw * D, shifts = (nw + mw - 1) / mw, last = (form == GATHER_NARROW ? D : loads) - 1;
@@ -154,7 +154,7 @@ INLINE ivec points_column(const int mw, const int nw, const int D, const int for
 
 /* The same at any distance D between a tile's elements. */
 INLINE ivec points_apart(const int mw, const int nw, int64_t D, const real *x, int64_t row, int64_t size, int64_t at,
-                           int64_t n, const points_lines *lines, real *to, ivec most) {
+                         int64_t n, const points_lines *lines, real *to, ivec most) {
   for (int64_t r = lines->first; r < lines->last; r++, x += row) {
     vec d[MOST_POINTS], v[MOST_POINTS];
     real column[LANES];
@@ -170,14 +170,14 @@ INLINE ivec points_apart(const int mw, const int nw, int64_t D, const real *x, i
 }
 
 INLINE ivec points_columns(const int mw, const int nw, const vox_axis *ax, int64_t D, const real *x, int64_t row, int64_t at,
-                             int64_t cols, const points_lines *lines, real *to, int64_t next, ivec most) {
+                           int64_t cols, const points_lines *lines, real *to, int64_t next, ivec most) {
   const int64_t size = ax->size;
   x += at;
   for (int64_t i = 0; i < cols; i += LANES, at += LANES * ax->step, x += LANES * ax->step, to += LANES) {
     const int64_t n = vox_min(LANES, cols - i);
     const int whole = n == LANES && at >= 0 && at + D * ((nw - 1) / mw * mw + mw * LANES) <= size;
 #define COLUMN(D, FORM) points_column(mw, nw, D, FORM, x, row, size, at, n, lines, to, next, most)
-    if (D == 1)
+    if (D == 1 || nw % 2) /* a direct sum's taps are neighbours */
       most = whole ? COLUMN(1, GATHER_WHOLE) : n * mw <= LANES ? COLUMN(1, GATHER_NARROW) : COLUMN(1, GATHER_MASKED);
     else if (D == 2)
       most = COLUMN(2, GATHER_MASKED);
@@ -191,7 +191,7 @@ INLINE ivec points_columns(const int mw, const int nw, const vox_axis *ax, int64
 /* A band of one channel to the scratch, which holds zeros where the padding is; whether the band has a value that the
  * transforms may not meet. */
 static int points_rows(const vox_phase *ph, const int64_t tile[3], const band *b, int64_t d, int64_t h0, int64_t w0,
-                         const real *x, real *scratch) {
+                       const real *x, real *scratch) {
   const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
   int64_t across, down;
   const int64_t at = w0 * ax->step + points_first(ax, &across), top = h0 * ay->step + points_first(ay, &down);
@@ -204,9 +204,9 @@ static int points_rows(const vox_phase *ph, const int64_t tile[3], const band *b
     const int64_t z = d * az->step + vox_axis_offset(az, td);
     if (z < 0 || z >= az->size) continue;
     const real *from = x + (z * ay->size + top + lines.first * down) * ax->size;
-#define COLUMNS(m, n)                                                                          \
-  case m * 16 + n:                                                                             \
-    most = points_columns(m, n, ax, across, from, row, at, b->cols, &lines, scratch, image, most);   \
+#define COLUMNS(m, n)                                                                              \
+  case m * 16 + n:                                                                                 \
+    most = points_columns(m, n, ax, across, from, row, at, b->cols, &lines, scratch, image, most); \
     break
     switch (tile[2] * 16 + ax->taps) {
       COLUMNS(4, 6);

@@ -295,13 +295,11 @@ INLINE void plane_tile(const int M, const int K, int64_t lines, int64_t cols, co
 
 NOINLINE void plane_tiles(int64_t planes, int64_t lines, int64_t cols, const real *x, int64_t pitch, const int64_t *row,
                           const real *d, int64_t width, int64_t plane, vec *c) {
+  switch (planes) {
 #if TILE_PLANES == 3
-  if (planes == 3)
-    plane_tile(TILE_ODD_ROWS, 3, lines, cols, x, pitch, row, d, width, plane, c);
-  else
+  case 3: plane_tile(TILE_ODD_ROWS, 3, lines, cols, x, pitch, row, d, width, plane, c); return;
 #endif
-      if (planes == 2)
-    plane_tile(TILE_ODD_ROWS, 2, lines, cols, x, pitch, row, d, width, plane, c);
-  else
-    plane_tile(TILE_ODD_ROWS, 1, lines, cols, x, pitch, row, d, width, plane, c);
+  case 2: plane_tile(TILE_ODD_ROWS, 2, lines, cols, x, pitch, row, d, width, plane, c); return;
+  case 1: plane_tile(TILE_ODD_ROWS, 1, lines, cols, x, pitch, row, d, width, plane, c); return;
+  }
 }

@@ -30,6 +30,27 @@ static void dy_pack(const real *dy, int64_t plane, int64_t width, int64_t channe
       }
 }
 
+/* A chunk's sums of output channels [k_first, k_last) by `plane_tile`, whose arguments these are, to the accumulators. */
+static void plane_sums(const vox_weight_layout *l, int64_t k_first, int64_t k_last, int64_t rows, int64_t lines,
+                       int64_t cols, const real *x, int64_t pitch, const int64_t *row, const real *dy, int64_t width,
+                       int64_t plane, int accumulate, real *sums) {
+  for (int64_t k = k_first, planes; k < k_last; k += planes) {
+    planes = vox_min(TILE_PLANES, k_last - k);
+    for (int64_t r = 0; r < rows; r += TILE_ODD_ROWS) {
+      vec tile[TILE_ODD_ROWS * TILE_PLANES];
+      int64_t at[TILE_ODD_ROWS];
+      for (int64_t i = 0; i < TILE_ODD_ROWS; i++) at[i] = row[vox_min(r + i, rows - 1)];
+      plane_tiles(planes, lines, cols, x, pitch, at, dy + k * plane, width, plane, tile);
+      for (int64_t i = 0; i < vox_min(TILE_ODD_ROWS, rows - r); i++)
+        for (int64_t j = 0; j < planes; j++) {
+          real *to = sums + ((k + j) / l->lanes * l->rows + r + i) * l->lanes + (k + j) % l->lanes;
+          const real sum = v_sum(tile[i * planes + j]);
+          *to = accumulate ? *to + sum : sum;
+        }
+    }
+  }
+}
+
 static void weight_item(const vox_weight_job *job, int64_t item, void *workspace) {
   const vox_conv *p = job->p;
   const vox_weight_layout *l = job->l;
@@ -67,22 +88,8 @@ static void weight_item(const vox_weight_job *job, int64_t item, void *workspace
       for (int64_t i = 0; i < rows; i++) row[i] = i % l->tile_rows * pixels;
     }
     if (l->by_planes) {
-      for (int64_t k = first * l->lanes, planes; k < vox_min(l->cout, last * l->lanes); k += planes) {
-        planes = vox_min(TILE_PLANES, vox_min(l->cout, last * l->lanes) - k);
-        const real *from = dy + k * plane + (d * a[1].count + h0) * a[2].count + w0;
-        for (int64_t r = 0; r < rows; r += TILE_ODD_ROWS) {
-          vec tile_sums[TILE_ODD_ROWS * TILE_PLANES];
-          int64_t at[TILE_ODD_ROWS];
-          for (int64_t i = 0; i < TILE_ODD_ROWS; i++) at[i] = row[vox_min(r + i, rows - 1)];
-          plane_tiles(planes, lines, cols, scratch, band_pitch, at, from, a[2].count, plane, tile_sums);
-          for (int64_t i = 0; i < vox_min(TILE_ODD_ROWS, rows - r); i++)
-            for (int64_t j = 0; j < planes; j++) {
-              real *to = sums + ((k + j) / l->lanes * l->rows + r + i) * l->lanes + (k + j) % l->lanes;
-              const real sum = v_sum(tile_sums[i * planes + j]);
-              *to = chunk > 0 ? *to + sum : sum;
-            }
-        }
-      }
+      plane_sums(l, first * l->lanes, vox_min(l->cout, last * l->lanes), rows, lines, cols, scratch, band_pitch, row,
+                 dy + (d * a[1].count + h0) * a[2].count + w0, a[2].count, plane, chunk > 0, sums);
       continue;
     }
     /* rows that fill up the last tile repeat its first; their sums are never read */
@@ -253,7 +260,8 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
       int bad = 0;
       for (int64_t r = 0; r < rows; r += l->tile_rows) {
         for (int64_t i = 0; i < positions; i++)
-          row_tiles(l->tile_rows, l->lanes / LANES, 0, tiles, v + i * v_stride, row + r, off, u + i * u_stride, packed + i * sums_of_tile);
+          row_tiles(l->tile_rows, l->lanes / LANES, 0, tiles, v + i * v_stride, row + r, off, u + i * u_stride,
+                    packed + i * sums_of_tile);
         for (int64_t i = 0; i < vox_min(l->tile_rows, rows - r); i++)
           bad |= winograd_weight_row(job, group, k * l->lanes, c0 * depth + r + i, packed + i * l->lanes, sums_of_tile);
       }
