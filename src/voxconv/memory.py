@@ -18,19 +18,23 @@ try:
 except ImportError:  # results are plain arrays then
     _native = None
 
-__all__ = ["LARGE", "block", "empty", "release_memory"]
+__all__ = ["LARGE", "block", "empty", "release_memory", "take"]
 
 LARGE = 256 << 10
 """Results of so many bytes are recycled; below, NumPy's own memory costs less than the bookkeeping."""
 
 
-def block(size: int) -> Any:
-    """Take ``size`` bytes from the compiled library, given back when the last reference goes."""
-    ffi, lib = _native.ffi, _native.lib
-    pointer = lib.vox_alloc(size)
-    if pointer == ffi.NULL:
+def take(size: int) -> Any:
+    """Take ``size`` bytes from the compiled library, for the caller to give back with ``vox_free``."""
+    pointer = _native.lib.vox_alloc(size)
+    if pointer == _native.ffi.NULL:
         raise MemoryError(f"voxconv could not allocate {size} bytes")
-    return ffi.gc(pointer, lib.vox_free, size)
+    return pointer
+
+
+def block(size: int) -> Any:
+    """As `take`, given back when the last reference goes: that takes longer than a small call."""
+    return _native.ffi.gc(take(size), _native.lib.vox_free, size)
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

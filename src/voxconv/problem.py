@@ -318,10 +318,9 @@ def as_array(function: str, argument: str, value: object, kinds: str) -> Array:
 
 def prepared(array: Array, dtype: np.dtype[Any]) -> Array:
     """The same values, C-contiguous, aligned, in native byte order; a copy only where needed."""
-    if array.dtype is dtype or array.dtype == dtype:
-        flags = array.flags
-        if flags.c_contiguous and flags.aligned:
-            return array
+    flags = array.flags
+    if array.dtype == dtype and flags.c_contiguous and flags.aligned:
+        return array
     return np.require(array, dtype=dtype, requirements=("C_CONTIGUOUS", "ALIGNED"))
 
 
@@ -485,8 +484,7 @@ def conv(
     b = None if bias is None else as_array(function, "bias", bias, "f")
     rest = None if b is None else (b.shape, b.dtype)
     options = (stride, padding, dilation, groups, activation)
-    plain = type(stride) is type(padding) is type(dilation) is type(groups) is int and activation is None
-    check = _known_conv if plain or all(map(_is_plain, options)) else _checked_conv
+    check = _known_conv if all(map(_is_plain, options)) else _checked_conv
     problem, batched = check(function, rank, x.shape, x.dtype, w.shape, w.dtype, rest, *options)
     return (
         problem, batched, prepared(x if batched else x.reshape(problem.input_shape), problem.dtype),

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv._native import ffi, lib
-from voxconv.memory import LARGE, block
+from voxconv.memory import LARGE, block, take
 from voxconv.problem import ConvProblem, WindowProblem
 
 Array = npt.NDArray[Any]
@@ -54,7 +54,6 @@ ALGORITHMS = {
     "im2col": lib.VOX_IM2COL,
     "winograd": lib.VOX_WINOGRAD,
 }
-AGAIN = lib.VOX_AGAIN
 ACTIVATIONS = {None: lib.VOX_IDENTITY, "relu": lib.VOX_RELU, "leaky_relu": lib.VOX_LEAKY_RELU}
 
 
@@ -153,11 +152,8 @@ def _run(function: Callable[..., int], *arguments: Any) -> None:
         cursor = _cursors.pop()
     except IndexError:
         cursor = ffi.new("int64_t *")
-    status = function(*arguments, cursor)
-    while status:
-        if _check(status) != AGAIN:
-            break
-        status = function(*arguments, cursor)
+    while (status := function(*arguments, cursor)) and _check(status) == lib.VOX_AGAIN:
+        pass
     cursor[0] = 0
     _cursors.append(cursor)
 
@@ -303,24 +299,16 @@ def _convolve(
         threads = min(lib.vox_get_num_threads(), threads)
         if most_threads is not None:
             threads = min(threads, most_threads)
-    scratch = _take(call.workspace_bytes(threads))
+    size = call.workspace_bytes(threads)
+    _convolve_with(size, call.struct, threads, ffi.from_buffer(a), b, _pointer(bias), ffi.from_buffer(out))
+
+
+def _convolve_with(size: int, *arguments: Any) -> None:
+    scratch = take(_check(size)) if size else ffi.NULL
     try:
-        _run(
-            lib.vox_conv_run, call.struct, threads, ffi.from_buffer(a), b,
-            ffi.NULL if bias is None else ffi.from_buffer(bias), ffi.from_buffer(out), scratch,
-        )  # fmt: skip
+        _run(lib.vox_conv_run, *arguments, scratch)
     finally:
         lib.vox_free(scratch)
-
-
-def _take(size: int) -> Any:
-    """Memory that the caller gives back: a finalizer, as `block`'s, takes longer than a small call."""
-    if not size:
-        return ffi.NULL
-    pointer = lib.vox_alloc(_check(size))
-    if pointer == ffi.NULL:
-        raise MemoryError(f"voxconv could not allocate {size} bytes")
-    return pointer
 
 
 def short_conv(
@@ -335,33 +323,26 @@ def short_conv(
     shape, dtype = problem.output_shape, problem.dtype
     if call.most_threads > 1 or not 0 < math.prod(shape) * dtype.itemsize < LARGE:
         return None
-    struct, workspace, packed_bytes = call.struct, call.workspace_bytes(1), call.packed_bytes
-    convolve, from_buffer = lib.vox_conv_run, ffi.from_buffer
+    size, struct, convolve, from_buffer = call.workspace_bytes(1), call.struct, lib.vox_conv_run, ffi.from_buffer
+    pointer, held = packed and packed.pointer, _pointer(bias)
 
-    def run(x: Array, pointer: Any, b: Any) -> Array:
+    def run(x: Array, pointer: Any = pointer, b: Any = held) -> Array:
         result = np.empty(shape, dtype)
-        if not workspace:
+        if size:
+            _convolve_with(size, struct, 1, from_buffer(x), pointer, b, from_buffer(result))
+        else:
             _run(convolve, struct, 1, from_buffer(x), pointer, b, from_buffer(result), ffi.NULL)
-            return result
-        scratch = _take(workspace)
-        try:
-            _run(convolve, struct, 1, from_buffer(x), pointer, b, from_buffer(result), scratch)
-        finally:
-            lib.vox_free(scratch)
         return result
 
     def plain(x: Array, weight: Array, bias: Array | None) -> Array:
-        pointer = _take(packed_bytes)
+        pointer = take(call.packed_bytes)
         try:
             _check(lib.vox_conv_pack(struct, from_buffer(weight), pointer))
-            return run(x, pointer, ffi.NULL if bias is None else from_buffer(bias))
+            return run(x, pointer, _pointer(bias))
         finally:
             lib.vox_free(pointer)
 
-    if packed is None:
-        return plain
-    held = _pointer(bias)
-    return lambda x: run(x, packed.pointer, held)
+    return plain if packed is None else run
 
 
 def conv(
