@@ -156,6 +156,8 @@ CONV = [
     _conv("depthwise-stride-2", 1, 16, 16, (15, 15), (3, 3), groups=16, stride=2, padding=1),
     _conv("depthwise-5x5-dilated", 1, 7, 7, (16, 17), (5, 5), groups=7, dilation=2, padding=4),
     *(_conv(f"depthwise-width-{w}", 1, 3, 3, (9, w), (3, 3), groups=3, padding=1) for w in (3, 7, 8, 16, 17, 33)),
+    # tiles side by side of which none is found twice
+    *(_conv(f"depthwise-whole-tiles-{w}", 1, 2, 2, (8, w), (3, 3), groups=2, padding=1) for w in (24, 48, 64)),
     *(_conv(f"depthwise-height-{h}", 1, 2, 2, (h, 20), (3, 3), groups=2, padding=1) for h in (1, 4, 6, 7, 8, 15)),
     *(
         _conv(f"depthwise-{k}x{k}-stride-{s}", 2, 5, 5, (17, 37), (k, k), groups=5, stride=s, padding=k // 2)

@@ -95,17 +95,26 @@ def test_missing_extra_is_a_sentence(package):
     assert "Traceback" not in result.stderr
 
 
-def test_missing_numba_is_a_sentence():
-    hidden = """
+HIDDEN = """
 import importlib.util, sys
 find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name == "numba" else find(name, package)
+importlib.util.find_spec = lambda name, package=None: None if name == {package!r} else find(name, package)
 from voxconv.__main__ import main
-sys.exit(main(["bench", "demo", "--backend", "numba"]))
+sys.exit(main({arguments!r}))
 """
-    result = run("-c", hidden)
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [
+        ("numba", ["bench", "demo", "--backend", "numba"], "numba"),
+        ("matplotlib", ["bench", "demo", "--plot", "a.png"], "bench"),
+    ],
+)
+def test_a_missing_package_of_the_bench_is_a_sentence(package, arguments, extra):
+    result = run("-c", HIDDEN.format(package=package, arguments=arguments))
     assert result.returncode == 2
-    assert "pip install 'voxconv[numba]'" in result.stderr
+    assert f"pip install 'voxconv[{extra}]'" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -127,20 +136,6 @@ def test_bench_writes_what_it_is_asked_for_and_knows_a_regression(tmp_path):
     slower = voxconv(*BENCH, "--compare", str(saved), "--also", str(saved), "--json")
     assert slower.returncode == 1, slower.stderr
     assert json.loads(slower.stdout)["comparison"]["regressions"] == len(report["layers"])
-
-
-def test_bench_plot_without_matplotlib_is_a_sentence():
-    hidden = """
-import importlib.util, sys
-find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name == "matplotlib" else find(name, package)
-from voxconv.__main__ import main
-sys.exit(main(["bench", "demo", "--plot", "a.png"]))
-"""
-    result = run("-c", hidden)
-    assert result.returncode == 2
-    assert "pip install 'voxconv[bench]'" in result.stderr
-    assert result.stderr.count("\n") == 1
 
 
 def test_a_reader_that_has_gone_is_no_error():

@@ -87,6 +87,19 @@ static void draw_wide_rows(caller *c) {
   }
 }
 
+/* One channel a group, and tiles of it below and beside each other of which the last is whole, or all but a lane. */
+static void draw_whole_tiles(caller *c, int64_t lanes) {
+  fuzz_case *f = &c->now;
+  const int64_t k = PICK(c, 3, 3, 5), step = draw(c, 4) == 0 ? 2 : 1;
+  f->groups = PICK(c, 1, 2, 3), f->n = 1;
+  for (int i = 0; i < 3; i++) {
+    f->kernel[i] = i == 0 ? 1 : k, f->stride[i] = i == 0 ? 1 : step, f->dilation[i] = 1;
+    f->pad[i] = f->pad_after[i] = f->kernel[i] / 2;
+    f->spatial[i] = i == 0 ? 1 : i == 1 ? 6 + draw(c, 10) : (1 + draw(c, 4)) * lanes * step + draw(c, 3) - 1;
+    f->output[i] = (f->spatial[i] + 2 * f->pad[i] - f->kernel[i]) / f->stride[i] + 1;
+  }
+}
+
 /* Rows of three taps that leave lanes of many output channels' bands idle, so that each tap gets a column of its own. */
 static void draw_tap_columns(caller *c) {
   fuzz_case *f = &c->now;
@@ -139,6 +152,7 @@ static void draw_conv(caller *c, int64_t budget) {
   if (flat && f->n) f->n = 1;
   if (flat) f->kg = 1 + draw(c, 20);
   if (wide && f->kind != WEIGHT_GRAD) draw_wide_rows(c);
+  if (depthwise && !wide && draw(c, 8) == 0) draw_whole_tiles(c, lanes);
   if (!depthwise && f->kind != WEIGHT_GRAD && draw(c, 100) == 0) draw_tap_columns(c);
   f->activation = f->kind == WEIGHT_GRAD ? VOX_IDENTITY : PICK(c, VOX_IDENTITY, VOX_IDENTITY, VOX_RELU, VOX_LEAKY_RELU);
   f->bias = f->kind != WEIGHT_GRAD && draw(c, 2);
