@@ -46,6 +46,8 @@ typedef struct vox_layout {
   int64_t tile[3];         /* Winograd: outputs of a tile along each axis */
   int64_t positions;       /* Winograd: points at which a tile is multiplied */
   int64_t images;          /* Winograd: samples, and residues of dilated axes, of an item */
+  int64_t tile_rows;       /* Winograd: rows of tiles of an image, which bands divide evenly, the first get one more */
+  int64_t shares;          /* Winograd: of the input channels, transformed before, where all parts meet one V; else 0 */
   int late;                /* an item packs the weights that it alone wants itself, `packing` among the sums */
   int64_t packing;
   int pairs;               /* the input gradient's two column phases go together, and `pair` is where they meet */
@@ -61,6 +63,8 @@ enum { VOX_IMAGE_WORDS = 48 };
 /* One item: a band (or a tile) of one phase, sample, group and part of the output channels. */
 typedef struct vox_item {
   int64_t phase[3], n, images, group, band[3], part;
+  void *shared; /* Winograd: a V that items share, of which this one transforms `share`, or none where that is negative */
+  int64_t share;
 } vox_item;
 
 /* Everything that an item of a convolution needs, and where its thread may write. */
@@ -203,6 +207,10 @@ static inline int64_t vox_round_up(int64_t a, int64_t b) { return vox_ceil_div(a
  * padding. */
 static inline int64_t vox_panel_width(int64_t panel, int64_t left) {
   return left >= panel ? panel : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
+/* Where the i-th of so many even pieces of `count` begins: the first pieces get one more. */
+static inline int64_t vox_even_first(int64_t count, int64_t pieces, int64_t i) {
+  return i * (count / pieces) + vox_min(i, count % pieces);
 }
 /* Winograd's points along an axis, at most. */
 enum { VOX_MOST_POINTS = 8 };

@@ -133,25 +133,47 @@ static int64_t even_piece(int64_t count, int64_t most) {
   return vox_ceil_div(count, vox_ceil_div(count, vox_max(1, vox_min(most, count))));
 }
 
-/* Vectors of pixels in bands of so many of `count` rows. */
-static int64_t band_vectors(int64_t count, int64_t rows, int64_t pitch, int64_t cols, int64_t lanes) {
-  const int64_t rest = count % rows, whole = vox_ceil_div((rows - 1) * pitch + cols, lanes);
-  return count / rows * whole + (rest ? vox_ceil_div((rest - 1) * pitch + cols, lanes) : 0);
+/* How long threads take for `many` items of time `each`, and then `few` shorter ones of time `less`, handed out in order:
+ * where items are few, that is not their sum over the threads. */
+static double shared_time(int64_t threads, double many, double each, double few, double less) {
+  const double sum = many * each + few * less;
+  if (threads == 1 || many + few >= 16 * (double)threads) return sum / (double)threads;
+  const double rounds = (double)((int64_t)many / threads), behind = (double)((int64_t)many % threads);
+  const double ahead = (double)threads - behind; /* threads with an item fewer */
+  double time = (rounds + (behind > 0)) * each;
+  if (few == 0 || less == 0) return time;
+  for (;; time += less) { /* of items of this call, which are not many */
+    const int64_t fit = (int64_t)((time - rounds * each) / less), later = (int64_t)((time - (rounds + 1) * each) / less);
+    if (ahead * (double)fit + behind * (double)vox_max(0, later) >= few) return time;
+  }
 }
 
-/* Rows of a band, about `most`: those that leave the fewest lanes idle at the ends of bands, and how many vectors of
- * pixels that makes; 0 where a problem's sizes, which is refused later, are too large to count them. */
-static int64_t rows_of_band(int64_t count, int64_t most, int64_t pitch, int64_t cols, int64_t lanes, int64_t *vectors) {
+/* Vectors of pixels in bands of so many of `count` rows, and how long threads take for them `times` over. */
+static int64_t band_vectors(int64_t count, int64_t rows, int64_t pitch, int64_t cols, int64_t lanes, int64_t threads,
+                            double times, double *time) {
+  const int64_t rest = count % rows, whole = vox_ceil_div((rows - 1) * pitch + cols, lanes);
+  const int64_t last = rest ? vox_ceil_div((rest - 1) * pitch + cols, lanes) : 0;
+  *time = shared_time(threads, times * (double)(count / rows), (double)whole, times * (rest > 0), (double)last);
+  return count / rows * whole + last;
+}
+
+/* Rows of a band, about `most`: those that let the threads end first, which with one means those that leave the fewest
+ * lanes idle at the ends of bands; and how many vectors of pixels that makes; 0 where a problem's sizes, which is refused
+ * later, are too large to count them.  All bands are taken `times` over. */
+static int64_t rows_of_band(int64_t count, int64_t most, int64_t pitch, int64_t cols, int64_t lanes, int64_t threads,
+                            double times, int64_t *vectors) {
   enum { TRIED = 64 };
-  const int64_t first = vox_min(count, most + most / 6), lowest = vox_max(most / 2, first - TRIED);
+  const int64_t first = vox_min(count - (threads > 1), most + most / 6), lowest = vox_max(most / 2, first - TRIED);
   int64_t best = even_piece(count, most), all;
+  double least, time;
   *vectors = 0;
   if (__builtin_mul_overflow(count, pitch, &all) || all > INT64_MAX / 4) return best;
-  *vectors = band_vectors(count, best, pitch, cols, lanes);
+  *vectors = band_vectors(count, best, pitch, cols, lanes, threads, times, &least);
   if (best == count) return best;
   for (int64_t rows = first; rows > lowest; rows--) {
-    const int64_t here = band_vectors(count, rows, pitch, cols, lanes);
-    if (here < *vectors || (here == *vectors && rows > best)) *vectors = here, best = rows;
+    const int64_t here = band_vectors(count, rows, pitch, cols, lanes, threads, times, &time);
+    if (time < least || (time == least && (here < *vectors || (here == *vectors && rows > best))))
+      least = time, *vectors = here, best = rows;
   }
   return best;
 }
@@ -339,6 +361,24 @@ static int64_t winograd_columns(const vox_conv *p, const vox_layout *l, const vo
   return best;
 }
 
+/* Bands of rows of tiles, of `most` rows with one thread; where bands are few, all of them `times` over, as many as leave
+ * no thread alone.  A single one stays so, since who packs the weights may not depend on threads. */
+static int64_t winograd_bands(int64_t count, int64_t most, int64_t row, int64_t lanes, int64_t threads, double times) {
+  const int64_t first = vox_ceil_div(count, most);
+  int64_t best = first;
+  double least = 0;
+  if (first == 1 || threads == 1 || times * (double)first >= 16 * (double)threads) return first;
+  for (int64_t bands = first; bands <= vox_min(count, first + threads); bands++) {
+    /* a quarter of a vector for each band, as its weights stream, and a fiftieth for what more bands read again */
+    const double many = times * (double)(count % bands), each = 0.25 + (double)vox_ceil_div((count / bands + 1) * row, lanes);
+    const double few = times * (double)(bands - count % bands), less = 0.25 + (double)vox_ceil_div(count / bands * row, lanes);
+    const double parts = times * (double)bands < (double)threads ? (double)threads / (times * (double)bands) : 1;
+    const double time = shared_time(threads, many, each, few, less) / parts * (1 + 0.02 * (double)(bands - first));
+    if (least == 0 || time < least) least = time, best = bands;
+  }
+  return best;
+}
+
 /* V of an item stays in L2 with the products of a panel; where even a few vectors of tiles would not, the positions are
  * visited one by one and everything else streams.  Small images share an item, and with it a visit of the weights; depths
  * share the slices that they read. */
@@ -378,14 +418,20 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
     l->band[1] = even_piece(ph.axis[1].count, lines);
     if (shared && l->band[1] == ph.axis[1].count) l->band[0] = even_piece(az->count, lines / l->band[1]);
   }
+  if (product((const int64_t[]){p->n, l->phases[1], l->phases[2]}, 3, &images)) return VOX_OVERFLOW;
+  l->tile_rows = ph.axis[1].count;
+  const double times = (double)images * (double)p->groups * (double)vox_ceil_div(az->count, l->band[0]) *
+                       (double)vox_ceil_div(ph.axis[2].count, l->band[2]);
+  const int64_t row = (l->band[0] + depth_taps - 1) * l->band[2];
+  const int64_t bands = winograd_bands(l->tile_rows, l->band[1], row, u->lanes, threads, times);
+  l->band[1] = vox_ceil_div(l->tile_rows, bands);
   for (int i = 0; i < 3; i++) {
-    l->bands[i] = vox_ceil_div(ph.axis[i].count, l->band[i]);
+    l->bands[i] = i == 1 ? bands : vox_ceil_div(ph.axis[i].count, l->band[i]);
     taps[i] = ph.axis[i].taps;
     slots[i] = i < 2 ? vox_axis_slots(&ph.axis[i]) : taps[i];
   }
   taps[0] = l->band[0] + depth_taps - 1;
   int64_t tiles = taps[0] * l->band[1] * l->band[2];
-  if (product((const int64_t[]){p->n, l->phases[1], l->phases[2]}, 3, &images)) return VOX_OVERFLOW;
   if (depth_taps == 1 && one_band(l))
     l->images = vox_max(1, vox_min(vox_min(most, MOST_TILES) / tiles, images / vox_max(1, threads)));
   if (images) l->images = vox_min(l->images, images);
@@ -405,12 +451,14 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   if (product((const int64_t[]){vox_ceil_div(images, l->images), p->groups, l->bands[0], l->bands[1], l->bands[2]}, 5, &visits) ||
       product((const int64_t[]){l->positions, l->cin, depth_taps, tiles, l->cout}, 5, &terms))
     return VOX_OVERFLOW;
-  if (visits < 2 * threads) wide = vox_ceil_div(threads, vox_max(1, visits));
-  wide = vox_max(wide, terms / (8 * (int64_t)ITEM_TERMS)); /* every part transforms the input again */
+  const int few = visits > 0 && visits < threads;
+  if (few) wide = vox_ceil_div(threads % visits ? 2 * threads : threads, visits);
+  wide = vox_max(wide, terms / (8 * (int64_t)ITEM_TERMS)); /* every part transforms the input again, unless they share it */
   const int64_t panels = vox_max(1, vox_ceil_div(l->cout, l->panel));
   const int64_t per_part = vox_ceil_div(panels, vox_min(panels, wide)) * l->panel;
   l->parts = vox_max(1, vox_ceil_div(l->cout, per_part));
   if (__builtin_mul_overflow(visits, l->parts, &l->items)) return VOX_OVERFLOW;
+  if (few && l->parts > 1) l->shares = vox_min(l->cin, vox_ceil_div(2 * threads, visits));
   l->k_block = l->columns <= V_BYTES / size / l->positions ? l->panel : per_part;
   int64_t of_channel, packing = 0;
   if (product((const int64_t[]){l->positions, vox_max(1, l->cin), depth_taps, size}, 4, &of_channel)) return VOX_OVERFLOW;
@@ -489,6 +537,8 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
     int64_t pitch, lines, line_bytes, rows[2], vectors[2] = {0, INT64_MAX};
     if (__builtin_add_overflow(l->band[2], halo[2], &pitch)) return VOX_OVERFLOW;
     const int64_t pitches[2] = {pitch, l->band[2]}, columns[2] = {slots[2], taps[2]};
+    const double visits = (double)p->n * (double)p->groups * (double)count[0] * (double)vox_ceil_div(count[2], l->band[2]);
+    const double times = visits * (double)(l->phases[0] * l->phases[1] * l->phases[2] / (1 + l->pairs));
     for (int dense = 0; dense <= may_be_dense(p); dense++) {
       const int64_t row[] = {l->block, taps[0], slots[1], columns[dense], pitches[dense], size};
       if (product(row, 6, &line_bytes)) return VOX_OVERFLOW;
@@ -496,7 +546,10 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
       most = vox_min(most, vox_max(1, SUM_BYTES / (1 + l->pairs) / size / pitches[dense] / vox_max(1, l->cout)));
       /* a tile should be full, and a thin band copies its halo too often */
       most = vox_max(most, vox_max(4, vox_ceil_div(width, pitches[dense])));
-      rows[dense] = rows_of_band(count[1], most, pitches[dense], l->band[2], u->lanes, &vectors[dense]);
+      rows[dense] = rows_of_band(count[1], most, pitches[dense], l->band[2], u->lanes, 1, times, &vectors[dense]);
+      /* a single band stays so, since who packs the weights may not depend on threads */
+      if (threads > 1 && rows[dense] < count[1])
+        rows[dense] = rows_of_band(count[1], most, pitches[dense], l->band[2], u->lanes, threads, times, &vectors[dense]);
     }
     /* a column for each tap is more to copy, and more to read */
     l->dense = l->cout >= 128 && vectors[1] < vectors[0] - vectors[0] / LEAST_GAIN;

@@ -64,6 +64,7 @@ int64_t vox_conv_packed_bytes(const vox_conv *p) {
 
 typedef struct {
   int64_t shared, each; /* bytes: for all threads, for each */
+  int64_t v;            /* of a V that items share */
 } workspace;
 
 static int workspace_of(const vox_conv *p, int64_t threads, vox_layout *l, vox_weight_layout *w, workspace *s) {
@@ -83,11 +84,18 @@ static int workspace_of(const vox_conv *p, int64_t threads, vox_layout *l, vox_w
   } else {
     int status = vox_conv_layout(p, u, threads, l);
     if (status) return status;
+    int64_t transformed = 0;
     s->shared = 0;
     integers = l->offsets;
     if (__builtin_add_overflow(l->scratch, l->sums, &elements)) return VOX_OVERFLOW;
-    int64_t transformed = 0;
     if (p->algorithm == VOX_WINOGRAD && __builtin_mul_overflow(l->positions, l->columns, &transformed)) return VOX_OVERFLOW;
+    if (l->shares) {
+      if (__builtin_mul_overflow(transformed, size, &s->v) || __builtin_add_overflow(s->v, 2 * VOX_ALIGN, &s->v))
+        return VOX_OVERFLOW;
+      s->v -= s->v % VOX_ALIGN;
+      if (__builtin_mul_overflow(s->v, l->items / l->parts, &s->shared)) return VOX_OVERFLOW;
+      transformed = 0;
+    }
     if (__builtin_add_overflow(elements, transformed, &elements)) return VOX_OVERFLOW;
   }
   if (__builtin_mul_overflow(elements, size, &elements) || __builtin_mul_overflow(integers, 8, &integers) ||
@@ -174,8 +182,9 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
 typedef struct {
   vox_conv_job job;
   const vox_unit *unit;
-  char *scratch;
-  int64_t each;
+  char *scratch, *shared;
+  int64_t each, v;
+  int transforms; /* items share out the transform of the input's channels, not the output's channels */
 } conv_call;
 
 static void conv_body(void *context, int64_t index, int64_t slot) {
@@ -183,8 +192,11 @@ static void conv_body(void *context, int64_t index, int64_t slot) {
   const vox_layout *l = call->job.l;
   vox_item it;
   vox_phase phase;
-  it.part = index % l->parts;
-  index /= l->parts;
+  const int64_t parts = call->transforms ? l->shares : l->parts;
+  it.part = index % parts;
+  it.share = call->transforms ? it.part : -1;
+  index /= parts;
+  it.shared = call->shared + index * call->v;
   for (int i = 2; i >= 0; i--) {
     it.band[i] = index % l->bands[i];
     index /= l->bands[i];
@@ -204,6 +216,23 @@ static void conv_body(void *context, int64_t index, int64_t slot) {
     call->unit->upsample_item(&call->job, &it, scratch);
   else
     call->unit->conv_item(&call->job, &phase, &it, scratch);
+}
+
+/* *cursor counts first the items that transform what others share, which begin when the last of those has ended. */
+static int conv_run(conv_call *call, int64_t threads, int64_t *cursor) {
+  const vox_layout *l = call->job.l;
+  const int64_t slice_end = vox_slice_end(), visits = l->items / l->parts, before = visits * l->shares;
+  if (*cursor < before) {
+    for (int64_t i = 0; *cursor == 0 && i < visits; i++) memset(call->shared + i * call->v, 0, VOX_ALIGN);
+    call->transforms = 1;
+    int status = vox_parallel(before, threads, slice_end, conv_body, call, cursor);
+    if (status) return status;
+    call->transforms = 0;
+  }
+  int64_t item = *cursor - before;
+  int status = vox_parallel(l->items, threads, slice_end, conv_body, call, &item);
+  *cursor = before + item;
+  return status;
 }
 
 typedef struct {
@@ -270,13 +299,13 @@ int vox_conv_run(const vox_conv *problem, int64_t threads, const void *a, const 
   }
   conv_call call = {.job = {.p = &p, .l = &l, .x = a, .bias = bias, .packed = (const char *)b + HEADER,
                             .nonfinite = *(const int32_t *)b, .y = out},
-                    .unit = unit, .scratch = scratch, .each = s.each};
+                    .unit = unit, .scratch = scratch, .shared = memory, .each = s.each, .v = s.v};
   if (l.late)
     call.job.weight = ((const header *)b)->weight;
   else if (p.algorithm == VOX_WINOGRAD)
     call.job.weight = (const char *)b + HEADER + winograd_bytes(&p, l.tile);
   if (l.cout == 0) return VOX_OK;
-  return vox_parallel(l.items, threads, vox_slice_end(), conv_body, &call, cursor);
+  return conv_run(&call, threads, cursor);
 }
 
 int vox_conv_whole(const vox_conv *problem, const void *a, const void *b, const void *bias, void *out) {

@@ -408,7 +408,8 @@ static int patch_is_huge(const vox_conv_job *job, const winograd_image *at, cons
   return 0;
 }
 
-/* The images [it->n, it->n + it->images) of a group, numbered (sample, residues), within one band of tiles. */
+/* The images [it->n, it->n + it->images) of a group, numbered (sample, residues), within one band of tiles.  Where items
+ * share a V, it follows a line that says whether it holds a value that the transforms may not meet. */
 static void winograd_item(const vox_conv_job *job, const vox_item *it, void *workspace) {
   const vox_conv *p = job->p;
   const vox_layout *l = job->l;
@@ -418,22 +419,26 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   const int64_t *size = p->operation == VOX_CONV ? p->output : p->spatial;
   const int64_t input = in_size[0] * in_size[1] * in_size[2], plane = size[0] * size[1] * size[2];
 
-  real *scratch = workspace, *v = scratch + l->scratch, *products = v + positions * l->columns;
+  real *scratch = workspace, *v = scratch + l->scratch, *products = l->shares ? v : v + positions * l->columns;
+  int32_t *shared_huge = it->shared;
+  if (l->shares) v = (real *)((char *)it->shared + VOX_ALIGN);
   winograd_block block = {.images = (winograd_image *)(products + l->sums)};
   int64_t *off = (int64_t *)(block.images + l->images), depths = 0, rows = 0, cols = 0;
   block.first = off + l->taps;
   block.runs = (winograd_run *)(block.first + l->vectors);
+  const int64_t h_first = vox_even_first(l->tile_rows, l->bands[1], it->band[1]);
+  const int64_t h_last = vox_even_first(l->tile_rows, l->bands[1], it->band[1] + 1);
   for (int64_t i = 0; i < it->images; i++) {
     winograd_image *image = &block.images[block.count];
     const int64_t index = it->n + i, columns = l->phases[2];
     const int64_t residue[3] = {0, index / columns % l->phases[1], index % columns};
-    *image = (winograd_image){.n = index / columns / l->phases[1], .d = it->band[0] * l->band[0],
-                              .h0 = it->band[1] * l->band[1], .w0 = it->band[2] * l->band[2]};
+    *image = (winograd_image){.n = index / columns / l->phases[1], .d = it->band[0] * l->band[0], .h0 = h_first,
+                              .w0 = it->band[2] * l->band[2]};
     vox_winograd_phase(p, l->tile, residue, &image->phase);
     const vox_axis *a = image->phase.axis;
     if (image->d >= a[0].count || image->h0 >= a[1].count || image->w0 >= a[2].count) continue;
     image->depths = vox_min(l->band[0], a[0].count - image->d);
-    image->rows = vox_min(l->band[1], a[1].count - image->h0);
+    image->rows = vox_min(h_last, a[1].count) - h_first;
     image->cols = vox_min(l->band[2], a[2].count - image->w0);
     depths = vox_max(depths, image->depths);
     rows = vox_max(rows, image->rows);
@@ -452,10 +457,12 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   const int64_t tiles = (block.count * block.slices - (taps - 1)) * block.tiles, outputs = vox_round_up(tiles, LANES);
 
   int huge = 0, mends = job->nonfinite;
+  const int64_t share = l->shares ? it->share : 0, shares = vox_max(1, l->shares);
   points_offsets(&block.images[0].phase, &b, 1, off);
   /* padding is the same in all channels, and the last tiles reach a vector beyond */
-  memset(scratch, 0, (size_t)(block.count * b.filled + LANES) * sizeof(real));
-  for (int64_t c = 0; c < l->cin; c++) {
+  if (share >= 0) memset(scratch, 0, (size_t)(block.count * b.filled + LANES) * sizeof(real));
+  for (int64_t c = share < 0 ? l->cin : vox_even_first(l->cin, shares, share); c < vox_even_first(l->cin, shares, share + 1);
+       c++) {
     for (int64_t i = 0; i < block.count; i++) {
       const winograd_image *image = &block.images[i];
       const real *x = (const real *)job->x + ((image->n * p->groups + it->group) * l->cin + c) * input;
@@ -463,6 +470,11 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
     }
     winograd_inputs(points[1], points[2], &block, scratch, off, v + c * pixels, v_stride);
   }
+  if (l->shares && share >= 0) {
+    if (huge) __atomic_store_n(shared_huge, 1, __ATOMIC_RELAXED);
+    return;
+  }
+  if (l->shares) huge = __atomic_load_n(shared_huge, __ATOMIC_RELAXED);
 
   const int64_t per_part = vox_round_up(vox_ceil_div(l->cout, l->parts), l->panel);
   const int64_t k_first = it->part * per_part, k_last = vox_min(l->cout, k_first + per_part);
