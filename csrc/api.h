@@ -6,10 +6,10 @@
 
 /* Code that was compiled against this file and kept on disk asks vox_abi() whether it still fits.  Count up VOX_ABI with
  * every change of a struct, an enumeration or a function below. */
-enum vox_version { VOX_ABI = 6 };
+enum vox_version { VOX_ABI = 7 };
 int64_t vox_abi(void);
 
-enum vox_status { VOX_OK = 0, VOX_AGAIN = 1, VOX_INVALID = -1, VOX_OVERFLOW = -2, VOX_NO_MEMORY = -3 };
+enum vox_status { VOX_OK = 0, VOX_AGAIN = 1, VOX_INVALID = -1, VOX_OVERFLOW = -2, VOX_NO_MEMORY = -3, VOX_OUTSIDE = -4 };
 
 enum vox_type {
   VOX_F32 = 0, VOX_F64 = 1, VOX_I8 = 2, VOX_U8 = 3, VOX_I16 = 4, VOX_U16 = 5, VOX_I32 = 6, VOX_U32 = 7, VOX_I64 = 8,
@@ -99,7 +99,7 @@ int vox_max_pool_taps_grad(const vox_window *p, int64_t threads, int64_t k, cons
                            void *sums, int64_t *cursor);
 
 /* out (planes, spatial) = 0, then values (planes, pooled) are stored or added at indices into a plane, in order.  Any
- * vox_type. */
+ * vox_type.  VOX_OUTSIDE, with some of out written, where an index is none of a plane's. */
 int vox_scatter(int32_t type, int64_t threads, int64_t planes, const int64_t pooled[3], const int64_t spatial[3],
                 int32_t accumulate, const void *values, const int64_t *indices, void *out, int64_t *cursor);
 

@@ -162,7 +162,7 @@ typedef struct vox_unit {
                     void *sums);
   vox_max_kernel *max_pool, *max_pool_taps;
   void (*max_pool_taps_grad)(const vox_taps_job *job, int64_t channel);
-  int (*spread)(const int64_t pooled[3], const int64_t step[3], const void *dy, const int64_t *indices, void *dx);
+  int (*spread)(const int64_t pooled[3], const int64_t spatial[3], const void *dy, const int64_t *indices, void *dx);
   vox_box_kernel *avg_pool, *avg_pool_grad, *unfold, *fold;
   int64_t (*probe_fma)(int64_t iterations, double *sink);
   int64_t (*probe_copy)(int64_t iterations, int64_t count, const void *from, void *to);
@@ -172,7 +172,7 @@ typedef struct vox_unit {
 typedef struct vox_elem_unit {
   int64_t size;
   vox_max_kernel *max_pool;
-  void (*scatter)(int64_t count, int64_t size, int accumulate, const void *values, const int64_t *indices, void *out);
+  int (*scatter)(int64_t count, int64_t size, int accumulate, const void *values, const int64_t *indices, void *out);
 } vox_elem_unit;
 
 /* dispatch.c */

@@ -289,10 +289,20 @@ INLINE vmask v_unordered(vec a, vec b) {
 INLINE int v_any(vmask mask) {
 #if defined(VOX_ISA_avx512)
   return mask != 0;
+#elif defined(VOX_ISA_avx2)
+  return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
 #else
   lane_int any = 0;
   for (int i = 0; i < LANES; i++) any |= mask[i];
   return any != 0;
+#endif
+}
+
+INLINE int v_any_int(ivec a) {
+#if defined(VOX_ISA_avx512)
+  return _mm512_test_epi32_mask((__m512i)a, (__m512i)a) != 0;
+#else
+  return v_any(a != 0);
 #endif
 }
 
@@ -383,26 +393,6 @@ INLINE void v_store_index(int64_t *to, int64_t base, int64_t step, ivec a, int64
       memcpy(to + half * HALF, &part, (size_t)left * sizeof(int64_t));
 #endif
   }
-}
-
-/* The first n of p minus base, or -1 where that is below 0 or more than a lane holds; the other lanes are -1. */
-INLINE ivec v_load_index(const int64_t *p, int64_t base, int64_t n) {
-#if defined(VOX_ISA_avx512) && !VOX_DOUBLE
-  const uint32_t lanes = (1u << n) - 1;
-  const __m512i from = _mm512_set1_epi64(base);
-  __m512i low = _mm512_sub_epi64(_mm512_maskz_loadu_epi64((__mmask8)lanes, p), from);
-  __m512i high = _mm512_sub_epi64(_mm512_maskz_loadu_epi64((__mmask8)(lanes >> 8), p + 8), from);
-  __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtusepi64_epi32(low)), _mm512_cvtusepi64_epi32(high), 1);
-  return (ivec)_mm512_mask_mov_epi32(_mm512_set1_epi32(-1), (__mmask16)lanes, both);
-#else
-  const uint64_t most = sizeof(lane_int) == 8 ? INT64_MAX : INT32_MAX;
-  ivec a;
-  for (int64_t i = 0; i < LANES; i++) {
-    const uint64_t distance = i < n ? (uint64_t)p[i] - (uint64_t)base : UINT64_MAX;
-    a[i] = distance > most ? -1 : (lane_int)distance;
-  }
-  return a;
-#endif
 }
 
 /* The first n lanes, small numbers that a byte holds each, from memory and there; the others are zero. */
@@ -523,6 +513,32 @@ INLINE vec v_odd(vec a, vec b) {
   return __builtin_shufflevector(a, b, 1, 3, 5, 7);
 #else
   return __builtin_shufflevector(a, b, 1, 3);
+#endif
+}
+
+/* The first n of p, cut to what lanes hold, and in `beyond` what is cut off; the other lanes are 0. */
+INLINE ivec v_load_index(const int64_t *p, int64_t n, ivec *beyond) {
+  typedef int64_t wide __attribute__((vector_size(VECTOR_BYTES)));
+  enum { HALF = VECTOR_BYTES / 8, PARTS = LANES / HALF };
+  wide part[PARTS];
+  UNROLL for (int i = 0; i < PARTS; i++) {
+#if defined(VOX_ISA_avx512)
+    part[i] = (wide)_mm512_maskz_loadu_epi64((__mmask8)(((1u << n) - 1) >> i * HALF), p + i * HALF);
+#else
+    const int64_t left = n - i * HALF;
+    part[i] = (wide){0};
+    if (left >= HALF)
+      memcpy(&part[i], p + i * HALF, sizeof part[i]);
+    else if (left > 0)
+      memcpy(&part[i], p + i * HALF, (size_t)left * sizeof *p);
+#endif
+  }
+#if VOX_DOUBLE
+  *beyond = (ivec){0};
+  return part[0];
+#else
+  *beyond = (ivec)v_odd((vec)part[0], (vec)part[1]);
+  return (ivec)v_even((vec)part[0], (vec)part[1]);
 #endif
 }
 

@@ -183,9 +183,10 @@ REFUSED = [
     call("L1", ValueError, "grad_output", "grad.conv2d_weight", input=ones(1, 3, 8, 8), weight_size=(4, 3, 3, 3),
          grad_output=ones(2, 4, 6, 6)),
     *(
-        call(row, ValueError, "indices", "grad.max_pool2d_input", grad_output=ones(1, 1, 1, 2),
-             indices=np.array([[[[3, at]]]]), input_size=(1, 1, 4, 4))
-        for row, at in (("L2", -1), ("L2", 16), ("L3", 2**32 + 3), ("L2", BIG))
+        call(row, ValueError, "indices", "grad.max_pool2d_input", grad_output=ones(1, 1, rows, 2),
+             indices=np.array([[[[1, 3], [8, at]][-rows:]]]), input_size=(1, 1, 4, 4))
+        for row, at in (("L2", -1), ("L2", 16), ("L3", 2**32 + 10), ("L2", BIG))
+        for rows in (1, 2)
     ),
     call("L2", ValueError, "indices", "max_unpool1d", input=ones(1, 1, 2), indices=np.array([[[0, 4]]]), kernel_size=2),
     *(

@@ -1,4 +1,6 @@
 /* Entry points of pooling, unfold and fold: check, cut the planes into items, share them out. */
+#include <stdatomic.h>
+
 #include "../problem.h"
 
 static int window_valid(const vox_window *p) {
@@ -151,23 +153,24 @@ int vox_fold(const vox_window *p, int64_t threads, const void *columns, void *x,
 typedef struct {
   const vox_elem_unit *unit;
   const vox_unit *spreads; /* NULL where windows may overlap */
-  int64_t pooled[3], step[3], planes, together, count, size;
+  int64_t pooled[3], spatial[3], planes, together, count, size;
   int accumulate;
   const char *values;
   const int64_t *indices;
   char *out;
+  atomic_int outside;
 } scatter_call;
 
 static void scatter_body(void *context, int64_t item, int64_t slot) {
-  const scatter_call *c = context;
+  scatter_call *c = context;
   (void)slot;
   const int64_t end = vox_min(c->planes, (item + 1) * c->together);
   for (int64_t plane = item * c->together; plane < end; plane++) {
     const char *values = c->values + plane * c->count * c->unit->size;
     const int64_t *indices = c->indices + plane * c->count;
     char *out = c->out + plane * c->size * c->unit->size;
-    if (!c->spreads || !c->spreads->spread(c->pooled, c->step, values, indices, out))
-      c->unit->scatter(c->count, c->size, c->accumulate, values, indices, out);
+    if (c->spreads && c->spreads->spread(c->pooled, c->spatial, values, indices, out)) continue;
+    if (!c->unit->scatter(c->count, c->size, c->accumulate, values, indices, out)) atomic_store(&c->outside, 1);
   }
 }
 
@@ -183,10 +186,11 @@ int vox_scatter(int32_t type, int64_t threads, int64_t planes, const int64_t poo
     if (__builtin_mul_overflow(c.count, pooled[i], &c.count) || __builtin_mul_overflow(c.size, spatial[i], &c.size))
       return VOX_OVERFLOW;
     c.pooled[i] = pooled[i];
-    c.step[i] = pooled[i] ? spatial[i] / pooled[i] : 0;
-    abut &= c.step[i] * pooled[i] == spatial[i] && (c.step[i] == 2 || (c.step[i] == 1 && i < 2));
+    c.spatial[i] = spatial[i];
+    abut &= (spatial[i] % 2 == 0 && spatial[i] / 2 == pooled[i]) || (i < 2 && spatial[i] == pooled[i]);
   }
-  if (abut && c.size <= INT32_MAX) c.spreads = vox_unit_used(type);
+  if (abut && c.count && c.size <= INT32_MAX) c.spreads = vox_unit_used(type);
   c.together = vox_max(1, SHORT / vox_max(1, vox_max(c.count, c.size)));
-  return vox_parallel(vox_ceil_div(planes, c.together), threads, vox_slice_end(), scatter_body, &c, cursor);
+  const int status = vox_parallel(vox_ceil_div(planes, c.together), threads, vox_slice_end(), scatter_body, &c, cursor);
+  return atomic_load(&c.outside) ? VOX_OUTSIDE : status;
 }

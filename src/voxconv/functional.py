@@ -6,6 +6,7 @@ function for any rank; the public ones fix the rank and carry the signature.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -435,7 +436,8 @@ Parameters
 input : array_like
     (N, C, *pooled), or without N; integers or floating.
 indices : array_like of int64
-    What the pool returned: the input's shape, each within one channel's plane of the result.
+    What the pool returned: the input's shape, each within one channel's plane of the result.  Another one
+    is a ValueError, and ``out`` may be half-written by then.
 kernel_size, stride, padding
     The pool's own, ints or one per axis.
 output_size : sequence of int, optional
@@ -466,7 +468,8 @@ def scatter(
 
     def compute(result: Array) -> None:
         images = (a.reshape(planes, *a.shape[2:]) for a in (values, indices, result))
-        chosen.scatter(*images, accumulate=accumulate)
+        if not chosen.scatter(*images, accumulate=accumulate):
+            raise rules.outside(function, indices if batched else indices[0], math.prod(shape[2:]))
 
     return fill(function, out, shape, batched, values.dtype, (values, indices), compute)
 

@@ -452,7 +452,8 @@ Parameters
 grad_output : array_like
     (N, C, *pooled), or without N; floating.
 indices : array_like of int64
-    What the pool returned: of grad_output's shape, each within one channel's plane.
+    What the pool returned: of grad_output's shape, each within one channel's plane.  Another one is a
+    ValueError, and ``out`` may be half-written by then.
 input_size : sequence of int
     Shape of the pool's input, with or without N.
 {RUNNING}

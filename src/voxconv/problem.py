@@ -895,19 +895,27 @@ def relu_grad(function: str, output: object, grad_output: object) -> tuple[Array
     return prepared(y, dtype), prepared(gy, dtype)
 
 
-def _indices(function: str, indices: object, shape: tuple[int, ...], plane: int) -> Array:
-    """int64 positions in a plane, of this shape, each checked."""
+def _indices(function: str, indices: object, shape: tuple[int, ...]) -> Array:
+    """int64 positions of this shape; whether they lie in a plane is for whoever reads them to see."""
     array = as_array(function, "indices", indices, "iu")
     if _native(array.dtype) != np.dtype(np.int64):
         raise TypeError(rejection(function, "indices.dtype", str(array.dtype), "must be int64"))
     if array.shape != shape:
         raise ValueError(rejection(function, "indices.shape", array.shape, f"must have shape {shape}"))
-    array = prepared(array, np.dtype(np.int64))
-    if array.size and array.view(np.uint64).max() >= plane:  # a negative one is beyond too
-        position = tuple(int(i) for i in np.argwhere((array < 0) | (array >= plane))[0])
-        rule = f"must lie in 0..{plane - 1}; the first that does not is at {position}"
-        raise ValueError(rejection(function, "indices", int(array[position]), rule))
-    return array
+    return prepared(array, np.dtype(np.int64))
+
+
+def all_inside(indices: Array, plane: int) -> bool:
+    """Whether each is a position in a plane of so many elements."""
+    return not indices.size or int(indices.view(np.uint64).max()) < plane  # a negative one is beyond too
+
+
+def outside(function: str, indices: Array, plane: int) -> ValueError:
+    """The error that names the first position that is none."""
+    first = np.argmax((indices < 0) | (indices >= plane))
+    position = tuple(int(i) for i in np.unravel_index(first, indices.shape))
+    rule = f"must lie in 0..{plane - 1}; the first that does not is at {position}"
+    return ValueError(rejection(function, "indices", int(indices[position]), rule))
 
 
 def scatter(
@@ -925,7 +933,7 @@ def scatter(
     _check_spatial(function, "input_size", target)
     _check_channels(function, "input_size", target)
     _check_bytes(function, "input_size", target, v.dtype)
-    places = _indices(function, indices, v.shape, math.prod(target[2:])).reshape(shape)
+    places = _indices(function, indices, v.shape).reshape(shape)
     return batched, prepared(v.reshape(shape), _native(v.dtype)), places, target
 
 
@@ -967,7 +975,7 @@ def max_unpool(
                 raise ValueError(rejection(function, "output_size", output_size, rule, **shapes))
     target = (*shape[:2], *spatial)
     _check_bytes(function, "output_size", target, x.dtype)
-    places = _indices(function, indices, x.shape, math.prod(spatial)).reshape(shape)
+    places = _indices(function, indices, x.shape).reshape(shape)
     return batched, prepared(x.reshape(shape), _native(x.dtype)), places, target
 
 

@@ -245,7 +245,13 @@ static void draw_case(caller *c) {
   } else if (f->kind == SCATTER) {
     f->type = draw(c, 10);
     f->accumulate = f->type <= VOX_F64 && draw(c, 2);
-    f->n = draw(c, 4), f->cg = draw(c, 300), f->kg = f->cg && !draw(c, 3) ? 2 * f->cg : 1 + draw(c, 300);
+    f->n = draw(c, 4);
+    const int beside = (int)draw(c, 3) > 0; /* windows two wide or one, side by side */
+    for (int i = 0; i < 3; i++) {
+      f->kernel[i] = 1 + draw(c, 2);
+      f->output[i] = beside && i == 2 ? boundary(c, vox_isa_lanes(vox_isa_used(), (int)(f->type % 2)), 100) : 1 + draw(c, 7);
+      f->spatial[i] = beside ? f->kernel[i] * f->output[i] : 1 + draw(c, 9);
+    }
   } else if (f->kind == POOL_TAPS) {
     const int64_t lanes = vox_isa_lanes(vox_isa_used(), (int)(f->type = draw(c, 2)));
     f->n = draw(c, 4), f->kg = 1 + draw(c, 5);

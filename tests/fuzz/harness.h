@@ -33,7 +33,7 @@ enum { AT_END = -1, AT_START = -2 };
  * at the end, where older lines have zeros. */
 typedef struct {
   int64_t kind, type, data, values;  /* values: the seed of the operands' elements */
-  int64_t n, groups, cg, kg;         /* n: samples or planes; channels of a group; scatter: cg values, kg cells */
+  int64_t n, groups, cg, kg;         /* n: samples or planes; channels of a group */
   int64_t spatial[3], kernel[3], stride[3], pad[3], pad_after[3], dilation[3], output[3];
   int64_t algorithm, activation, bias, planted; /* planted: whether the first operand has the NaN, else the second */
   int64_t divisor, count_include_pad, indexed, accumulate;

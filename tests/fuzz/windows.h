@@ -231,32 +231,45 @@ static void run_pool_taps(caller *c) {
 static void run_scatter(caller *c) {
   const fuzz_case *f = &c->now;
   const int type = (int)f->type;
-  const int64_t size = sizes_of[type], count = f->cg, cells = f->kg, values = f->n * count, outs = f->n * cells;
+  const int64_t size = sizes_of[type], count = volume(f->output), cells = volume(f->spatial), values = f->n * count;
+  const int64_t outs = f->n * cells, *step = f->kernel;
   make_operand(c, 0, type, values, (int)f->data);
   int64_t *at = malloc((size_t)(values + 1) * sizeof *at), *last = malloc((size_t)outs * sizeof *last);
   double *sums = calloc((size_t)outs * 2 + 1, sizeof *sums);
   if (!at || !last || !sums) abort();
   memset(last, 0xff, (size_t)outs * sizeof *last);
-  const int own = cells == 2 * count && draw(c, 4); /* each in its window of two, side by side */
+  /* each in its own window, where they are side by side, but for one that may stray, in its plane or beyond */
+  int own = draw(c, 4) > 0;
+  for (int i = 0; i < 3; i++) own &= f->spatial[i] == step[i] * f->output[i];
+  const int64_t stray = own && draw(c, 2) ? -1 : draw(c, values + 1), lost = draw(c, 8) ? -1 : draw(c, values + 1);
   for (int64_t i = 0; i < values; i++) {
-    at[i] = own ? 2 * (i % count) + draw(c, 2) : draw(c, cells);
+    const int64_t q = i % count, w = q % f->output[2], h = q / f->output[2] % f->output[1], d = q / f->output[2] / f->output[1];
+    const int64_t line = (d * step[0] + draw(c, step[0])) * f->spatial[1] + h * step[1] + draw(c, step[1]);
+    at[i] = own && i != stray ? line * f->spatial[2] + w * step[2] + draw(c, step[2]) : draw(c, cells);
     int64_t to = i / count * cells + at[i];
     last[to] = i;
     if (!f->accumulate) continue;
     sums[2 * to] += c->wide[0][i];
     sums[2 * to + 1] += fabs(c->wide[0][i]);
   }
-  const int64_t pooled[3] = {1, 1, count}, spatial[3] = {1, 1, cells};
+  if (lost >= 0 && lost < values) at[lost] = PICK(c, -1, cells, INT64_MIN, INT64_MAX, at[lost] + (1LL << 32), at[lost] - (1LL << 32));
   char *out[2];
   for (int run = 0; run < 2; run++) {
     int64_t cursor = 0, place = f->place[run];
     const void *from = operand(c, 0, 0, values * size, place, size);
     int64_t *indices = memcpy(block(c, 2, values * 8, place, 8), at, (size_t)values * 8);
     out[run] = output_block(c, 6 + run, outs * size, place, size);
-    while (vox_scatter(type, f->threads[run], f->n, pooled, spatial, (int32_t)f->accumulate, from, indices, out[run],
-                       &cursor) == VOX_AGAIN) {
-    }
+    int status;
+    do {
+      status = vox_scatter(type, f->threads[run], f->n, f->output, f->spatial, (int32_t)f->accumulate, from, indices, out[run],
+                           &cursor);
+    } while (status == VOX_AGAIN);
     check_canaries(c, out[run], outs * size, place);
+    if (status != (lost >= 0 && lost < values ? VOX_OUTSIDE : VOX_OK)) fail(c, "status %d", status);
+  }
+  if (lost >= 0 && lost < values) {
+    free(at), free(last), free(sums);
+    return;
   }
   if (memcmp(out[0], out[1], (size_t)(outs * size))) fail(c, "bits differ between two runs");
   for (int64_t i = 0; i < outs; i++) {
@@ -266,8 +279,6 @@ static void run_scatter(caller *c) {
     else if (!same_element(type, out[0], i, last[i] < 0 ? (const void *)&zero : c->masters[0], last[i] < 0 ? 0 : last[i]))
       fail(c, "cell %lld", (long long)i);
   }
-  free(at);
-  free(last);
-  free(sums);
+  free(at), free(last), free(sums);
   exact_cases += f->data == INTEGERS || !f->accumulate;
 }

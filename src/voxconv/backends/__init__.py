@@ -107,10 +107,11 @@ class Backend(Protocol):
         """
         ...
 
-    def scatter(self, values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
+    def scatter(self, values: Array, indices: Array, out: Array, *, accumulate: bool) -> bool:
         """Write values (planes, *pooled) to positions in a plane of out (planes, *spatial), zero elsewhere.
 
-        In index order: ``accumulate`` adds (max-pool's gradient), otherwise the last one stays (unpool).
+        In index order: ``accumulate`` adds (max-pool's gradient), otherwise the last one stays (unpool).  False
+        where a position is none of a plane's; what out holds then is of no use.
         """
         ...
 

@@ -141,13 +141,13 @@ def _check(status: int) -> int:
     """C's refusals: sizes that it cannot count are the only ones that a valid problem can meet."""
     if status == lib.VOX_OVERFLOW:
         raise OverflowError("the workspace of this problem exceeds 2**63 - 1 bytes")
-    if status < 0:
+    if status < 0 and status != lib.VOX_OUTSIDE:
         raise RuntimeError(f"the native library refused a problem that Python accepted (status {status})")
     return status
 
 
-def _run(function: Callable[..., int], *arguments: Any) -> None:
-    """Call until done; between two slices Python sees its signals."""
+def _run(function: Callable[..., int], *arguments: Any) -> int:
+    """Call until done, and say how it ended; between two slices Python sees its signals."""
     try:
         cursor = _cursors.pop()
     except IndexError:
@@ -156,6 +156,7 @@ def _run(function: Callable[..., int], *arguments: Any) -> None:
         pass
     cursor[0] = 0
     _cursors.append(cursor)
+    return status
 
 
 _cursors: list[Any] = []
@@ -443,13 +444,14 @@ def max_pool_taps_grad(
     )  # fmt: skip
 
 
-def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
+def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> bool:
     """See `voxconv.backends.Backend.scatter`."""
     pooled, spatial = _three(values.shape[1:], 1), _three(out.shape[1:], 1)
-    _run(
+    status = _run(
         lib.vox_scatter, TYPES[out.dtype], lib.vox_get_num_threads(), len(values), pooled, spatial, accumulate,
         _pointer(values), ffi.from_buffer("int64_t[]", indices), _pointer(out),
     )  # fmt: skip
+    return bool(status != lib.VOX_OUTSIDE)
 
 
 def avg_pool(problem: WindowProblem, x: Array, out: Array) -> None:

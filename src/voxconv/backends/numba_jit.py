@@ -29,7 +29,7 @@ from voxconv.backends._numba_run import address, give, job_of, kernel_of, place,
 from voxconv.backends._numba_sweeps import Sweep, record_of
 from voxconv.backends._numba_tables import Sweeps, sweeps_of, weight_sweep_of
 from voxconv.backends.reference import add_and_rectify, indices_of, taps_of
-from voxconv.problem import ConvProblem, WindowProblem
+from voxconv.problem import ConvProblem, WindowProblem, all_inside
 
 __all__ = [
     "algorithms", "avg_pool", "avg_pool_grad", "conv", "conv_bias_grad", "conv_input_grad", "conv_weight_grad",
@@ -331,14 +331,17 @@ def max_pool_taps_grad(
         conv_bias_grad(out, sums)
 
 
-def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
+def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> bool:
     """Write or add values to positions of out."""
+    if not all_inside(indices, math.prod(out.shape[1:])):
+        return False
     values, indices, out = (array.reshape(len(array), -1) for array in (values, indices, out))
     planes, count = values.shape
     each = max(1, min(PLANE_TERMS // max(1, count + out.shape[1]), planes // threads_now()))
     addresses = map(address, (values, indices, out))
     job = table([*addresses, planes, count, out.shape[1], each, accumulate])
     run("scatter", out.dtype, job, -(-planes // each))
+    return True
 
 
 def _mean(problem: WindowProblem, image: Array, means: Array, backward: bool) -> None:

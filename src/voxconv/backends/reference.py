@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from voxconv.problem import ConvProblem, WindowProblem
+from voxconv.problem import ConvProblem, WindowProblem, all_inside
 
 __all__ = [
     "algorithms", "avg_pool", "avg_pool_grad", "conv", "conv_bias_grad", "conv_input_grad", "conv_weight_grad",
@@ -227,8 +227,10 @@ def max_pool_taps_grad(
 
 
 @quiet
-def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> None:
+def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> bool:
     """out[plane, indices] = values, or += in index order."""
+    if not all_inside(indices, math.prod(out.shape[1:])):
+        return False
     values, indices, out = (array.reshape(len(array), -1) for array in (values, indices, out))
     planes = np.arange(len(values))[:, None]
     total = np.zeros(out.shape, np.float64 if out.dtype.kind == "f" and accumulate else out.dtype)
@@ -237,6 +239,7 @@ def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> N
     else:
         total[planes, indices] = values
     out[...] = total
+    return True
 
 
 def _divisors(problem: WindowProblem) -> Array:
