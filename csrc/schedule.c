@@ -508,7 +508,7 @@ static int upsample_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   l->parts = vox_ceil_div(panels, vox_ceil_div(panels, vox_max(1, vox_min(panels, wide))));
   if (__builtin_mul_overflow(l->items, l->parts, &l->items)) return VOX_OVERFLOW;
   l->scratch = vox_round_up(l->scratch, VOX_ALIGN / size);
-  l->sums = (u->tile_m + 2) * width;
+  l->sums = u->tile_m * width;
   l->offsets = vox_round_up(l->cin, VOX_ALIGN / 8);
   return VOX_OK;
 }

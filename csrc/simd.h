@@ -613,6 +613,30 @@ INLINE vec v_zip_high(vec a, vec b) {
 #endif
 }
 
+/* The first half of a's lanes, then that of b's; and the second half of a's lanes, then the first. */
+INLINE vec v_halves(vec a, vec b) {
+#if LANES == 16
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+#elif LANES == 8
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
+#elif LANES == 4
+  return __builtin_shufflevector(a, b, 0, 1, 4, 5);
+#else
+  return __builtin_shufflevector(a, b, 0, 2);
+#endif
+}
+INLINE vec v_upper(vec a) {
+#if LANES == 16
+  return __builtin_shufflevector(a, a, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+#elif LANES == 8
+  return __builtin_shufflevector(a, a, 4, 5, 6, 7, 0, 1, 2, 3);
+#elif LANES == 4
+  return __builtin_shufflevector(a, a, 2, 3, 0, 1);
+#else
+  return __builtin_shufflevector(a, a, 1, 0);
+#endif
+}
+
 /* Rows a[0], a[1], ... of a square become its columns. */
 INLINE void v_transpose(vec *a) {
   vec b[LANES];

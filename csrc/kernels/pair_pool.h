@@ -8,7 +8,10 @@
  * with g = dy, or 0 where pooled, a ReLU's results that were pooled, is <= 0; and f its second argument, or 0 where output,
  * a ReLU's results that were not, is <= 0.  kernel is (1 or 2, 1 or 2, 2).  Rows are ragged. */
 
-/* The windows' sizes, constant where these are inlined; `whole` says that n is LANES. */
+/* How the n windows of a vector lie: fewer than its lanes, as many, or n to either half, whose rows follow each other.  It
+ * is constant, as the windows' sizes are, where these are inlined. */
+enum { PART, ONE_ROW, TWO_ROWS };
+
 typedef struct pairs {
   int64_t row, slice, plane, image; /* elements of x: to the next row and slice; of planes of y and x */
 } pairs;
@@ -17,15 +20,22 @@ static pairs pairs_of(const vox_window *p) {
   return (pairs){row, slice, p->output[0] * p->output[1] * p->output[2], slice * p->spatial[0]};
 }
 
+/* Whether one vector takes the rows h and h + 1 of so many windows. */
+static int two_rows(int64_t h, int64_t end, int64_t width) { return 2 * width <= LANES && h + 1 < end; }
+
 /* n windows beside each other, the first of which begins at x. */
-INLINE void taps_find(const int D, const int H, const int whole, const pairs *at, const real *x, int64_t n, real *y,
+INLINE void taps_find(const int D, const int H, const int form, const pairs *at, const real *x, int64_t n, real *y,
                       uint8_t *taps) {
+  const int whole = form == ONE_ROW;
   vec best = v_zero();
   ivec tap = {0};
   UNROLL for (int t = 0; t < D * H; t++) {
     const real *from = x + t / H * at->slice + t % H * at->row;
     const vec low = whole ? v_load(from) : v_load_n(from, vox_min(LANES, 2 * n));
-    const vec high = whole ? v_load(from + LANES) : 2 * n > LANES ? v_load_n(from + LANES, 2 * n - LANES) : v_zero();
+    const vec high = whole              ? v_load(from + LANES)
+                     : form == TWO_ROWS ? v_load_n(from + H * at->row, 2 * n)
+                     : 2 * n > LANES    ? v_load_n(from + LANES, 2 * n - LANES)
+                                        : v_zero();
     const vec pair[2] = {v_even(low, high), v_odd(low, high)};
     UNROLL for (int i = 0; i < 2; i++) {
       const vmask better = v_replaces(pair[i], best);
@@ -33,11 +43,18 @@ INLINE void taps_find(const int D, const int H, const int whole, const pairs *at
       if (t + i > 0) tap = v_select_int(better, (ivec){0} + (lane_int)(2 * t + i), tap);
     }
   }
-  if (whole)
+  if (form == TWO_ROWS && 2 * n < LANES) {
+    v_store_n(y, best, n);
+    v_store_n(y + n, v_upper(best), n);
+    v_store_bytes(taps, tap, n);
+    v_store_bytes(taps + n, (ivec)v_upper((vec)tap), n);
+    return;
+  }
+  if (form != PART)
     v_store(y, best);
   else
     v_store_n(y, best, n);
-  v_store_bytes(taps, tap, whole ? LANES : n);
+  v_store_bytes(taps, tap, form != PART ? LANES : n);
 }
 
 INLINE void taps_rows(const int D, const int H, const vox_window *p, const vox_box *box, const real *x, real *y, uint8_t *taps) {
@@ -47,8 +64,13 @@ INLINE void taps_rows(const int D, const int H, const vox_window *p, const vox_b
       const real *line = x + box->plane * at.image + d * D * at.slice + h * H * at.row;
       const int64_t q = box->plane * at.plane + (d * p->output[1] + h) * p->output[2];
       int64_t w = box->first[2];
-      for (; w + LANES <= box->last[2]; w += LANES) taps_find(D, H, 1, &at, line + 2 * w, LANES, y + q + w, taps + q + w);
-      if (w < box->last[2]) taps_find(D, H, 0, &at, line + 2 * w, box->last[2] - w, y + q + w, taps + q + w);
+      if (box->last[2] - w == p->output[2] && two_rows(h, box->last[1], p->output[2])) {
+        taps_find(D, H, TWO_ROWS, &at, line, p->output[2], y + q, taps + q);
+        h++;
+        continue;
+      }
+      for (; w + LANES <= box->last[2]; w += LANES) taps_find(D, H, ONE_ROW, &at, line + 2 * w, LANES, y + q + w, taps + q + w);
+      if (w < box->last[2]) taps_find(D, H, PART, &at, line + 2 * w, box->last[2] - w, y + q + w, taps + q + w);
     }
 }
 
@@ -74,23 +96,31 @@ INLINE vec taps_store(const int alone, const int whole, vec v, int64_t n, const 
 
 /* One row of windows from q on, whose first element of dx is `to` and of what is added `plus`; `alone`: there is nothing to
  * add and no output. */
-INLINE void taps_spread(const int D, const int H, const int alone, const int whole, const vox_taps_job *job, const pairs *at,
+INLINE void taps_spread(const int D, const int H, const int alone, const int form, const vox_taps_job *job, const pairs *at,
                         int64_t q, int64_t to, int64_t plus, int64_t n, vec sum[2]) {
+  const int whole = form == ONE_ROW, split = form == TWO_ROWS && 2 * n < LANES;
+  const int64_t high = form == TWO_ROWS ? H * at->row : LANES, left = form == TWO_ROWS ? 2 * n : 2 * n - LANES;
   const real *dy = (const real *)job->dy + q, *pooled = job->pooled ? (const real *)job->pooled + q : 0;
   const real *add = job->add ? (const real *)job->add + plus : 0, *output = job->output ? (const real *)job->output + to : 0;
   real *dx = (real *)job->out + to;
-  vec g = whole ? v_load(dy) : v_load_n(dy, n);
-  if (pooled) g = v_if_positive(whole ? v_load(pooled) : v_load_n(pooled, n), g);
-  const ivec tap = v_load_bytes(job->taps + q, whole ? LANES : n);
+  const uint8_t *places = job->taps + q;
+  vec g = form == PART ? v_load_n(dy, n) : split ? v_halves(v_load_n(dy, n), v_load_n(dy + n, n)) : v_load(dy);
+  if (pooled) {
+    const vec y = form == PART ? v_load_n(pooled, n)
+                  : split      ? v_halves(v_load_n(pooled, n), v_load_n(pooled + n, n))
+                               : v_load(pooled);
+    g = v_if_positive(y, g);
+  }
+  const ivec tap = split ? (ivec)v_halves((vec)v_load_bytes(places, n), (vec)v_load_bytes(places + n, n))
+                         : v_load_bytes(places, form == PART ? n : LANES);
   UNROLL for (int t = 0; t < D * H; t++) {
     const int64_t line = t / H * at->slice + t % H * at->row;
     const vec even = v_select(v_equal_int(tap, (ivec){0} + (lane_int)(2 * t)), g, v_zero());
     const vec odd = v_select(v_equal_int(tap, (ivec){0} + (lane_int)(2 * t + 1)), g, v_zero());
     const real *a = add ? add + line : 0, *o = output ? output + line : 0;
     sum[0] += taps_store(alone, whole, v_zip_low(even, odd), vox_min(LANES, 2 * n), a, o, dx + line);
-    if (whole || 2 * n > LANES)
-      sum[1] += taps_store(alone, whole, v_zip_high(even, odd), 2 * n - LANES, a ? a + LANES : 0, o ? o + LANES : 0,
-                           dx + line + LANES);
+    if (whole || left > 0)
+      sum[1] += taps_store(alone, whole, v_zip_high(even, odd), left, a ? a + high : 0, o ? o + high : 0, dx + line + high);
   }
 }
 
@@ -107,10 +137,15 @@ INLINE real taps_channel(const int D, const int H, const int alone, const vox_ta
         const int64_t q = plane * at.plane + (d * p->output[1] + h) * p->output[2];
         const int64_t to = plane * at.image + line, plus = s * job->add_stride + channel * at.image + line;
         int64_t w = 0;
+        if (two_rows(h, p->output[1], p->output[2])) {
+          taps_spread(D, H, alone, TWO_ROWS, job, &at, q, to, plus, p->output[2], sum);
+          h++;
+          continue;
+        }
         for (; w + LANES <= p->output[2]; w += LANES)
-          taps_spread(D, H, alone, 1, job, &at, q + w, to + 2 * w, plus + 2 * w, LANES, sum);
+          taps_spread(D, H, alone, ONE_ROW, job, &at, q + w, to + 2 * w, plus + 2 * w, LANES, sum);
         if (w < p->output[2])
-          taps_spread(D, H, alone, 0, job, &at, q + w, to + 2 * w, plus + 2 * w, p->output[2] - w, sum);
+          taps_spread(D, H, alone, PART, job, &at, q + w, to + 2 * w, plus + 2 * w, p->output[2] - w, sum);
       }
     total += v_sum(sum[0] + sum[1]);
   }

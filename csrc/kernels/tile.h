@@ -18,6 +18,8 @@ typedef struct finish {
   const real *bias;     /* of the first channel, or NULL */
   const place *places;  /* of the tile's vectors */
   const int64_t *lanes; /* offsets of the tile's pixels, where they are not packed */
+  const int64_t *pairs; /* where given, pixel_tile interleaves rows 2 i and 2 i + 1 to one channel's line, whose vector z goes
+                         * to pairs[z] instead of places or, where that is below 0, to where c has those rows */
   int activation;
   real slope;
 } finish;
@@ -30,6 +32,25 @@ INLINE vec activate(vec y, int activation, vec slope) {
 
 INLINE void v_scatter(real *y, const int64_t *lanes, vec a, uint32_t mask) {
   for (; mask; mask &= mask - 1) y[lanes[__builtin_ctz(mask)]] = a[__builtin_ctz(mask)];
+}
+
+/* The end of M / 2 channels of two columns each, as `pairs` says.  c may be written, too. */
+INLINE void pixel_pairs(const int M, const int V, vec sum[MOST_M][MOST_V], real *c, int64_t ldc, const finish *end) {
+  const vec slope = v_set1(end->slope);
+  UNROLL for (int i = 0; i < M / 2; i++)
+    UNROLL for (int v = 0; v < V; v++) {
+      vec even = sum[2 * i][v], odd = sum[2 * i + 1][v];
+      if (end->bias) {
+        const vec bias = v_set1(end->bias[i]);
+        even += bias, odd += bias;
+      }
+      even = activate(even, end->activation, slope);
+      odd = activate(odd, end->activation, slope);
+      const int64_t low = end->pairs[2 * v], high = end->pairs[2 * v + 1];
+      real *y = end->y + i * end->plane, *line = c + 2 * i * ldc + 2 * v * LANES;
+      v_store(low >= 0 ? y + low : line, v_zip_low(even, odd));
+      v_store(high >= 0 ? y + high : line + LANES, v_zip_high(even, odd));
+    }
 }
 
 /* Pixel-vector tile:  c[i][v] (+)= sum over t < n of  a[t][i] * b[off[t] + v]
@@ -47,7 +68,10 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
   if (accumulate)
     UNROLL for (int i = 0; i < M; i++)
       UNROLL for (int v = 0; v < V; v++) sum[i][v] = v_load(c + i * ldc + v * LANES);
-  if (end)
+  if (end && end->pairs)
+    UNROLL for (int i = 0; i < M / 2; i++)
+      UNROLL for (int z = 0; z < 2 * V; z++) prefetch_write(end->y + i * end->plane + vox_max(0, end->pairs[z]));
+  else if (end)
     UNROLL for (int i = 0; i < M; i++)
       UNROLL for (int v = 0; v < V; v++) prefetch_write(end->y + i * end->plane + end->places[v].at);
   for (int64_t t = 0; t < n; t++, a += M) {
@@ -72,6 +96,10 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
   if (!end) {
     UNROLL for (int i = 0; i < M; i++)
       UNROLL for (int v = 0; v < V; v++) v_store(c + i * ldc + v * LANES, sum[i][v]);
+    return;
+  }
+  if (end->pairs) {
+    pixel_pairs(M, V, sum, c, ldc, end);
     return;
   }
   if (end->bias)

@@ -258,7 +258,7 @@ static void draw_case(caller *c) {
     f->bias = draw(c, 2), f->accumulate = draw(c, 8); /* the sums; pooled, output and what is added */
     for (int i = 0; i < 3; i++) {
       f->kernel[i] = f->stride[i] = i == 2 ? 2 : 1 + draw(c, 2), f->dilation[i] = 1;
-      f->output[i] = i == 2 ? boundary(c, lanes, 200) : 1 + draw(c, 4);
+      f->output[i] = i == 2 ? boundary(c, lanes / 2, 200) : 1 + draw(c, 4); /* two short rows share a vector */
       f->spatial[i] = f->kernel[i] * f->output[i];
     }
   } else if (f->kind == MEMORY) {
