@@ -109,6 +109,30 @@ int vox_avg_pool_grad(const vox_window *p, int64_t threads, const void *dy, void
 int vox_unfold(const vox_window *p, int64_t threads, const void *x, void *columns, int64_t *cursor);
 int vox_fold(const vox_window *p, int64_t threads, const void *columns, void *x, int64_t *cursor);
 
+/* Arrays that are learned, each with its gradient and what earlier steps have left behind: mean, the velocity of VOX_SGD or
+ * the running mean of gradients, and square, that of their squares; NULL where the rule keeps none.  rate is the size of the
+ * step, scale what the root of square is multiplied by. */
+typedef struct vox_learned {
+  int64_t size;
+  void *data;
+  const void *grad;
+  void *mean, *square;
+  double rate, scale;
+} vox_learned;
+
+enum vox_rule { VOX_SGD = 0, VOX_ADAM = 1 };
+
+/* data is multiplied by `shrink`, and weight_decay * data added to the gradient; momentum and second are how much of mean and
+ * of square stays.  With nesterov VOX_SGD looks one step ahead. */
+typedef struct vox_descent {
+  int32_t rule, nesterov;
+  double momentum, second, eps, weight_decay, shrink;
+} vox_descent;
+
+/* One step of an optimiser, in place.  VOX_F32 or VOX_F64. */
+int vox_descend(int32_t type, int64_t threads, const vox_descent *descent, int64_t count, const vox_learned *learned,
+                int64_t *cursor);
+
 /* Aligned memory, counted.  What is given back is kept for the next request, up to a limit, until it is released. */
 void *vox_alloc(int64_t bytes);
 void vox_free(void *memory);

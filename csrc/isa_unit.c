@@ -20,6 +20,7 @@
 #include "kernels/window.h"
 #include "kernels/spread.h"
 #include "kernels/pair_pool.h"
+#include "kernels/descend.h"
 #include "kernels/probe.h"
 
 typedef real elem;
@@ -58,6 +59,7 @@ const vox_unit VOX_UNIT = {
     .avg_pool_grad = avg_pool_grad,
     .unfold = unfold,
     .fold = fold,
+    .descend = descend,
     .probe_fma = probe_fma,
     .probe_copy = probe_copy,
 };

@@ -164,6 +164,7 @@ typedef struct vox_unit {
   void (*max_pool_taps_grad)(const vox_taps_job *job, int64_t channel);
   int (*spread)(const int64_t pooled[3], const int64_t spatial[3], const void *dy, const int64_t *indices, void *dx);
   vox_box_kernel *avg_pool, *avg_pool_grad, *unfold, *fold;
+  void (*descend)(const vox_descent *descent, const vox_learned *learned, int64_t first, int64_t last);
   int64_t (*probe_fma)(int64_t iterations, double *sink);
   int64_t (*probe_copy)(int64_t iterations, int64_t count, const void *from, void *to);
 } vox_unit;

@@ -95,7 +95,30 @@ INLINE vec v_fma(vec a, vec b, vec c) {
 #endif
 }
 
-/* The same on one element, with the same rounding as a lane of v_fma. */
+INLINE vec v_sqrt(vec a) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (vec)_mm512_sqrt_pd((__m512d)a);
+#elif defined(VOX_ISA_avx512)
+  return (vec)_mm512_sqrt_ps((__m512)a);
+#elif defined(VOX_ISA_avx2) && VOX_DOUBLE
+  return (vec)_mm256_sqrt_pd((__m256d)a);
+#elif defined(VOX_ISA_avx2)
+  return (vec)_mm256_sqrt_ps((__m256)a);
+#elif defined(__x86_64__) && VOX_DOUBLE
+  return (vec)_mm_sqrt_pd((__m128d)a);
+#elif defined(__x86_64__)
+  return (vec)_mm_sqrt_ps((__m128)a);
+#elif defined(__aarch64__) && VOX_DOUBLE
+  return (vec)vsqrtq_f64((float64x2_t)a);
+#elif defined(__aarch64__)
+  return (vec)vsqrtq_f32((float32x4_t)a);
+#else
+  for (int i = 0; i < LANES; i++) a[i] = (real)__builtin_sqrt(a[i]); /* of a float, the same as its own root */
+  return a;
+#endif
+}
+
+/* v_fma on one element, with the same rounding as a lane of v_fma. */
 INLINE real s_fma(real a, real b, real c) {
 #if defined(__x86_64__) && defined(VOX_ISA_base)
   return a * b + c;

@@ -41,8 +41,8 @@ INLINE void pixel_pairs(const int M, const int V, vec sum[MOST_M][MOST_V], real 
     UNROLL for (int v = 0; v < V; v++) {
       vec even = sum[2 * i][v], odd = sum[2 * i + 1][v];
       if (end->bias) {
-        const vec bias = v_set1(end->bias[i]);
-        even += bias, odd += bias;
+        const vec b = v_set1(end->bias[i]);
+        even += b, odd += b;
       }
       even = activate(even, end->activation, slope);
       odd = activate(odd, end->activation, slope);

@@ -15,6 +15,7 @@
 #include "harness.h"
 
 #include "convolution.h"
+#include "descend.h"
 #include "memory.h"
 #include "windows.h"
 
@@ -227,7 +228,7 @@ static void draw_case(caller *c) {
   *f = (fuzz_case){.slice = -1, .groups = 1};
   f->kind = PICK(c, CONV, CONV, CONV, CONV, CONV, INPUT_GRAD, INPUT_GRAD, INPUT_GRAD, WEIGHT_GRAD, WEIGHT_GRAD, WEIGHT_GRAD,
                  BIAS_GRAD, MAX_POOL, MAX_POOL, AVG_POOL, AVG_POOL_GRAD, UNFOLD, FOLD, SCATTER, draw(c, 2) ? REFUSED : SIZES,
-                 draw(c, 2) ? RELU_GRAD : draw(c, 4) ? POOL_TAPS : MEMORY);
+                 draw(c, 2) ? RELU_GRAD : draw(c, 2) ? POOL_TAPS : draw(c, 2) ? DESCEND : MEMORY);
   f->data = draw(c, DATA_KINDS);
   f->values = (int64_t)draw64(c);
   const int most = draw(c, 8) == 0;
@@ -261,6 +262,12 @@ static void draw_case(caller *c) {
       f->output[i] = i == 2 ? boundary(c, lanes / 2, 200) : 1 + draw(c, 4); /* two short rows share a vector */
       f->spatial[i] = f->kernel[i] * f->output[i];
     }
+  } else if (f->kind == DESCEND) {
+    const int64_t lanes = vox_isa_lanes(vox_isa_used(), (int)(f->type = draw(c, 2)));
+    f->n = draw(c, 5);
+    f->cg = draw(c, 5) ? boundary(c, lanes, 1024) : 0, f->kg = boundary(c, lanes, 1024);
+    if (draw(c, 8) == 0) f->cg += draw(c, 40000); /* several pieces, which threads share */
+    f->algorithm = draw(c, 2), f->indexed = draw(c, 2), f->bias = draw(c, 2), f->accumulate = draw(c, 4);
   } else if (f->kind == MEMORY) {
     f->n = 1 + draw(c, 200); /* requests and returns */
   } else if (f->kind == REFUSED || f->kind == SIZES) {
@@ -295,6 +302,7 @@ static void run_case(caller *c) {
   case SCATTER: run_scatter(c); break;
   case POOL_TAPS: run_pool_taps(c); break;
   case MEMORY: run_memory(c); break;
+  case DESCEND: run_descend(c); break;
   case REFUSED: run_refused(c); break;
   case SIZES: run_sizes(c); break;
   default: run_window(c);

@@ -20,11 +20,12 @@ enum {
   RELU_GRAD,
   POOL_TAPS, /* max-pooling with the way back from it */
   MEMORY,    /* requests and returns in any order */
+  DESCEND,   /* an optimiser's step over n arrays of cg, kg, cg, ... elements */
   KINDS
 };
 static const char *const kind_names[KINDS] = {"conv", "input_grad", "weight_grad", "bias_grad", "max_pool", "avg_pool",
                                               "avg_pool_grad", "unfold", "fold", "scatter", "refused", "sizes", "relu_grad",
-                                              "pool_taps", "memory"};
+                                              "pool_taps", "memory", "descend"};
 
 /* Where an operand lies: it ends at a forbidden page, begins behind one, or k >= 0 elements behind a 64-byte line. */
 enum { AT_END = -1, AT_START = -2 };

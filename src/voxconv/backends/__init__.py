@@ -7,19 +7,43 @@ input and is written completely.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
 from voxconv.problem import ConvProblem, WindowProblem
 
-__all__ = ["NAMES", "Backend", "get_backend"]
+__all__ = ["NAMES", "Backend", "Descend", "Descent", "Learned", "get_backend"]
 
 Array = npt.NDArray[Any]
 
 NAMES = {"native": "native", "numba": "numba_jit", "reference": "reference"}
 """Public name of each backend, best first, and the module that holds it."""
+
+
+class Descent(NamedTuple):
+    """What an optimiser's step does to all arrays alike; see `Backend.descend`."""
+
+    momentum: float = 0.0
+    nesterov: bool = False
+    second: float = 0.0
+    eps: float = 0.0
+    weight_decay: float = 0.0
+    shrink: float = 1.0
+
+
+class Learned(NamedTuple):
+    """An array that is learned, and what earlier steps have left behind, of its shape and dtype."""
+
+    data: Array
+    mean: Array | None = None
+    square: Array | None = None
+
+
+Descend = Callable[[Descent, Sequence[Array], Sequence[float], Sequence[float]], None]
+"""Takes the gradients, and for each of them the step's size and what the root of ``square`` is multiplied by."""
 
 
 class Backend(Protocol):
@@ -129,6 +153,16 @@ class Backend(Protocol):
 
     def fold(self, problem: WindowProblem, columns: Array, out: Array) -> None:
         """Sum of columns at the places that `unfold` took them from, out (n, c, *spatial)."""
+        ...
+
+    def descend(self, rule: str, learned: Sequence[Learned]) -> Descend:
+        """What makes the steps of an optimiser, all in place: ``rule`` is "sgd" or "adam".
+
+        p is multiplied by ``shrink``, and ``weight_decay * p`` added to its gradient g.  "sgd" takes ``rate * v`` from
+        p with ``v = momentum * v + g`` (or g without a mean, which is v), or with nesterov
+        ``rate * (g + momentum * v)``.  "adam" moves mean m and square s towards g and g^2, by 1 - momentum and
+        1 - second of the way, and takes ``rate * m / (scale * sqrt(s) + eps)`` from p.
+        """
         ...
 
 

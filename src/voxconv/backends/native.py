@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv._native import ffi, lib
+from voxconv.backends import Descend, Descent, Learned
 from voxconv.memory import LARGE, block, take
 from voxconv.problem import ConvProblem, WindowProblem
 
@@ -36,6 +37,9 @@ SMALL_PLANE = 1024
 FLOPS_A_THREAD = 1 << 20
 """Small work stays on the caller's thread: another takes microseconds to come, or 100 where it sleeps."""
 
+OPERATIONS_OF_A_STEP = 8
+"""Of an optimiser on an element, as they count for the threads."""
+
 TYPES = {
     np.dtype(key): getattr(lib, f"VOX_{short}")
     for key, short in {
@@ -54,6 +58,7 @@ ALGORITHMS = {
     "im2col": lib.VOX_IM2COL,
     "winograd": lib.VOX_WINOGRAD,
 }
+RULES = {"sgd": lib.VOX_SGD, "adam": lib.VOX_ADAM}
 ACTIVATIONS = {None: lib.VOX_IDENTITY, "relu": lib.VOX_RELU, "leaky_relu": lib.VOX_LEAKY_RELU}
 
 
@@ -472,3 +477,22 @@ def unfold(problem: WindowProblem, x: Array, out: Array) -> None:
 def fold(problem: WindowProblem, columns: Array, out: Array) -> None:
     """See `voxconv.backends.Backend.fold`."""
     _walk(lib.vox_fold, problem, columns, out)
+
+
+def descend(rule: str, learned: Sequence[Learned]) -> Descend:
+    """See `voxconv.backends.Backend.descend`."""
+    table, descent = ffi.new("vox_learned[]", len(learned)), ffi.new("vox_descent *", {"rule": RULES[rule]})
+    for entry, (data, mean, square) in zip(table, learned, strict=True):
+        entry.size, entry.data = data.size, _pointer(data)
+        entry.mean, entry.square = _pointer(mean), _pointer(square)
+    kind, count = TYPES[learned[0].data.dtype], len(learned)
+    most_threads = max(1, sum(data.size for data, _, _ in learned) * OPERATIONS_OF_A_STEP // FLOPS_A_THREAD)
+
+    def run(what: Descent, gradients: Sequence[Array], rates: Sequence[float], scales: Sequence[float]) -> None:
+        descent.momentum, descent.nesterov, descent.second, descent.eps, descent.weight_decay, descent.shrink = what
+        held = [ffi.from_buffer(gradient) for gradient in gradients]
+        for entry, gradient, rate, scale in zip(table, held, rates, scales, strict=True):
+            entry.grad, entry.rate, entry.scale = gradient, rate, scale
+        _run(lib.vox_descend, kind, min(most_threads, lib.vox_get_num_threads()), descent, count, table)
+
+    return run

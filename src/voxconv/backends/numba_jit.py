@@ -28,12 +28,12 @@ from voxconv.backends._numba_pool import POOL, form_of
 from voxconv.backends._numba_run import address, give, job_of, kernel_of, place, run, share, take, threads_now
 from voxconv.backends._numba_sweeps import Sweep, record_of
 from voxconv.backends._numba_tables import Sweeps, sweeps_of, weight_sweep_of
-from voxconv.backends.reference import add_and_rectify, indices_of, taps_of
+from voxconv.backends.reference import add_and_rectify, descend, indices_of, taps_of
 from voxconv.problem import ConvProblem, WindowProblem, all_inside
 
 __all__ = [
     "algorithms", "avg_pool", "avg_pool_grad", "conv", "conv_bias_grad", "conv_input_grad", "conv_weight_grad",
-    "fold", "max_pool", "name", "pack", "refusal", "scatter", "unfold", "workspace_bytes",
+    "descend", "fold", "max_pool", "name", "pack", "refusal", "scatter", "unfold", "workspace_bytes",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]

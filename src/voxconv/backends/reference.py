@@ -9,18 +9,19 @@ or padding costs memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from voxconv.backends import Descend, Descent, Learned
 from voxconv.problem import ConvProblem, WindowProblem, all_inside
 
 __all__ = [
     "algorithms", "avg_pool", "avg_pool_grad", "conv", "conv_bias_grad", "conv_input_grad", "conv_weight_grad",
-    "fold", "max_pool", "name", "pack", "refusal", "scatter", "unfold", "workspace_bytes",
+    "descend", "fold", "max_pool", "name", "pack", "refusal", "scatter", "unfold", "workspace_bytes",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -299,3 +300,31 @@ def fold(problem: WindowProblem, columns: Array, out: Array) -> None:
     for tap, outputs, inputs in _taps(problem):
         total[inputs] += windows[tap + outputs[1:]]
     out[...] = total
+
+
+# --------------------------------------------------------------------------------------------------
+# Optimisers
+
+
+def descend(rule: str, learned: Sequence[Learned]) -> Descend:
+    """Step by step, each array's formula in its own dtype."""
+
+    @quiet
+    def run(descent: Descent, gradients: Sequence[Array], rates: Sequence[float], scales: Sequence[float]) -> None:
+        for (data, mean, square), gradient, rate, scale in zip(learned, gradients, rates, scales, strict=True):
+            data *= descent.shrink
+            step = gradient + descent.weight_decay * data if descent.weight_decay else gradient
+            if rule == "adam":
+                assert mean is not None
+                assert square is not None
+                mean += (1 - descent.momentum) * (step - mean)
+                square *= descent.second
+                square += (1 - descent.second) * step * step
+                step = mean / (scale * np.sqrt(square) + descent.eps)
+            elif mean is not None:
+                mean *= descent.momentum
+                mean += step
+                step = step + descent.momentum * mean if descent.nesterov else mean
+            data -= rate * step
+
+    return run

@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from voxconv.backends import Descend, Descent, Learned, get_backend
 from voxconv.errors import rejection
 from voxconv.nn.module import Array, Parameter
+from voxconv.plan import choose_backend
+from voxconv.problem import FLOAT32, FLOAT64, is_ready
 
 __all__ = ["SGD", "Adam", "AdamW"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """Parameters of one dtype, by their positions, and what makes their step; apart: (parameter's, contiguous copy)."""
+
+    indices: list[int]
+    data: list[Array]
+    apart: list[tuple[Array, Array]]
+    run: Descend
 
 
 class _Optimizer:
     """The parameters, and what the two formulas share."""
 
+    rule: ClassVar[str]
+
     def __init__(self, parameters: Iterable[Parameter], lr: float, weight_decay: float) -> None:
         self.parameters = list(parameters)
         self.lr = float(lr)
         self.weight_decay = float(weight_decay)
+        self._passes: list[_Pass] = []
+        self._seen: dict[int, Array] = {}
         name = type(self).__name__
         if not self.parameters:
             raise ValueError(rejection(name, "parameters", self.parameters, "must hold at least one parameter"))
@@ -40,16 +59,70 @@ class _Optimizer:
             parameter.grad = None
 
     def step(self) -> None:
-        """Change every parameter that has a gradient."""
-        for index, parameter in enumerate(self.parameters):
-            if parameter.grad is not None:
-                gradient = parameter.grad
-                if self.weight_decay:
-                    gradient = gradient + self.weight_decay * parameter.data
-                self._update(index, parameter.data, gradient)
+        """Change every parameter that has a gradient, those of one dtype in one pass."""
+        given = [(index, p.data) for index, p in enumerate(self.parameters) if p.grad is not None]
+        if len(given) != len(self._seen) or any(self._seen.get(index) is not data for index, data in given):
+            self._prepare(given)
+        descent = self._descent()
+        for one in self._passes:
+            gradients = [self._gradient(index, data) for index, data in zip(one.indices, one.data, strict=True)]
+            for data, copy in one.apart:
+                copy[...] = data
+            one.run(descent, gradients, *self._rates(one.indices))
+            for data, copy in one.apart:
+                data[...] = copy
 
-    def _update(self, index: int, data: Array, gradient: Array) -> None:
-        """Change ``data`` in place."""
+    def _gradient(self, index: int, data: Array) -> Array:
+        """A parameter's gradient as a backend takes it."""
+        gradient: Array = self.parameters[index].grad  # type: ignore[assignment]
+        if not is_ready(gradient, data.shape, data.dtype):
+            gradient = np.require(gradient, data.dtype, ("C", "A"))
+        if gradient.shape != data.shape:
+            rule = f"must have the shape of its data, {data.shape}"
+            given = f"array of shape {gradient.shape}"
+            raise ValueError(rejection(type(self).__name__, f"parameters[{index}].grad", given, rule))
+        return gradient
+
+    def _prepare(self, given: list[tuple[int, Array]]) -> None:
+        """Sort arrays into passes: a backend's floats, or what NumPy alone computes in; none twice in one pass."""
+        groups: dict[tuple[np.dtype[np.generic], int], list[tuple[int, Array]]] = {}
+        times: dict[int, int] = {}
+        for index, data in given:
+            times[id(data)] = times.get(id(data), 0) + 1
+            groups.setdefault((data.dtype, times[id(data)]), []).append((index, data))
+        self._passes, self._seen = [], dict(given)
+        for (dtype, _), members in groups.items():
+            compiled = dtype in (FLOAT32, FLOAT64)
+            backend = choose_backend(type(self).__name__) if compiled else get_backend("reference")
+            indices, arrays = [index for index, _ in members], [data for _, data in members]
+            used = [own if own.flags.carray or not compiled else np.empty_like(own, order="C") for own in arrays]
+            apart = [(own, copy) for own, copy in zip(arrays, used, strict=True) if own is not copy]
+            learned = [Learned(own, *self._memory(index, own)) for index, own in zip(indices, used, strict=True)]
+            self._passes.append(_Pass(indices, used, apart, backend.descend(self.rule, learned)))
+
+    def _forget(self) -> None:
+        """Have the next step look at all arrays anew."""
+        self._passes, self._seen = [], {}
+
+    def _restored(self, state_dict: Mapping[str, Array], name: str) -> Array:
+        """A copy of what `state_dict` holds by a name that ends with the parameter's position, in that one's dtype."""
+        data = self.parameters[int(name.rpartition(".")[2])].data
+        array = np.array(state_dict[name], data.dtype, order="C")
+        if array.shape != data.shape:
+            rule = f"must have the shape of its parameter, {data.shape}"
+            raise ValueError(rejection(type(self).__name__, name, f"array of shape {array.shape}", rule))
+        return array
+
+    def _memory(self, index: int, data: Array) -> tuple[Array, ...]:
+        """What a parameter's earlier steps have left behind, zeros before the first."""
+        raise NotImplementedError
+
+    def _descent(self) -> Descent:
+        """What a step does to all parameters alike."""
+        raise NotImplementedError
+
+    def _rates(self, indices: Sequence[int]) -> tuple[list[float], list[float]]:
+        """Each parameter's step size and scale; called once a step."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Array]:
@@ -78,6 +151,8 @@ class SGD(_Optimizer):
         Looks one step ahead: ``p -= lr * (g + momentum * v)``.
     """
 
+    rule = "sgd"
+
     def __init__(
         self,
         parameters: Iterable[Parameter],
@@ -93,16 +168,24 @@ class SGD(_Optimizer):
         self.nesterov = nesterov
         self._velocity: dict[int, Array] = {}
 
-    def _update(self, index: int, data: Array, gradient: Array) -> None:
-        if self.momentum:
-            last = self._velocity.get(index)
-            if last is None:
-                velocity = self._velocity[index] = gradient.astype(data.dtype)
-            else:
-                velocity = np.multiply(last, self.momentum, out=last)
-                velocity += gradient
-            gradient = gradient + self.momentum * velocity if self.nesterov else velocity
-        data -= self.lr * gradient
+    @property
+    def momentum(self) -> float:
+        """Share of the last step that is kept."""
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, value: float) -> None:
+        self._momentum = value
+        self._forget()  # without momentum there is no velocity
+
+    def _memory(self, index: int, data: Array) -> tuple[Array, ...]:
+        return (self._velocity.setdefault(index, np.zeros(data.shape, data.dtype)),) if self.momentum else ()
+
+    def _descent(self) -> Descent:
+        return Descent(self.momentum, self.nesterov, weight_decay=self.weight_decay)
+
+    def _rates(self, indices: Sequence[int]) -> tuple[list[float], list[float]]:
+        return [self.lr] * len(indices), [1.0] * len(indices)
 
     def state_dict(self) -> dict[str, Array]:
         """Velocities, as ``velocity.0`` for the first parameter."""
@@ -110,7 +193,8 @@ class SGD(_Optimizer):
 
     def load_state_dict(self, state_dict: Mapping[str, Array]) -> None:
         """Take over velocities."""
-        self._velocity = {int(name.rpartition(".")[2]): np.array(value) for name, value in state_dict.items()}
+        self._velocity = {int(name.rpartition(".")[2]): self._restored(state_dict, name) for name in state_dict}
+        self._forget()
 
 
 class Adam(_Optimizer):
@@ -130,6 +214,8 @@ class Adam(_Optimizer):
         Adds ``weight_decay * p`` to the gradient; an L2 penalty.
     """
 
+    rule = "adam"
+
     def __init__(
         self,
         parameters: Iterable[Parameter],
@@ -144,36 +230,42 @@ class Adam(_Optimizer):
         self._check("eps", eps)
         self.betas = betas
         self.eps = eps
-        self._means: dict[int, tuple[int, Array, Array]] = {}
+        self._steps: dict[int, int] = {}
+        self._means: dict[int, tuple[Array, Array]] = {}
 
-    def _update(self, index: int, data: Array, gradient: Array) -> None:
+    def _memory(self, index: int, data: Array) -> tuple[Array, ...]:
+        if index not in self._means:
+            self._steps[index] = 0
+            self._means[index] = np.zeros(data.shape, data.dtype), np.zeros(data.shape, data.dtype)
+        return self._means[index]
+
+    def _descent(self) -> Descent:
+        return Descent(self.betas[0], second=self.betas[1], eps=self.eps, weight_decay=self.weight_decay)
+
+    def _rates(self, indices: Sequence[int]) -> tuple[list[float], list[float]]:
         first, second = self.betas
-        steps, mean, square = self._means.get(index, (0, np.zeros_like(data), np.zeros_like(data)))
-        steps += 1
-        mean += (1 - first) * (gradient - mean)
-        square *= second
-        square += (1 - second) * gradient * gradient
-        self._means[index] = steps, mean, square
-        root = np.sqrt(square) / math.sqrt(1 - second**steps) + self.eps
-        data -= self.lr / (1 - first**steps) * mean / root
+        for index in indices:
+            self._steps[index] += 1
+        steps = [self._steps[index] for index in indices]
+        return [self.lr / (1 - first**n) for n in steps], [1 / math.sqrt(1 - second**n) for n in steps]
 
     def state_dict(self) -> dict[str, Array]:
         """Number of steps and both means, as ``steps.0``, ``mean.0`` and ``square.0`` for the first parameter."""
         state: dict[str, Array] = {}
-        for index, (steps, mean, square) in self._means.items():
-            state |= {f"steps.{index}": np.array(steps), f"mean.{index}": mean.copy(), f"square.{index}": square.copy()}
+        for index, (mean, square) in self._means.items():
+            steps = np.array(self._steps[index])
+            state |= {f"steps.{index}": steps, f"mean.{index}": mean.copy(), f"square.{index}": square.copy()}
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Array]) -> None:
         """Take over numbers of steps and means."""
         positions = [int(name.rpartition(".")[2]) for name in state_dict if name.startswith("steps.")]
+        self._steps = {index: int(state_dict[f"steps.{index}"]) for index in positions}
         self._means = {
-            index: (
-                int(state_dict[f"steps.{index}"]), np.array(state_dict[f"mean.{index}"]),
-                np.array(state_dict[f"square.{index}"]),
-            )
+            index: (self._restored(state_dict, f"mean.{index}"), self._restored(state_dict, f"square.{index}"))
             for index in positions
-        }  # fmt: skip
+        }
+        self._forget()
 
 
 class AdamW(Adam):
@@ -199,6 +291,5 @@ class AdamW(Adam):
         self._check("weight_decay", weight_decay)
         self.decay = float(weight_decay)
 
-    def _update(self, index: int, data: Array, gradient: Array) -> None:
-        data *= 1 - self.lr * self.decay
-        super()._update(index, data, gradient)
+    def _descent(self) -> Descent:
+        return super()._descent()._replace(shrink=1 - self.lr * self.decay)
