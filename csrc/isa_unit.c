@@ -40,6 +40,7 @@ const vox_unit VOX_UNIT = {
     .conv_item = conv_item,
     .upsample_pack = upsample_pack,
     .upsample_item = upsample_item,
+    .fused_depth = FUSED_DEPTH,
     .winograd_pack = winograd_pack,
     .winograd_item = winograd_item,
     .weight_item = weight_item,

@@ -46,6 +46,7 @@ typedef struct vox_layout {
   int64_t tile[3];         /* Winograd: outputs of a tile along each axis */
   int64_t positions;       /* Winograd: points at which a tile is multiplied */
   int64_t images;          /* Winograd: samples, and residues of dilated axes, of an item */
+  int64_t runs;            /* Winograd: neighbouring tiles of a row within a vector, at most */
   int64_t tile_rows;       /* Winograd: rows of tiles of an image, which bands divide evenly, the first get one more */
   int64_t shares;          /* Winograd: of the input channels, transformed before, where all parts meet one V; else 0 */
   int late;                /* an item packs the weights that it alone wants itself, `packing` among the sums */
@@ -54,6 +55,8 @@ typedef struct vox_layout {
   int64_t pair;            /* among the sums */
   int upsamples;           /* windows of the input gradient lie side by side: bands are of its positions, flat */
   int64_t k_block;         /* Winograd: output channels between two inverse transforms */
+  int streams;             /* Winograd: results that no cache would keep go past them */
+  int fused;               /* Winograd: so few input channels that products stay in registers up to the outputs */
   int64_t items;
 } vox_layout;
 
@@ -141,6 +144,7 @@ typedef struct vox_taps_job {
 typedef struct vox_unit {
   int64_t lanes, tile_m, tile_v, narrow_v; /* of the pixel-vector tile; narrow_v for fewer than tile_m channels */
   int64_t channels;                        /* of the channel-vector tile */
+  int64_t fused_depth;                     /* terms of Winograd's sums that stay in registers, at most; 0 where these are few */
   int64_t tile_rows[2], tile_k;            /* of the weight gradient's tiles: rows, vectors */
   int (*conv_pack)(const vox_conv *p, const vox_layout *l, const vox_phase *phase, int64_t group, int64_t k0,
                    int64_t m, int64_t c0, int64_t channels, const void *weight, void *packed);

@@ -248,6 +248,11 @@ static double tile_vectors(const vox_conv *p, const vox_unit *u, int64_t mh, int
   return (all < 1e9 ? (double)(int64_t)(all + 1 - 1e-9) : all) / (double)out[0];
 }
 
+/* Whether sums of so few terms that they would not repay a stop stay in registers up to the outputs. */
+static int winograd_fuses(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw, double depth) {
+  return mh == 4 && mw == 4 && p->kernel[1] == 3 && p->kernel[2] == 3 && depth > 0 && depth <= (double)u->fused_depth;
+}
+
 /* Estimated time in units of one vector multiply-add: products, transforms, and the stream of the weights, which hides
  * behind the products in part. */
 static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw, double depth, double outputs) {
@@ -256,7 +261,10 @@ static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, in
   const int64_t *out = p->operation == VOX_CONV ? p->output : p->spatial;
   const int wide = vox_ceil_div(vox_ceil_div(out[2], p->dilation[2]), mw) >= u->lanes;
   const double n = (double)((mh - 1 + p->kernel[1]) * (mw - 1 + p->kernel[2])), inputs = depth / (double)p->kernel[0];
-  const double products = tile_vectors(p, u, mh, mw) * (depth * outputs + input[wide] * inputs + output[wide] * outputs);
+  /* without a stop in memory: measured over a direct sum of as few channels, and more where lines end within a vector */
+  const double whole = depth + output[wide], few = 2.1 * depth + (out[2] % u->lanes ? 7 : 2);
+  const double each = winograd_fuses(p, u, mh, mw, depth) ? few : whole;
+  const double products = tile_vectors(p, u, mh, mw) * (each * outputs + input[wide] * inputs);
   return n * products + weight_time(p, u, (double)(p->kernel[1] * p->kernel[2]), n) * depth * outputs;
 }
 
@@ -383,9 +391,9 @@ static int64_t winograd_bands(int64_t count, int64_t most, int64_t row, int64_t 
  * visited one by one and everything else streams.  Small images share an item, and with it a visit of the weights; depths
  * share the slices that they read. */
 static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
-  enum { V_BYTES = 448 * 1024, LEAST_VECTORS = 3, MOST_DEPTHS = 8, MOST_TILES = 128, LATE_BYTES = 2 << 20 };
+  enum { V_BYTES = 448 * 1024, LEAST_VECTORS = 3, MOST_DEPTHS = 8, MOST_TILES = 128, LATE_BYTES = 2 << 20, FUSED_BYTES = 24 * 1024, STREAMED_BYTES = 24 << 20 };
   const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0}, line = VOX_ALIGN / size;
-  int64_t taps[3], slots[3], per_tile, images, visits, runs, terms, wide = 1;
+  int64_t taps[3], slots[3], per_tile, images, visits, terms, wide = 1;
   vox_phase ph;
   double gain;
   if (vox_winograd_tile(p, u, l->tile, &gain)) return VOX_INVALID;
@@ -397,10 +405,16 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   const vox_axis *az = &ph.axis[0];
   const int64_t depth_taps = az->taps;
   if (product((const int64_t[]){l->positions, vox_max(1, l->cin), size}, 3, &per_tile)) return VOX_OVERFLOW;
-  const int64_t fit = vox_min(V_BYTES / per_tile, 4 * MOST_TILES);
+  /* by what is fused V is read once for each output channel, so it stays in L1 */
+  l->fused = winograd_fuses(p, u, l->tile[1], l->tile[2], (double)depth_taps * (double)l->cin);
+  if (l->fused) l->panel = 1;
+  int64_t result;
+  if (product((const int64_t[]){size, p->n, p->groups, l->cout, out[0], out[1], out[2]}, 7, &result)) return VOX_OVERFLOW;
+  l->streams = result >= STREAMED_BYTES;
+  const int64_t fit = vox_min((l->fused ? FUSED_BYTES : V_BYTES) / per_tile, 4 * MOST_TILES);
   int64_t most = vox_max(LEAST_VECTORS * u->lanes, fit);
   const int64_t all = ph.axis[0].count * ph.axis[1].count * ph.axis[2].count;
-  l->by_channels = all <= 4 * u->lanes && by_channels(l, u, all, depth_taps * l->cin);
+  l->by_channels = !l->fused && all <= 4 * u->lanes && by_channels(l, u, all, depth_taps * l->cin);
   if (l->by_channels) {
     most = vox_max(most, all);
     l->panel = u->channels;
@@ -459,11 +473,11 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   l->parts = vox_max(1, vox_ceil_div(l->cout, per_part));
   if (__builtin_mul_overflow(visits, l->parts, &l->items)) return VOX_OVERFLOW;
   if (few && l->parts > 1) l->shares = vox_min(l->cin, vox_ceil_div(2 * threads, visits));
-  l->k_block = l->columns <= V_BYTES / size / l->positions ? l->panel : per_part;
+  l->k_block = !l->fused && l->columns <= V_BYTES / size / l->positions ? l->panel : per_part;
   int64_t of_channel, packing = 0;
   if (product((const int64_t[]){l->positions, vox_max(1, l->cin), depth_taps, size}, 4, &of_channel)) return VOX_OVERFLOW;
   if (l->late) l->k_block = vox_min(l->k_block, vox_round_up(vox_max(1, LATE_BYTES / of_channel), l->panel));
-  if (product((const int64_t[]){l->positions, l->vectors, u->lanes, l->k_block}, 4, &l->sums) ||
+  if (product((const int64_t[]){l->positions, l->vectors, u->lanes, l->fused ? 0 : l->k_block}, 4, &l->sums) ||
       __builtin_add_overflow(l->sums, l->positions * 2 * line, &l->sums))
     return VOX_OVERFLOW;
   l->packing = l->sums;
@@ -471,11 +485,11 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
                   __builtin_add_overflow(l->sums, l->positions * 2 * line, &l->sums) ||
                   __builtin_add_overflow(l->sums, packing, &l->sums)))
     return VOX_OVERFLOW;
-  /* offsets of taps, runs of tiles with the first of each vector, and the images */
+  /* offsets of taps, runs of tiles with the first of each vector and where it goes, and the images */
   if (__builtin_mul_overflow(depth_taps, l->cin, &l->taps)) return VOX_OVERFLOW;
   l->taps = vox_max(l->taps, taps[0] * l->positions);
-  runs = l->images * taps[0] * l->band[1] + 2 * l->vectors;
-  l->offsets = vox_round_up(l->taps + 6 * runs + VOX_IMAGE_WORDS * l->images, VOX_ALIGN / 8);
+  l->runs = l->images * taps[0] * l->band[1] + l->vectors;
+  l->offsets = vox_round_up(l->taps + 6 * l->runs + 6 * l->vectors + VOX_IMAGE_WORDS * l->images, VOX_ALIGN / 8);
   return VOX_OK;
 }
 

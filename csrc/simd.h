@@ -52,6 +52,25 @@ typedef real vec_unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(siz
 
 INLINE vec v_load(const real *p) { return *(const vec_unaligned *)p; }
 INLINE void v_store(real *p, vec a) { *(vec_unaligned *)p = a; }
+/* The same to a multiple of a vector's bytes, past the caches, for results that would not stay there; v_stream_end before
+ * anybody is told of them. */
+INLINE void v_stream(real *p, vec a) {
+#if defined(VOX_ISA_avx512)
+  _mm512_stream_si512((void *)p, (__m512i)a);
+#elif defined(VOX_ISA_avx2)
+  _mm256_stream_si256((void *)p, (__m256i)a);
+#elif defined(__x86_64__)
+  _mm_stream_si128((void *)p, (__m128i)a);
+#else
+  v_store(p, a);
+#endif
+}
+INLINE void v_stream_end(void) {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+INLINE int is_aligned(const void *p) { return ((uintptr_t)p & (VECTOR_BYTES - 1)) == 0; }
 INLINE vec v_set1(real a) { return a - (vec){0}; }
 INLINE vec v_zero(void) { return (vec){0}; }
 

@@ -158,3 +158,25 @@ def test_short_calls_are_forgotten_when_they_are_many(monkeypatch):
     for width in range(3, 10):
         vc.conv2d(np.ones((1, 1, 3, width), np.float32), np.ones((1, 1, 3, 3), np.float32))
         assert len(functional._SHORT) <= 3
+
+
+@pytest.mark.parametrize("shape, outputs", [((1, 1024, 1024), 7), ((9, 512, 800), 16), ((3, 4, 320, 256), 24), ((1, 1024, 1008), 7)])
+def test_a_result_that_no_cache_would_keep_has_the_bits_of_its_channels_alone(shape, outputs):
+    rng = np.random.default_rng(11)
+    functions = {3: (vc.conv2d, vc.plan_conv2d), 4: (vc.conv3d, vc.plan_conv3d)}
+    conv, plan_conv = functions[len(shape)]
+    x = rng.standard_normal((1, *shape)).astype(np.float32)
+    w = rng.standard_normal((outputs, shape[0], *(3,) * (len(shape) - 1))).astype(np.float32)
+    bias = rng.standard_normal(outputs).astype(np.float32)
+    options = {"padding": 1, "activation": "relu", "backend": "native"}
+    plan = plan_conv(x, w, bias, algorithm="winograd", **options)
+    whole = plan(x)
+    assert whole.nbytes >= 24 << 20
+    apart = np.empty(whole.nbytes + 4, np.uint8)[4:].view(np.float32).reshape(whole.shape)
+    plan(x, out=apart)
+    np.testing.assert_array_equal(apart, whole)
+    for k in (0, outputs - 1):
+        alone = conv(x, w[k : k + 1], bias[k : k + 1], algorithm="winograd", **options)
+        np.testing.assert_array_equal(alone[:, 0], whole[:, k])
+    strict = conv(x, w, bias, precision="strict", **options)
+    assert np.abs(strict - whole).max() < 1e-4 * strict.std()

@@ -156,8 +156,9 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
     for (int64_t g = 0; g < p.groups; g++)
       for (int64_t k = 0, m; k < l.cout; k += m) {
         m = vox_panel_width(l.panel, l.cout - k);
-        int64_t at = (g * l.cout * l.positions + k) * depth;
-        nonfinite |= u->winograd_pack(&p, &l, g, k, m, weight, depth * l.cout, (char *)packed + HEADER + at * size);
+        const int64_t at = (g * l.cout * l.positions + (l.fused ? k * l.positions : k)) * depth;
+        const int64_t stride = l.fused ? depth : depth * l.cout;
+        nonfinite |= u->winograd_pack(&p, &l, g, k, m, weight, stride, (char *)packed + HEADER + at * size);
       }
     memcpy((char *)packed + HEADER + winograd_bytes(&p, l.tile), weight, (size_t)weight_bytes(&p));
     *(int32_t *)packed = nonfinite;

@@ -138,6 +138,12 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
 #define TILE_PLANES 2
 #define CHANNEL_T 6
 #endif
+/* Winograd's sums of few terms keep 16 outputs and as many operands: measured with AVX-512 alone. */
+#if defined(VOX_ISA_avx512)
+#define FUSED_DEPTH 4
+#else
+#define FUSED_DEPTH 0
+#endif
 #define TILE_V 3
 #define CHANNEL_V 2
 #define NARROW_V 6

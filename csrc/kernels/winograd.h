@@ -187,32 +187,102 @@ INLINE void winograd_input(const int nh, int64_t nw, const real *from, const int
     }
 }
 
+/* From mw vectors, of a column each, to those of a line of outputs. */
+INLINE void winograd_zip(const int mw, const vec *columns, vec *line) {
+  if (mw == 4) {
+    vec even_low = v_zip_low(columns[0], columns[2]), even_high = v_zip_high(columns[0], columns[2]);
+    vec odd_low = v_zip_low(columns[1], columns[3]), odd_high = v_zip_high(columns[1], columns[3]);
+    line[0] = v_zip_low(even_low, odd_low);
+    line[1] = v_zip_high(even_low, odd_low);
+    line[2] = v_zip_low(even_high, odd_high);
+    line[3] = v_zip_high(even_high, odd_high);
+  } else if (mw == 2) {
+    line[0] = v_zip_low(columns[0], columns[1]);
+    line[1] = v_zip_high(columns[0], columns[1]);
+  } else {
+    line[0] = columns[0];
+  }
+}
+
 /* One channel of products s, positions `stride` apart, back to outputs: `to` gets mh lines of mw * LANES outputs, the
  * tiles' columns interleaved. */
 INLINE void winograd_output(const int mh, const int mw, const int nh, const int nw, const real *s, int64_t stride, vec bias,
                             int activation, vec slope, real *to) {
-  vec rows[MOST_POINTS][MOST_POINTS], d[MOST_POINTS], line[MOST_POINTS];
+  vec rows[MOST_POINTS][MOST_POINTS], d[MOST_POINTS], line[MOST_POINTS], columns[MOST_POINTS];
   UNROLL for (int j = 0; j < nw; j++) {
     UNROLL for (int i = 0; i < nh; i++) d[i] = v_load(s + (i * nw + j) * stride);
     transform_output(mh, nh, d, line);
     UNROLL for (int i = 0; i < mh; i++) rows[i][j] = line[i];
   }
   UNROLL for (int i = 0; i < mh; i++, to += mw * LANES) {
-    transform_output(mw, nw, rows[i], line);
-    UNROLL for (int j = 0; j < mw; j++) line[j] = activate(line[j] + bias, activation, slope);
-    if (mw == 4) {
-      vec even_low = v_zip_low(line[0], line[2]), even_high = v_zip_high(line[0], line[2]);
-      vec odd_low = v_zip_low(line[1], line[3]), odd_high = v_zip_high(line[1], line[3]);
-      v_store(to, v_zip_low(even_low, odd_low));
-      v_store(to + LANES, v_zip_high(even_low, odd_low));
-      v_store(to + 2 * LANES, v_zip_low(even_high, odd_high));
-      v_store(to + 3 * LANES, v_zip_high(even_high, odd_high));
-    } else if (mw == 2) {
-      v_store(to, v_zip_low(line[0], line[1]));
-      v_store(to + LANES, v_zip_high(line[0], line[1]));
-    } else {
-      v_store(to, line[0]);
+    transform_output(mw, nw, rows[i], columns);
+    UNROLL for (int j = 0; j < mw; j++) columns[j] = activate(columns[j] + bias, activation, slope);
+    winograd_zip(mw, columns, line);
+    UNROLL for (int j = 0; j < mw; j++) v_store(to + j * LANES, line[j]);
+  }
+}
+
+/* Sums of `depth` terms for a vector of 4 x 4 tiles, from the transformed weights of one output channel, [position][term],
+ * to outputs, without a stop in memory: the transform along rows takes the columns of points as they come.  Lines of
+ * outputs are `pitch` apart; what lies `next` further will be written soon. */
+INLINE void winograd_fused(const int depth, const real *u, const real *v, int64_t stride, const int64_t *off, vec bias,
+                           int activation, vec slope, real *to, const int64_t at[4], int64_t pitch, int64_t next,
+                           int streams) {
+  enum { M = 4, N = 6 };
+  vec y[M][M], lines[M][M], before[M];
+  UNROLL for (int i = 0; i < M; i++) before[i] = v_zero();
+  UNROLL for (int j = 0; j < N; j++) {
+    vec s[N], r[M];
+    UNROLL for (int i = 0; i < N; i++) {
+      const real *weight = u + (i * N + j) * depth, *x = v + (i * N + j) * stride;
+      s[i] = v_set1(weight[0]) * v_load(x + off[0]);
+      UNROLL for (int t = 1; t < depth; t++) s[i] = v_fma(v_set1(weight[t]), v_load(x + off[t]), s[i]);
     }
+    transform_output(M, N, s, r);
+    UNROLL for (int i = 0; i < M; i++) {
+      const vec even = before[i] + r[i], odd = before[i] - r[i];
+      if (j == 0) y[i][0] = r[i] + bias;
+      if (j == 2) {
+        y[i][0] += even;
+        y[i][1] = v_fma(v_set1(POINT_P), odd, bias);
+        y[i][2] = v_scale_add(0.5, even, bias);
+        y[i][3] = v_fma(v_set1(POINT_P / 2), odd, bias);
+      }
+      if (j == 4) {
+        y[i][0] += even;
+        y[i][1] = v_fma(v_set1(POINT_Q), odd, y[i][1]);
+        y[i][2] = v_scale_add(2, even, y[i][2]);
+        y[i][3] = v_fma(v_set1(2 * POINT_Q), odd, y[i][3]);
+      }
+      if (j == 5) y[i][3] += r[i];
+      before[i] = r[i];
+    }
+  }
+  UNROLL for (int i = 0; i < M; i++) {
+    UNROLL for (int j = 0; j < M; j++) y[i][j] = activate(y[i][j], activation, slope);
+    winograd_zip(M, y[i], lines[i]);
+  }
+  UNROLL for (int j = 0; j < M; j++) {
+    real *line = to + at[j];
+    if (at[j] < 0) continue;
+    UNROLL for (int i = 0; i < M; i++, line += pitch)
+      if (streams) {
+        v_stream(line, lines[i][j]);
+      } else {
+        prefetch_write(line + next);
+        v_store(line, lines[i][j]);
+      }
+  }
+}
+
+NOINLINE void winograd_fused_tiles(int64_t depth, const real *u, const real *v, int64_t stride, const int64_t *off, vec bias,
+                                 int activation, vec slope, real *to, const int64_t at[4], int64_t pitch, int64_t next,
+                                 int streams) {
+  switch (depth) {
+  case 1: winograd_fused(1, u, v, stride, off, bias, activation, slope, to, at, pitch, next, streams); return;
+  case 2: winograd_fused(2, u, v, stride, off, bias, activation, slope, to, at, pitch, next, streams); return;
+  case 3: winograd_fused(3, u, v, stride, off, bias, activation, slope, to, at, pitch, next, streams); return;
+  case 4: winograd_fused(4, u, v, stride, off, bias, activation, slope, to, at, pitch, next, streams); return;
   }
 }
 
@@ -297,6 +367,24 @@ static void winograd_runs(const vox_conv_job *job, const band *b, winograd_block
   block->first[block->vectors] = run - block->runs;
 }
 
+/* Where the four vectors of a line of 4 x 4 tiles go, if all four lines are stored, and what they go to is whole. */
+typedef struct winograd_place {
+  int64_t at[4]; /* negative where nothing is stored */
+  int32_t whole, streams;
+} winograd_place;
+_Static_assert(sizeof(winograd_place) <= 5 * sizeof(int64_t), "the layout counts so many");
+
+static void winograd_places(const winograd_block *block, int64_t q, winograd_place *place) {
+  *place = (winograd_place){.at = {-LANES, -LANES, -LANES, -LANES}, .whole = 1, .streams = 1};
+  for (int64_t r = block->first[q]; r < block->first[q + 1]; r++) {
+    const winograd_run *run = &block->runs[r];
+    const int64_t first = 4 * run->lane;
+    if (!run->lines) continue;
+    place->whole &= run->lines == 4 && first % LANES == 0 && run->count % LANES == 0;
+    for (int64_t at = 0; place->whole && at < run->count; at += LANES) place->at[(first + at) / LANES] = run->y + at;
+  }
+}
+
 /* One channel's scratch to V, `stride` from position to position: the transform along the columns. */
 INLINE void winograd_transform(const int nh, int64_t nw, const winograd_block *block, const real *scratch,
                                const int64_t *off, real *v, int64_t stride) {
@@ -321,9 +409,10 @@ static void winograd_inputs(int64_t nh, int64_t nw, const winograd_block *block,
   }
 }
 
-/* The lines of one vector of tiles, cut to what exists, to an output channel that begins `y` elements from channel 0. */
+/* The lines of one vector of tiles, cut to what exists, to an output channel that begins `y` elements from channel 0; where
+ * rows and channels are aligned and the layout says so, past the caches. */
 static void winograd_store(const vox_layout *l, const winograd_block *block, int64_t q, int64_t pitch, const int64_t spread[2],
-                           int64_t plane, const real *lines, real *y) {
+                           int64_t plane, int streams, const real *lines, real *y) {
   for (int64_t r = block->first[q]; r < block->first[q + 1]; r++) {
     const winograd_run *run = &block->runs[r];
     for (int64_t i = 0; i < run->lines; i++) {
@@ -331,6 +420,8 @@ static void winograd_store(const vox_layout *l, const winograd_block *block, int
       real *to = y + run->y + i * spread[0] * pitch;
       if (spread[1] == 1) {
         int64_t j = 0;
+        if (streams && run->y % LANES == 0)
+          for (; j + LANES <= run->count; j += LANES) v_stream(to + j, v_load(from + j));
         for (; j + LANES <= run->count; j += LANES) {
           prefetch_write(to + plane + j);
           v_store(to + j, v_load(from + j));
@@ -482,16 +573,41 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   const int64_t spread[2] = {block.images[0].phase.axis[1].spread, block.images[0].phase.axis[2].spread};
   const vec slope = v_set1((real)p->slope);
   real lines[4 * 4 * LANES];
+  const int streams = l->streams && is_aligned(job->y) && size[2] % LANES == 0 && plane % LANES == 0;
+  winograd_place *places = (winograd_place *)(block.runs + l->runs);
+  for (int64_t q = 0; FUSED_DEPTH > 0 && l->fused && q * LANES < outputs; q++) {
+    winograd_places(&block, q, &places[q]);
+    places[q].whole &= spread[0] == 1 && spread[1] == 1;
+    for (int j = 0; j < 4; j++) places[q].streams &= streams && places[q].at[j] % LANES == 0;
+  }
   for (int64_t t = 0; t < taps; t++)
     for (int64_t c = 0; c < l->cin; c++) off[t * l->cin + c] = c * pixels + t * block.tiles;
   for (int64_t kb = k_first; kb < k_last; kb += l->k_block) {
     const int64_t k_end = vox_min(k_last, kb + l->k_block), stride = odd_lines((k_end - kb) * outputs);
-    const int64_t u_stride = l->late ? odd_lines((k_end - kb) * depth) : l->cout * depth;
-    const real *weights = l->late ? products + l->packing : u + kb * depth;
+    const int64_t of_channel = l->fused ? positions * depth : depth; /* from one channel's weights to the next's */
+    const int64_t u_stride = l->fused ? depth : l->late ? odd_lines((k_end - kb) * depth) : l->cout * depth;
+    const real *weights = l->late ? products + l->packing : u + kb * of_channel;
     for (int64_t k = kb, m; l->late && k < k_end; k += m) {
       m = vox_panel_width(l->panel, l->cout - k);
-      mends |= winograd_pack(p, l, it->group, k, m, job->weight, u_stride, products + l->packing + (k - kb) * depth);
+      mends |= winograd_pack(p, l, it->group, k, m, job->weight, u_stride, products + l->packing + (k - kb) * of_channel);
     }
+    for (int64_t k = kb; FUSED_DEPTH > 0 && l->fused && k < k_end; k++) {
+      const int64_t channel = it->group * l->cout + k;
+      real *y = (real *)job->y + channel * plane;
+      vec bias = v_set1(job->bias ? ((const real *)job->bias)[channel] : 0);
+      for (int64_t q = 0; q * LANES < outputs; q++) {
+        static const int64_t in_lines[4] = {0, LANES, 2 * LANES, 3 * LANES};
+        const real *from = v + q * LANES, *panel = weights + (k - kb) * of_channel;
+        if (places[q].whole) {
+          winograd_fused_tiles(depth, panel, from, v_stride, off, bias, p->activation, slope, y, places[q].at, size[2], plane,
+                               places[q].streams);
+          continue;
+        }
+        winograd_fused_tiles(depth, panel, from, v_stride, off, bias, p->activation, slope, lines, in_lines, 4 * LANES, 0, 0);
+        winograd_store(l, &block, q, size[2], spread, plane, streams, lines, y);
+      }
+    }
+    if (l->fused) continue;
     for (int64_t i = 0; i < positions; i++)
       for (int64_t k = kb, m; k < k_end; k += m) {
         m = vox_panel_width(l->panel, l->cout - k);
@@ -509,11 +625,12 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
       for (int64_t q = 0; q * LANES < outputs; q++) {
         winograd_outputs(l->tile, points[1], points[2], products + (k - kb) * outputs + q * LANES, stride, bias,
                          p->activation, slope, lines);
-        winograd_store(l, &block, q, size[2], spread, plane, lines, (real *)job->y + channel * plane);
+        winograd_store(l, &block, q, size[2], spread, plane, streams, lines, (real *)job->y + channel * plane);
       }
     }
   }
 
+  if (streams) v_stream_end();
   if (!huge && !mends) return;
   for (int64_t k = k_first, m; k < k_last; k += m) {
     m = mends ? vox_panel_width(l->panel, l->cout - k) : k_last - k_first;

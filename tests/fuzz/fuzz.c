@@ -122,14 +122,19 @@ static int64_t draw_budget(caller *c) {
   return d < 750 ? 1200 : d < 960 ? 10000 : d < 997 ? 70000 : 1000000;
 }
 
-/* Few bands, which threads share out otherwise than one thread takes them. */
-static void draw_few_bands(caller *c) {
+/* Few bands, which threads share out otherwise than one thread takes them; or few channels, whose sums stay in registers where
+ * images are large, and are stored otherwise where lines are whole vectors. */
+static void draw_few_bands(caller *c, int64_t lanes) {
   fuzz_case *f = &c->now;
-  f->n = 1, f->groups = PICK(c, 1, 1, 3), f->cg = PICK(c, 31, 64, 97), f->kg = PICK(c, 1, 2, 3, 9);
+  const int few = draw(c, 2), deep = few && draw(c, 4) == 0;
+  const int64_t one = few ? PICK(c, 1, 2, 3, 4) : PICK(c, 31, 64, 97), other = few ? PICK(c, 1, 2, 9, 17) : PICK(c, 1, 2, 3, 9);
+  f->n = 1, f->groups = PICK(c, 1, 1, 3);
+  f->cg = f->kind == CONV || !few ? one : other, f->kg = f->kind == CONV || !few ? other : one;
   for (int i = 0; i < 3; i++) {
-    f->kernel[i] = i ? 3 : 1, f->pad[i] = f->pad_after[i] = i > 0, f->stride[i] = f->dilation[i] = 1;
-    f->spatial[i] = f->output[i] = i ? 9 + draw(c, 52) : 1;
+    f->kernel[i] = i || deep ? 3 : 1, f->pad[i] = f->pad_after[i] = f->kernel[i] / 2, f->stride[i] = f->dilation[i] = 1;
+    f->spatial[i] = f->output[i] = i ? 9 + draw(c, 52) : deep ? 1 + draw(c, 3) : 1;
   }
+  if (few && draw(c, 2)) f->spatial[2] = f->output[2] = lanes * (1 + draw(c, 1 + 64 / lanes));
   f->threads[1] = 2 + draw(c, most_threads - 1);
 }
 
@@ -166,7 +171,7 @@ static void draw_conv(caller *c, int64_t budget) {
   if (wide && f->kind != WEIGHT_GRAD) draw_wide_rows(c);
   if (depthwise && !wide && draw(c, 8) == 0) draw_whole_tiles(c, lanes);
   if (!depthwise && f->kind != WEIGHT_GRAD && draw(c, 100) == 0) draw_tap_columns(c);
-  if (!depthwise && f->kind != WEIGHT_GRAD && draw(c, 200) == 0) draw_few_bands(c);
+  if (!depthwise && f->kind != WEIGHT_GRAD && draw(c, 100) == 0) draw_few_bands(c, lanes);
   f->activation = f->kind == WEIGHT_GRAD ? VOX_IDENTITY : PICK(c, VOX_IDENTITY, VOX_IDENTITY, VOX_RELU, VOX_LEAKY_RELU);
   f->bias = f->kind != WEIGHT_GRAD && draw(c, 2);
   f->planted = draw(c, 2);
