@@ -391,7 +391,8 @@ static int64_t winograd_bands(int64_t count, int64_t most, int64_t row, int64_t 
  * visited one by one and everything else streams.  Small images share an item, and with it a visit of the weights; depths
  * share the slices that they read. */
 static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
-  enum { V_BYTES = 448 * 1024, LEAST_VECTORS = 3, MOST_DEPTHS = 8, MOST_TILES = 128, LATE_BYTES = 2 << 20, FUSED_BYTES = 24 * 1024, STREAMED_BYTES = 24 << 20 };
+  enum { V_BYTES = 448 * 1024, FUSED_BYTES = 24 * 1024, LATE_BYTES = 2 << 20, STREAMED_BYTES = 24 << 20 };
+  enum { LEAST_VECTORS = 3, MOST_DEPTHS = 8, MOST_TILES = 128 };
   const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0}, line = VOX_ALIGN / size;
   int64_t taps[3], slots[3], per_tile, images, visits, terms, wide = 1;
   vox_phase ph;
