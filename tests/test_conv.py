@@ -161,7 +161,7 @@ def test_short_calls_are_forgotten_when_they_are_many(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "shape, outputs", [((1, 1024, 1024), 7), ((9, 512, 800), 16), ((3, 4, 320, 256), 24), ((1, 1024, 1008), 7)]
+    ("shape", "outputs"), [((1, 1024, 1024), 7), ((9, 512, 800), 16), ((3, 4, 320, 256), 24), ((1, 1024, 1008), 7)]
 )
 def test_a_result_that_no_cache_would_keep_has_the_bits_of_its_channels_alone(shape, outputs):
     rng = np.random.default_rng(11)
