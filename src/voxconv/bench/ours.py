@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from voxconv import __version__, plan, runtime
+from voxconv import __version__, memory, plan, runtime
 from voxconv import problem as rules
 from voxconv.bench.networks import Network, ours
 from voxconv.bench.task import Runner, Task, Unsupported, call, maxima, steps
@@ -48,7 +48,7 @@ class Ours:
         return {**facts, "isa": isa} if isa else facts
 
     def prepare(self, task: Task) -> Runner:
-        """Plan; with warm memory the result goes into one array again and again."""
+        """Plan; with warm memory the result goes into one array, of the library's memory, again and again."""
         if self.backend != "reference":
             runtime.set_num_threads(task.threads)
         elif task.threads > 1:
@@ -59,10 +59,10 @@ class Ours:
             return steps(ours(task.layer, task.x, task.layer.model(task.dtype, self.backend, self.precision)))
         if self.taps:
             return self._pairs(task)
-        out: dict[str, Any] = {"out": np.empty(task.shape, task.dtype)} if task.warm else {}
+        out: dict[str, Any] = {"out": memory.empty(task.shape, np.dtype(task.dtype))} if task.warm else {}
         indexed = task.operation == "indices"
         if indexed and task.warm:
-            out = {"out": (out["out"], np.empty(task.shape, np.int64))}
+            out = {"out": (out["out"], memory.empty(task.shape, np.dtype(np.int64)))}
         options = {"backend": self.backend}
         layer = task.layer
         try:
@@ -91,7 +91,7 @@ class Ours:
         if not problem.in_pairs:
             raise Unsupported("taps are kept where windows are two wide and lie side by side")
         backend = plan.choose_backend("bench", self.backend)
-        results = np.empty(layer.output_shape, task.dtype), np.empty(layer.output_shape, np.uint8)
+        results = tuple(memory.empty(layer.output_shape, np.dtype(kind)) for kind in (task.dtype, np.uint8))
 
         def forward() -> tuple[Any, Any]:
             y, taps = results if task.warm else map(np.empty_like, results)
@@ -101,7 +101,7 @@ class Ours:
         if task.operation == "indices":
             return forward, lambda pair: maxima(task, pair[0], _places(task, pair[1]))
         _, taps = forward()
-        kept = np.empty(layer.input_shape, task.dtype)
+        kept = memory.empty(layer.input_shape, np.dtype(task.dtype))
 
         def back() -> Any:
             gx = kept if task.warm else np.empty_like(kept)
