@@ -59,19 +59,22 @@ INLINE void taps_find(const int D, const int H, const int form, const pairs *at,
 
 INLINE void taps_rows(const int D, const int H, const vox_window *p, const vox_box *box, const real *x, real *y, uint8_t *taps) {
   const pairs at = pairs_of(p);
-  for (int64_t d = box->first[0]; d < box->last[0]; d++)
-    for (int64_t h = box->first[1]; h < box->last[1]; h++) {
-      const real *line = x + box->plane * at.image + d * D * at.slice + h * H * at.row;
-      const int64_t q = box->plane * at.plane + (d * p->output[1] + h) * p->output[2];
-      int64_t w = box->first[2];
-      if (box->last[2] - w == p->output[2] && two_rows(h, box->last[1], p->output[2])) {
-        taps_find(D, H, TWO_ROWS, &at, line, p->output[2], y + q, taps + q);
-        h++;
+  /* held apart, since for all that is known a byte that is stored changes them */
+  const int64_t width = p->output[2], first = box->first[2], last = box->last[2], end = box->last[1];
+  for (int64_t d = box->first[0]; d < box->last[0]; d++) {
+    const real *line = x + box->plane * at.image + d * D * at.slice + box->first[1] * H * at.row;
+    int64_t q = box->plane * at.plane + (d * p->output[1] + box->first[1]) * width;
+    for (int64_t h = box->first[1], rows; h < end; h += rows, line += rows * H * at.row, q += rows * width) {
+      int64_t w = first;
+      rows = last - first == width && two_rows(h, end, width) ? 2 : 1;
+      if (rows == 2) {
+        taps_find(D, H, TWO_ROWS, &at, line, width, y + q, taps + q);
         continue;
       }
-      for (; w + LANES <= box->last[2]; w += LANES) taps_find(D, H, ONE_ROW, &at, line + 2 * w, LANES, y + q + w, taps + q + w);
-      if (w < box->last[2]) taps_find(D, H, PART, &at, line + 2 * w, box->last[2] - w, y + q + w, taps + q + w);
+      for (; w + LANES <= last; w += LANES) taps_find(D, H, ONE_ROW, &at, line + 2 * w, LANES, y + q + w, taps + q + w);
+      if (w < last) taps_find(D, H, PART, &at, line + 2 * w, last - w, y + q + w, taps + q + w);
     }
+  }
 }
 
 static void max_pool_taps(const vox_window *p, const vox_box *box, const void *x, void *y, void *taps) {
