@@ -152,6 +152,25 @@ def test_a_call_made_before_is_looked_up_and_still_checked():
         vc.conv2d(x, w[:, :2], b, padding=1)
 
 
+def test_a_transposed_call_made_before_is_still_checked():
+    rng = np.random.default_rng(6)
+    x, w = (rng.integers(-4, 5, size).astype(np.float32) for size in ((2, 3, 5, 4), (3, 2, 2, 2)))
+    y = vc.conv_transpose2d(x, w, stride=2)
+    weight_grad = vc.grad.conv_transpose2d_weight(x, w.shape, y, stride=2)
+    for _ in range(2):
+        np.testing.assert_array_equal(vc.conv_transpose2d(2 * x, w, stride=2), 2 * y)
+        np.testing.assert_array_equal(vc.grad.conv_transpose2d_weight(2 * x, w.shape, y, stride=2), 2 * weight_grad)
+    assert vc.conv_transpose2d(x.astype(np.float64), w.astype(np.float64), stride=2).dtype == np.float64
+    for wrong in (True, 2.0, np.True_):
+        with pytest.raises(TypeError, match="stride"):
+            vc.conv_transpose2d(x, w, stride=wrong)
+    for wrong in ((True, 3, 5, 4), (2.0, 3, 5, 4), (3, 5), (2, 3, 5, 2**63), (2, 3, -5, 4)):
+        with pytest.raises((TypeError, ValueError, OverflowError), match="input_size"):
+            vc.grad.conv_transpose2d_input(wrong, w, y, stride=2)
+    with pytest.raises(TypeError, match="input is float32, weight is float64"):
+        vc.conv_transpose2d(x, w.astype(np.float64), stride=2)
+
+
 def test_short_calls_are_forgotten_when_they_are_many(monkeypatch):
     monkeypatch.setattr(functional, "MOST_SHORT", 3)
     functional._SHORT.clear()

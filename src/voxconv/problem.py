@@ -211,6 +211,8 @@ def integer(function: str, argument: str, value: object, minimum: int, **shapes:
 
 def _size(function: str, argument: str, value: object, **shapes: Any) -> tuple[int, ...]:
     """A full shape: a sequence of integers, none negative."""
+    if type(value) is tuple and all(type(part) is int and 0 <= part <= INT64_MAX for part in value):
+        return value
     if not isinstance(value, (list, tuple)) and not (isinstance(value, np.ndarray) and value.ndim == 1):
         raise TypeError(rejection(function, argument, value, "must be a tuple of integers", **shapes))
     result = tuple(_integer(function, argument, value, part) for part in value)
@@ -267,7 +269,7 @@ def _padding(
 
 def _check_bytes(function: str, argument: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     # NumPy refuses an empty array too if its other axes overflow, so an axis of 0 counts as 1.
-    size = math.prod(max(axis, 1) for axis in shape) * dtype.itemsize
+    size = math.prod(shape if 0 not in shape else [max(axis, 1) for axis in shape]) * dtype.itemsize
     if size > INT64_MAX:
         rule = f"takes {size} bytes, which must fit a 64-bit integer"
         raise OverflowError(rejection(function, argument, shape, rule))
@@ -354,6 +356,9 @@ def _floating(function: str, **arrays: Array | None) -> np.dtype[Any]:
 
 
 def _shared(function: str, **dtypes: np.dtype[Any]) -> np.dtype[Any]:
+    given = list(dtypes.values())
+    if (given[0] is FLOAT32 or given[0] is FLOAT64) and given.count(given[0]) == len(given):
+        return given[0]
     found = {name: _native(dtype) for name, dtype in dtypes.items() if dtype.kind == "f"}
     shared = set(found.values())
     if len(shared) > 1:
@@ -609,6 +614,17 @@ def _transpose_geometry(
     stride: object, padding: object, output_padding: object, groups: object, dilation: object,
     dtype: np.dtype[Any], activation: Activation | None = None,
 ) -> ConvProblem:  # fmt: skip
+    """As `_conv_geometry`."""
+    walk = (stride, padding, output_padding, groups, dilation)
+    build = _known_transpose if all(map(_is_plain, walk)) else _new_transpose
+    return build(function, rank, input_shape, weight_shape, *walk, dtype, activation)
+
+
+def _new_transpose(
+    function: str, rank: int, input_shape: tuple[int, ...], weight_shape: tuple[int, ...],
+    stride: object, padding: object, output_padding: object, groups: object, dilation: object,
+    dtype: np.dtype[Any], activation: Activation | None,
+) -> ConvProblem:  # fmt: skip
     shapes = {"input.shape": input_shape, "weight.shape": weight_shape}
     if len(weight_shape) != rank + 2:
         rule = f"must have {rank + 2} dimensions (C, K / groups, and {rank} of the kernel); got {len(weight_shape)}"
@@ -651,6 +667,9 @@ def _transpose_geometry(
     )  # fmt: skip
     _check_bytes(function, "output", problem.input_shape, dtype)
     return problem
+
+
+_known_transpose = lru_cache(maxsize=1024, typed=True)(_new_transpose)
 
 
 def conv_transpose(
