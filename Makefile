@@ -78,8 +78,8 @@ REPORTS := build/bench-input.json build/bench-weight.json build/bench-pool.json 
   build/bench-transposed.json build/bench-step.json
 
 docs-bench: $(PEERS)/installed
-	$(BENCH) table32 --direction input --seconds 1 --save build/bench-input.json
-	$(BENCH) table32 --direction weight --seconds 1 --save build/bench-weight.json
+	$(BENCH) table32_b4 --direction input --seconds 1 --save build/bench-input.json
+	$(BENCH) table32_b4 --direction weight --seconds 1 --save build/bench-weight.json
 	$(BENCH) pool --direction forward,indices,input --seconds 0.5 --save build/bench-pool.json
 	$(BENCH) transposed --direction forward,input,weight --seconds 0.5 --save build/bench-transposed.json
 	$(BENCH) networks --direction step --seconds 4 --backend native,native-strict --peers torch,torch_cl,jax \

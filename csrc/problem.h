@@ -62,6 +62,9 @@ typedef struct vox_layout {
 
 /* Words of an image's description in the workspace of a Winograd item, at most. */
 enum { VOX_IMAGE_WORDS = 48 };
+/* Winograd's tiles of dy whose products are summed before they meet the accumulators, and images that they may be of: more
+ * hide those, fewer leave V in L2. */
+enum { VOX_CHUNK_TILES = 64 };
 
 /* One item: a band (or a tile) of one phase, sample, group and part of the output channels. */
 typedef struct vox_item {
@@ -87,7 +90,7 @@ typedef struct vox_weight_layout {
   vox_phase phase;         /* the same, or Winograd's tiles of it */
   int64_t cin, cout;
   int64_t positions;       /* Winograd: points at which a tile is multiplied, otherwise 1 */
-  int64_t images;          /* Winograd: samples of a chunk */
+  int64_t images;          /* Winograd: samples, and residues of dilated axes, of a chunk */
   int64_t lanes;           /* output channels of a panel */
   int64_t panels, panel_parts;
   int by_planes;           /* pixels stand in the lanes, and dy is read where it lies */

@@ -4,7 +4,7 @@
 
 /* Aims, in bytes: the taps that a tile reads per visit stay in L1 with its weights; a band and its sums in L2. */
 enum { BLOCK_TAPS = 576, PANEL_TAPS = 512, BAND_BYTES = 200 * 1024, SUM_BYTES = 512 * 1024, CHUNK_PIXELS = 256 };
-enum { MOST_COLUMNS = 512, LEAST_GAIN = 22 };
+enum { MOST_COLUMNS = 512, LEAST_GAIN = 22, MOST_DILATION = 64 }; /* the last for Winograd's images */
 /* An item ends within some milliseconds, since nothing interrupts it: the terms of sums in it. */
 enum { ITEM_TERMS = 1 << 25 };
 
@@ -234,8 +234,9 @@ void vox_winograd_phase(const vox_conv *p, const int64_t tile[3], const int64_t 
  * `points` of them packed: as they stream, and for a gradient, which packs at every call, a share of that; as measured for
  * one image, it is less for many. */
 static double weight_time(const vox_conv *p, const vox_unit *u, double taps, double points) {
-  enum { PER_TAP = 36, PER_POINT = 12 };
+  enum { PER_TAP = 36, PER_POINT = 12, SQUARE = 8 }; /* the last of a point of 3 x 3 taps, whose form is compiled in */
   const double packing = p->operation == VOX_CONV_INPUT_GRAD ? 1 / (double)u->lanes / (double)p->spatial[0] : 0;
+  if (points > taps && taps == 9) return (0.5 + packing * SQUARE) * points;
   return 0.5 * points + packing * (PER_POINT * points + (points > taps ? PER_TAP * taps : 0));
 }
 
@@ -268,33 +269,44 @@ static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, in
   return n * products + weight_time(p, u, (double)(p->kernel[1] * p->kernel[2]), n) * depth * outputs;
 }
 
-/* Tiles of dy whose products are summed before they meet the accumulators: more hide those, fewer leave V in L2. */
-enum { CHUNK_TILES = 64 };
+/* The weight gradient's images of a sample, residues of dilated axes, and tiles of the largest. */
+static int64_t weight_images(const vox_conv *p) {
+  return vox_min(p->dilation[1], p->output[1]) * vox_min(p->dilation[2], p->output[2]);
+}
+
+static int64_t weight_tiles(const vox_conv *p) {
+  return vox_ceil_div(vox_ceil_div(p->output[1], p->dilation[1]), 4) * vox_ceil_div(vox_ceil_div(p->output[2], p->dilation[2]), 4);
+}
 
 /* Images whose tiles share a chunk. */
 static int64_t images_together(const vox_conv *p) {
-  const int64_t tiles = vox_ceil_div(p->output[1], 4) * vox_ceil_div(p->output[2], 4);
-  return vox_max(1, vox_min(p->n, tiles < CHUNK_TILES ? CHUNK_TILES / tiles : 1));
+  const int64_t images = vox_min(p->n, VOX_CHUNK_TILES) * weight_images(p);
+  return vox_max(1, vox_min(images, VOX_CHUNK_TILES / weight_tiles(p)));
 }
 
 /* The weight gradient has one form, 4 x 4 outputs.  Estimated as above for each row of the sums and vector of output
  * channels: products, the accumulators that chunks after the first meet, the transform back, and the shares of x's
  * transform, with what each slice costs to gather, and of dy's. */
 static int winograd_weight_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], double *gain) {
-  enum { VISIT = 5, BACK = 200, INPUT = 70, SLICE = 560, DY = 180 }; /* measured */
+  enum { VISIT = 6, BACK = 220, INPUT = 130, SLICE = 60, APART = 1000, DY = 210 }; /* measured */
   tile[0] = 1;
   tile[1] = tile[2] = 4;
   for (int i = 1; i < 3; i++)
-    if (p->kernel[i] != 3 || p->stride[i] != 1 || p->dilation[i] != 1) return VOX_INVALID;
-  const int64_t of_slice = vox_ceil_div(p->output[1], 4) * vox_ceil_div(p->output[2], 4);
-  const double slices = (double)vox_max(1, p->n) * (double)p->output[0], tiles = slices * (double)of_slice;
+    if (p->kernel[i] != 3 || p->stride[i] != 1 || p->dilation[i] > MOST_DILATION) return VOX_INVALID;
+  const int64_t of_slice = weight_tiles(p);
+  const double planes = (double)vox_max(1, p->n) * (double)p->output[0], slices = planes * (double)weight_images(p);
+  const double tiles = slices * (double)of_slice;
   const double rows = (double)(p->c / p->groups) * (double)p->kernel[0];
   const double vectors = (double)vox_ceil_div(vox_max(1, p->k / p->groups), u->lanes);
-  const double chunks = of_slice < CHUNK_TILES ? slices / (double)images_together(p) : tiles / CHUNK_TILES;
-  const double inputs = INPUT * slices * (double)vox_ceil_div(of_slice, u->lanes) + SLICE * slices;
+  const double chunks = of_slice < VOX_CHUNK_TILES ? slices / (double)images_together(p) : tiles / VOX_CHUNK_TILES;
+  /* columns three apart and more are read one by one */
+  const double rows_of_slice = (double)(4 * vox_ceil_div(vox_ceil_div(p->output[1], p->dilation[1]), 4) + 2);
+  const double apart = p->dilation[2] > 2 ? APART * rows_of_slice : 0;
+  const double inputs = INPUT * slices * (double)vox_ceil_div(of_slice, u->lanes) + (SLICE + apart) * slices;
   const double products = 36 * (tiles + (chunks > 1 ? VISIT * chunks : 0));
   const double time = products + BACK + inputs / vectors + DY * tiles / (rows > 1 ? rows : 1);
-  *gain = 9 * 0.8 * slices * (double)p->output[1] * (double)p->output[2] / time;
+  /* the direct sum's tile of one vector reads as much as it multiplies */
+  *gain = 9 * (vectors > 1 ? 0.77 : 0.94) * planes * (double)p->output[1] * (double)p->output[2] / time;
   return VOX_OK;
 }
 
@@ -309,7 +321,7 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   if (p->kernel[2] != 3 && p->kernel[2] != 5 && p->kernel[2] != 7) return VOX_INVALID;
   if (p->kernel[1] != p->kernel[2] && p->kernel[1] != 1) return VOX_INVALID;
   for (int i = 0; i < 3; i++)
-    if ((p->stride[i] != 1 && (i > 0 || gradient)) || (i > 0 && p->dilation[i] > 64)) return VOX_INVALID;
+    if ((p->stride[i] != 1 && (i > 0 || gradient)) || (i > 0 && p->dilation[i] > MOST_DILATION)) return VOX_INVALID;
   double least = 0;
   for (unsigned i = 0; i < sizeof forms / sizeof forms[0]; i++) {
     int64_t mh = forms[i][0], mw = forms[i][1];
@@ -392,7 +404,7 @@ static int64_t winograd_bands(int64_t count, int64_t most, int64_t row, int64_t 
  * share the slices that they read. */
 static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
   enum { V_BYTES = 448 * 1024, FUSED_BYTES = 24 * 1024, LATE_BYTES = 2 << 20, STREAMED_BYTES = 24 << 20 };
-  enum { LEAST_VECTORS = 3, MOST_DEPTHS = 8, MOST_TILES = 128 };
+  enum { LEAST_VECTORS = 3, MOST_DEPTHS = 8, MOST_TILES = 128, MOST_LATE = 8 };
   const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0}, line = VOX_ALIGN / size;
   int64_t taps[3], slots[3], per_tile, images, visits, terms, wide = 1;
   vox_phase ph;
@@ -447,6 +459,8 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   }
   taps[0] = l->band[0] + depth_taps - 1;
   int64_t tiles = taps[0] * l->band[1] * l->band[2];
+  /* and weights that are packed on the way are worth a V that L2 does not hold */
+  if (!l->fused && weights_serve_once(p) && images <= MOST_LATE * u->lanes / tiles) most = vox_max(most, images * tiles);
   if (depth_taps == 1 && one_band(l))
     l->images = vox_max(1, vox_min(vox_min(most, MOST_TILES) / tiles, images / vox_max(1, threads)));
   if (images) l->images = vox_min(l->images, images);
@@ -684,7 +698,7 @@ static void round_rows(const vox_unit *u, int64_t rows, vox_weight_layout *l) {
 static int winograd_weight_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_weight_layout *l) {
   enum { V_BYTES = 640 * 1024 };
   const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0};
-  int64_t tile[3], taps[3], slots[3], terms, v;
+  int64_t tile[3], taps[3], slots[3], images, terms, v;
   double gain;
   if (winograd_weight_tile(p, u, tile, &gain)) return VOX_INVALID;
   vox_winograd_phase(p, tile, none, &l->phase);
@@ -692,15 +706,16 @@ static int winograd_weight_layout(const vox_conv *p, const vox_unit *u, int64_t 
   const int64_t depth = a[0].taps;
   l->positions = a[1].taps * a[2].taps;
   l->band[0] = 1;
-  l->band[2] = even_piece(a[2].count, CHUNK_TILES);
-  l->band[1] = even_piece(a[1].count, vox_max(1, CHUNK_TILES / l->band[2]));
+  l->band[2] = even_piece(a[2].count, VOX_CHUNK_TILES);
+  l->band[1] = even_piece(a[1].count, vox_max(1, VOX_CHUNK_TILES / l->band[2]));
   for (int i = 0; i < 3; i++) {
     l->bands[i] = vox_ceil_div(a[i].count, l->band[i]);
     taps[i] = a[i].taps;
     slots[i] = i < 2 ? vox_axis_slots(&a[i]) : taps[i];
   }
   l->images = images_together(p);
-  if (product((const int64_t[]){vox_ceil_div(p->n, l->images), l->bands[0], l->bands[1], l->bands[2]}, 4, &l->chunks))
+  if (product((const int64_t[]){p->n, weight_images(p)}, 2, &images) ||
+      product((const int64_t[]){vox_ceil_div(images, l->images), l->bands[0], l->bands[1], l->bands[2]}, 4, &l->chunks))
     return VOX_OVERFLOW;
   const int64_t per_image = l->band[1] * l->band[2], tiles = l->images * per_image;
   const int64_t pixels = l->images * vox_round_up(per_image, u->lanes);

@@ -142,6 +142,9 @@ CONV = [
     *(_conv(f"5x5-winograd-{s}", 1, 16, 16, (s, s + 1), (5, 5), padding=2) for s in (15, 16, 17)),
     *(_conv(f"7x7-winograd-{s}", 2, 16, 12, (s, s + 1), (7, 7), padding=3) for s in (9, 16)),
     _conv("5x5-winograd-dilated", 1, 16, 16, (19, 22), (5, 5), padding=4, dilation=2),
+    # images of one sample that are not of one size, in one chunk and in several; residues read one by one
+    _conv("3x3-winograd-dilated", 2, 16, 20, (19, 22), (3, 3), padding=2, dilation=2),
+    _conv("3x3-winograd-dilated-2x3", 1, 9, 17, (70, 53), (3, 3), padding=(0, 3), dilation=(2, 3)),
     _conv("5x5-winograd-groups", 1, 32, 32, (14, 14), (5, 5), groups=2),
     _conv("1x7", 1, 8, 8, (9, 17), (1, 7), padding=(0, 3)),
     _conv("7x1", 1, 8, 8, (17, 9), (7, 1), padding=(3, 0)),

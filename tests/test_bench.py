@@ -318,6 +318,9 @@ def test_table(measured):
     assert math.isclose(means["reference"], math.prod(row.ratios["reference"] for row in table) ** (1 / len(table)))
     text = report.as_text(measured)
     assert all(word in text for word in ("slice.5x5", "geomean", "reference-winograd left out of", measured["cpu"]))
+    assert "Images: 32 of patches.3x3; 1 of all others" in text.splitlines()
+    assert "Images: 32" in report.as_text({**measured, "layers": measured["layers"][1:2]}).splitlines()
+    assert "Images" not in report.as_text({**measured, "layers": measured["layers"][:1]})
     page = report.as_markdown([measured, measured], "a.png")
     assert page.startswith("# Benchmarks")
     assert measured["cpu"] in page

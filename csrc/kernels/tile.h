@@ -309,6 +309,7 @@ INLINE void plane_tile(const int M, const int K, int64_t lines, int64_t cols, co
     int64_t o = h * pitch;
     for (int64_t w = 0; w < whole; w += LANES, o += LANES) {
       vec g[MOST_V];
+      UNROLL for (int k = 0; k < K; k++) prefetch(line + (K + k) * plane + w); /* the planes of the next call */
       UNROLL for (int k = 0; k < K; k++) g[k] = v_opaque(v_load(line + k * plane + w));
       UNROLL for (int i = 0; i < M; i++) {
         const vec v = v_opaque(v_load(at[i] + o));

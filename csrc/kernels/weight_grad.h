@@ -6,19 +6,27 @@
  * zero and added to the element's one accumulator, chunk after chunk, so an element has one writer and one order
  * whatever the threads. */
 
-/* `channels` channels of dy, rows x cols pixels from `dy` on in images of `width` columns, as [row][column][lanes] with
- * `pitch` columns.  Lanes without a channel are zero; pixels that are not there are left alone. */
-static void dy_pack(const real *dy, int64_t plane, int64_t width, int64_t channels, int64_t rows, int64_t cols,
-                    int64_t lanes, int64_t pitch, real *to) {
+/* `channels` channels of dy, rows x cols pixels from `dy` on, whose rows lie `width` apart and columns `step`, as
+ * [row][column][lanes] with `pitch` columns.  Lanes without a channel are zero; pixels that are not there are left alone. */
+static void dy_pack(const real *dy, int64_t plane, int64_t width, int64_t step, int64_t channels, int64_t rows,
+                    int64_t cols, int64_t lanes, int64_t pitch, real *to) {
   if (cols == width && cols == pitch) cols *= rows, rows = 1;
   for (int64_t h = 0; h < rows; h++)
     for (int64_t k = 0; k < lanes; k += LANES)
       for (int64_t w = 0; w < cols; w += LANES) {
         const int64_t n = vox_min(LANES, cols - w), present = vox_max(0, vox_min(LANES, channels - k));
-        const real *from = dy + k * plane + h * width + w;
+        const real *from = dy + k * plane + h * width + w * step;
         real *at = to + (h * pitch + w) * lanes + k;
         vec square[LANES];
-        if (n == LANES && present == LANES) {
+        if (step > 1) {
+          real line[LANES];
+          for (int64_t i = 0; i < LANES; i++) {
+            if (i < present) gather_line(from + i * plane, (n - 1) * step + 1, step, 0, n, line);
+            square[i] = i < present ? v_load_n(line, n) : v_zero();
+          }
+          v_transpose(square);
+          for (int64_t i = 0; i < n; i++) v_store(at + i * lanes, square[i]);
+        } else if (n == LANES && present == LANES) {
           UNROLL for (int i = 0; i < LANES; i++) square[i] = v_load(from + i * plane);
           v_transpose(square);
           UNROLL for (int i = 0; i < LANES; i++) v_store(at + i * lanes, square[i]);
@@ -97,8 +105,8 @@ static void weight_item(const vox_weight_job *job, int64_t item, void *workspace
     for (int64_t k = first; k < last; k++) {
       int64_t present = vox_min(l->lanes, l->cout - k * l->lanes);
       real *to = packed + (k - first) * pixels * l->lanes;
-      dy_pack(dy + k * l->lanes * plane + (d * a[1].count + h0) * a[2].count + w0, plane, a[2].count, present, lines, cols,
-              l->lanes, cols, to);
+      dy_pack(dy + k * l->lanes * plane + (d * a[1].count + h0) * a[2].count + w0, plane, a[2].count, 1, present, lines,
+              cols, l->lanes, cols, to);
     }
     for (int64_t r = 0; r < rows; r += l->tile_rows) {
       if (!direct) {
@@ -170,13 +178,20 @@ static int winograd_weight_row(const vox_weight_job *job, int64_t group, int64_t
   return bad;
 }
 
+/* What a band of tiles has of one image's dy: fewer rows and columns at its end. */
+typedef struct winograd_dy_image {
+  const real *dy;
+  int64_t high, wide;
+} winograd_dy_image;
+
 /* As above with Winograd's algorithm for kernels of 3 x 3 taps at stride 1: F(3 x 3, 4 x 4), the 4 x 4 tiles of dy being
  * the filter,
  *
  *   dw[k][c, td] = At [ sum over tiles of  (G dy G^T)[k] * (Bt x B)[c, td] ] A
  *
  * so that 36 products of a tile replace 144.  x is transformed with tiles in the lanes and dy with output channels in
- * the lanes, as the row tile wants them. */
+ * the lanes, as the row tile wants them.  Images are numbered (sample, residues of dilated axes); what a residue lacks of
+ * the first one's tiles are zeros of dy. */
 static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *workspace) {
   const vox_conv *p = job->p;
   const vox_weight_layout *l = job->l;
@@ -190,7 +205,8 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
   const int64_t c0 = block * l->block, channels = vox_min(l->block, l->cin - c0), rows = channels * depth;
   const int64_t per_part = vox_ceil_div(l->panels, l->panel_parts);
   const int64_t first = part * per_part, last = vox_min(l->panels, first + per_part);
-  const int64_t plane = a[0].count * a[1].outputs * a[2].outputs;
+  const int64_t down = a[1].spread, across = a[2].spread, height = p->output[1], width = p->output[2];
+  const int64_t plane = a[0].count * height * width, residues[2] = {vox_min(down, height), vox_min(across, width)};
   real *scratch = workspace, *v = scratch + l->plane, *packed = scratch + l->scratch;
   int64_t *taps = (int64_t *)(packed + l->packed), *off = taps + positions * depth, *row = taps + l->offsets;
   real *sums = (real *)job->sums + (group * l->blocks + block) * l->panels * positions * l->rows * l->lanes;
@@ -202,10 +218,11 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
   for (; chunk < end; chunk++) {
     const int64_t d = chunk % a[0].count, band_at = chunk / a[0].count;
     const int64_t w0 = band_at % l->bands[2] * l->band[2], h0 = band_at / l->bands[2] % l->bands[1] * l->band[1];
-    const int64_t n = band_at / l->bands[2] / l->bands[1] * l->images, images = vox_min(l->images, p->n - n);
+    const int64_t begin = band_at / l->bands[2] / l->bands[1] * l->images;
+    const int64_t images = vox_min(l->images, p->n * residues[0] * residues[1] - begin);
     const int64_t lines = vox_min(l->band[1], a[1].count - h0), cols = vox_min(l->band[2], a[2].count - w0);
     const int64_t per_image = lines * cols, tiles = images * per_image, pitch = cols * TILE;
-    vox_phase slice = *ph; /* one depth of x */
+    vox_phase slice = *ph;
     slice.axis[0].taps = 1;
     const band b = points_band(&slice, lines, cols);
     const int64_t apart = vox_round_up(per_image, LANES), pixels = images * apart;
@@ -213,9 +230,18 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
     points_offsets(&slice, &b, 1, taps);
     /* of neighbouring depths all slices but one are there from the chunk before: they take turns */
     const int ring = a[0].step == 1 && a[0].offset_step == 1, begun = ring && d > 0 && chunk > first_chunk;
-    for (int64_t td = begun ? depth - 1 : 0; td < depth; td++)
-      for (int64_t i = 0; i < images; i++) {
-        const real *x = (const real *)job->x + (((n + i) * p->groups + group) * l->cin + c0) * image;
+    winograd_dy_image of[VOX_CHUNK_TILES];
+    for (int64_t i = 0; i < images; i++) {
+      const int64_t n = (begin + i) / residues[1] / residues[0];
+      const int64_t residue[3] = {0, (begin + i) / residues[1] % residues[0], (begin + i) % residues[1]};
+      const real *x = (const real *)job->x + ((n * p->groups + group) * l->cin + c0) * image;
+      vox_winograd_phase(p, tile, residue, &slice);
+      slice.axis[0].taps = 1; /* one depth at a time */
+      of[i].high = vox_max(0, vox_min(lines * TILE, slice.axis[1].outputs - h0 * TILE));
+      of[i].wide = vox_max(0, vox_min(pitch, slice.axis[2].outputs - w0 * TILE));
+      of[i].dy = (const real *)job->dy + (n * p->groups + group) * l->cout * plane +
+                 (d * height + residue[1] + h0 * TILE * down) * width + residue[2] + w0 * TILE * across;
+      for (int64_t td = begun ? depth - 1 : 0; td < depth; td++) {
         slice.axis[0].offset0 = vox_axis_offset(&a[0], td);
         /* padding is the same in all channels, and the last tiles reach beyond it */
         memset(scratch, 0, (size_t)(b.filled + LANES) * sizeof(real));
@@ -225,6 +251,7 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
                          v + ((ring ? (d + td) % depth : td) * channels + c) * pixels + i * apart, v_stride);
         }
       }
+    }
     for (int64_t t = 0; t < tiles; t++)
       off[t] = t / per_image * apart + t % per_image;
     /* rows that fill up the last register tile repeat its first; their sums are never read */
@@ -233,16 +260,15 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
       row[i] = ((ring ? (d + td) % depth : td) * channels + r / depth) * pixels;
     }
 
-    const int64_t high = vox_min(lines * TILE, a[1].outputs - h0 * TILE), wide = vox_min(pitch, a[2].outputs - w0 * TILE);
     real *u = packed + vox_max(lines * TILE * pitch, positions * l->tile_rows) * l->lanes;
     for (int64_t k = first; k < last; k++) {
       int64_t present = vox_min(l->lanes, l->cout - k * l->lanes);
-      if (high < lines * TILE || wide < pitch)
-        memset(packed, 0, (size_t)(lines * TILE * pitch * l->lanes) * sizeof(real));
       for (int64_t i = 0; i < images; i++) {
-        const real *dy = (const real *)job->dy + (((n + i) * p->groups + group) * l->cout + k * l->lanes) * plane +
-                         (d * a[1].outputs + h0 * TILE) * a[2].outputs + w0 * TILE;
-        dy_pack(dy, plane, a[2].outputs, present, high, wide, l->lanes, pitch, packed);
+        const int64_t high = i ? of[i - 1].high : lines * TILE, wide = i ? of[i - 1].wide : pitch; /* that may be stale */
+        if (of[i].high < high || of[i].wide < wide)
+          memset(packed, 0, (size_t)(lines * TILE * pitch * l->lanes) * sizeof(real));
+        dy_pack(of[i].dy + k * l->lanes * plane, plane, down * width, across, present, of[i].high, of[i].wide, l->lanes,
+                pitch, packed);
         for (int64_t t = 0; t < per_image; t++)
           for (int64_t lane = 0; lane < l->lanes; lane += LANES)
             winograd_dy(packed + (t / cols * TILE * pitch + t % cols * TILE) * l->lanes + lane, pitch * l->lanes, l->lanes,

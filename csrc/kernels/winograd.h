@@ -114,6 +114,8 @@ typedef struct weight_view {
   int64_t out, in, tap;
 } weight_view;
 
+enum { PACK_AHEAD = 4 }; /* channels, and vectors of each position: too many streams for the processor to follow */
+
 static weight_view view_weight(const vox_conv *p, const vox_layout *l, int64_t group, const void *weight) {
   const int64_t taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
   const real *w = (const real *)weight + group * l->cin * l->cout * taps;
@@ -121,58 +123,91 @@ static weight_view view_weight(const vox_conv *p, const vox_layout *l, int64_t g
   return (weight_view){w + taps - 1, taps, l->cout * taps, -1};
 }
 
+/* A vector of filters, each `plane` elements from `from` + apart[lane] on, to their points, `stride` apart; returns the larger
+ * of `most` and their magnitudes. */
+INLINE ivec winograd_filters(const int kh, const int kw, const int nh, const int nw, int turned, int64_t lanes, const real *from,
+                             const int64_t *apart, real *to, int64_t stride, ivec most) {
+  const int plane = kh * kw;
+  real taps[MOST_TAPS * MOST_TAPS][LANES];
+  vec rows[MOST_POINTS][MOST_TAPS], line[MOST_POINTS], g[MOST_TAPS];
+  for (int t = 0; t < plane; t += LANES) {
+    const int here = (int)vox_min(LANES, plane - t);
+    vec square[LANES];
+    UNROLL for (int i = 0; i < LANES; i++) square[i] = i < lanes ? v_load_n(from + apart[i] + t, here) : v_zero();
+    v_transpose(square);
+    for (int i = 0; i < here; i++) {
+      most = v_max_int(most, v_magnitude(square[i]));
+      v_store(taps[turned ? plane - 1 - t - i : t + i], square[i]);
+    }
+  }
+  for (int j = 0; j < kw; j++) {
+    for (int i = 0; i < kh; i++) g[i] = v_load(taps[i * kw + j]);
+    transform_weight(nh, kh, g, line);
+    for (int i = 0; i < nh; i++) rows[i][j] = line[i];
+  }
+  for (int i = 0; i < nh; i++) {
+    transform_weight(nw, kw, rows[i], line);
+    for (int j = 0; j < nw; j++, to += stride) {
+      prefetch_write(to + PACK_AHEAD * LANES);
+      if (lanes == LANES)
+        v_store(to, line[j]);
+      else
+        v_store_n(to, line[j], lanes);
+    }
+  }
+  return most;
+}
+
+/* The forms of 3 x 3 taps, whose loops are constants. */
+typedef ivec filters_form(int turned, const real *from, const int64_t *apart, real *to, int64_t stride, ivec most);
+#define FORM(nh, nw)                                                                                                         \
+  static ivec filters_##nh##nw(int turned, const real *from, const int64_t *apart, real *to, int64_t stride, ivec most) {    \
+    return winograd_filters(3, 3, nh, nw, turned, LANES, from, apart, to, stride, most);                                     \
+  }
+FORM(6, 6)
+FORM(6, 4)
+FORM(4, 4)
+#undef FORM
+
 /* One panel of m output channels, [depth tap, channel][m], of each position; positions are `stride` apart: a group's panels,
  * so that one position's weights are one stream, or those of an item that packs them itself.  A vector holds neighbouring
- * elements of the panel's two axes. */
+ * elements of the panel's two axes, of which m or LANES divides the other. */
 static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
                          int64_t stride, void *packed) {
   const weight_view w = view_weight(p, l, group, weight);
-  const int mh = (int)l->tile[1], mw = (int)l->tile[2], kh = (int)p->kernel[1], kw = (int)p->kernel[2];
-  const int nh = mh - 1 + kh, nw = mw - 1 + kw;
-  const int64_t plane = kh * kw, count = l->cin * m;
-  const int64_t lowest = w.tap < 0 ? (plane - 1) * w.tap : 0;
-  enum { AHEAD = 4 }; /* channels, and vectors of each position: too many streams for the processor to follow */
-  const int64_t ahead = l->late ? m * w.out : AHEAD * w.in; /* the next panel, or the next channels */
-  real taps[MOST_TAPS * MOST_TAPS][LANES] = {{0}};
-  int huge = 0;
+  const int kh = (int)p->kernel[1], kw = (int)p->kernel[2], nh = (int)l->tile[1] - 1 + kh, nw = (int)l->tile[2] - 1 + kw;
+  const int64_t plane = kh * kw, count = l->cin * m, lowest = w.tap < 0 ? (plane - 1) * w.tap : 0;
+  const int64_t ahead = l->late ? m * w.out : PACK_AHEAD * w.in; /* the next panel, or the next channels */
+  int64_t apart[LANES];
+  for (int i = 0; i < LANES; i++) apart[i] = i / m * w.in + i % m * w.out;
+  filters_form *const filters = nw == 6 ? filters_66 : nh == 6 ? filters_64 : filters_44;
+  ivec most = {0};
   for (int64_t td = 0; td < p->kernel[0]; td++) {
     real *u = (real *)packed + td * count;
+    const real *first = w.first + k0 * w.out + td * plane * w.tap + lowest;
     for (int64_t e = 0; e < count; e += LANES) {
+      const real *from = first + e / m * w.in + e % m * w.out;
       const int64_t lanes = vox_min(LANES, count - e);
-      const real *from[LANES];
-      for (int64_t i = 0, c = e / m, k = e % m; i < lanes; i++, k++) {
-        if (k == m) k = 0, c++;
-        from[i] = w.first + (k0 + k) * w.out + c * w.in + td * plane * w.tap + lowest;
-        prefetch(from[i] + ahead);
-      }
-      for (int64_t t = 0; t < plane; t += LANES) {
-        const int64_t here = vox_min(LANES, plane - t);
-        vec square[LANES];
-        for (int64_t i = 0; i < LANES; i++) square[i] = i < lanes ? v_load_n(from[i] + t, here) : v_zero();
-        v_transpose(square);
-        for (int64_t j = 0; j < here; j++) v_store(taps[w.tap < 0 ? plane - 1 - t - j : t + j], square[j]);
-      }
-      huge |= has_huge(taps[0], plane * LANES);
-      vec rows[MOST_POINTS][MOST_TAPS], line[MOST_POINTS], g[MOST_TAPS];
-      for (int j = 0; j < kw; j++) {
-        for (int i = 0; i < kh; i++) g[i] = v_load(taps[i * kw + j]);
-        transform_weight(nh, kh, g, line);
-        for (int i = 0; i < nh; i++) rows[i][j] = line[i];
-      }
-      for (int i = 0; i < nh; i++) {
-        transform_weight(nw, kw, rows[i], line);
-        for (int j = 0; j < nw; j++) {
-          real *to = u + (i * nw + j) * stride + e;
-          prefetch_write(to + AHEAD * LANES);
-          if (lanes == LANES)
-            v_store(to, line[j]);
-          else
-            v_store_n(to, line[j], lanes);
-        }
-      }
+      for (int i = 0; i < lanes; i++) prefetch(from + apart[i] + ahead);
+      if (lanes < LANES || kh != 3)
+        most = winograd_filters(kh, kw, nh, nw, w.tap < 0, lanes, from, apart, u + e, stride, most);
+      else
+        most = filters(w.tap < 0, from, apart, u + e, stride, most);
     }
   }
-  return huge;
+  return is_huge(most);
+}
+
+/* Asks for a share of the filters of output channels [k0, k0 + count), which are packed next. */
+static void prefetch_filters(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t count, int64_t share,
+                             int64_t shares, const void *weight) {
+  const weight_view w = view_weight(p, l, group, weight);
+  const int64_t taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
+  const int by_in = w.in > w.out;
+  const int64_t rows = by_in ? l->cin : count, row = (by_in ? count : l->cin) * taps;
+  const real *first = w.first + k0 * w.out - (w.tap < 0 ? taps - 1 : 0);
+  for (int64_t r = vox_even_first(rows, shares, share); r < vox_even_first(rows, shares, share + 1); r++)
+    for (int64_t i = 0; i < row; i += VOX_ALIGN / (int64_t)sizeof(real)) prefetch(first + r * (by_in ? w.in : w.out) + i);
 }
 
 /* The transform along the columns of tiles that lie side by side, to V: positions `stride` apart. */
@@ -608,7 +643,9 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
       }
     }
     if (l->fused) continue;
-    for (int64_t i = 0; i < positions; i++)
+    const int64_t next = l->late ? vox_min(k_last, k_end + l->k_block) - k_end : 0;
+    for (int64_t i = 0; i < positions; i++) {
+      if (next) prefetch_filters(p, l, it->group, k_end, next, i, positions, job->weight);
       for (int64_t k = kb, m; k < k_end; k += m) {
         m = vox_panel_width(l->panel, l->cout - k);
         const real *panel = weights + i * u_stride + (k - kb) * depth, *from = v + i * v_stride;
@@ -619,6 +656,7 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
           for (int64_t p0 = 0; p0 < outputs; p0 += TILE_V * LANES)
             pixel_tiles(m, vox_min(TILE_V, (outputs - p0) / LANES), 0, depth, panel, from + p0, off, to + p0, outputs, NULL);
       }
+    }
     for (int64_t k = kb; k < k_end; k++) {
       int64_t channel = it->group * l->cout + k;
       vec bias = v_set1(job->bias ? ((const real *)job->bias)[channel] : 0);

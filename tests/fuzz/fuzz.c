@@ -44,7 +44,7 @@ static void draw_geometry(caller *c, int64_t lanes, int64_t budget, int reaches,
       int used = i >= 3 - rank, all;
       f->kernel[i] = !used ? 1 : winograd ? PICK(c, 3, 3, 3, 5, 7, 1) : PICK(c, 1, 1, 2, 3, 3, 4, 5, 7, 11);
       f->stride[i] = !used ? 1 : winograd ? 1 : PICK(c, 1, 1, 1, 2, 2, 3, 4, 5, 9);
-      f->dilation[i] = !used || !dilated ? 1 : winograd ? PICK(c, 1, 1, 1, 2) : PICK(c, 1, 1, 1, 2, 3, 4, 17);
+      f->dilation[i] = !used || !dilated ? 1 : winograd ? PICK(c, 1, 1, 1, 2, 2, 3, 5) : PICK(c, 1, 1, 1, 2, 3, 4, 17);
       f->spatial[i] = !used ? 1 : i == 2 && draw(c, 3) ? boundary(c, lanes, room) : 1 + draw(c, room < 20 ? room : 20);
       if (side && used) f->kernel[i] = side, f->stride[i] = step, f->dilation[i] = 1;
       if (abut && used) {

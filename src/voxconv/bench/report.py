@@ -108,6 +108,17 @@ def _legend(report: dict[str, Any]) -> str:
     )
 
 
+def _batches(report: dict[str, Any]) -> list[str]:
+    """How many images the layers have, where not all have one; the usual number goes without names."""
+    named: dict[int, dict[str, None]] = {}
+    for layer in report["layers"]:
+        named.setdefault(layer["input"][0], {})[layer["layer"]] = None
+    usual = max(named, key=lambda n: (len(named[n]), -n), default=1)
+    parts = [f"{n} of {', '.join(named[n])}" for n in sorted(named) if n != usual]
+    parts.append(f"{usual} of all others" if parts else str(usual))
+    return [] if parts == ["1"] else [f"Images: {'; '.join(parts)}"]
+
+
 def _refusals(report: dict[str, Any]) -> list[str]:
     """One line for each contender and reason, with the layers that it holds for; a few by name, more by number."""
     reasons: dict[tuple[str, str], list[str]] = {}
@@ -137,7 +148,8 @@ def as_text(report: dict[str, Any]) -> str:
     lines = [
         "  ".join(f"{cell:{'>' if i else '<'}{widths[i]}}" for i, cell in enumerate(cells)) for cells in (head, *body)
     ]
-    return "\n".join([_title(report), *lines, _legend(report), *_contenders(report), *_refusals(report)])
+    notes = [_legend(report), *_contenders(report), *_batches(report), *_refusals(report)]
+    return "\n".join([_title(report), *lines, *notes])
 
 
 def as_markdown(reports: Sequence[dict[str, Any]], picture: str | None = None) -> str:
@@ -152,7 +164,7 @@ def as_markdown(reports: Sequence[dict[str, Any]], picture: str | None = None) -
         if picture is not None and i == 0:
             lines += [f"![Roofline, and bars against peers]({picture})", ""]
         lines += ["| " + " | ".join(cells) + " |" for cells in table]
-        lines += ["", *(f"* {line}" for line in _refusals(report))]
+        lines += ["", *(f"* {line}" for line in (*_batches(report), *_refusals(report)))]
     contenders = dict.fromkeys(line for report in reports for line in _contenders(report))
     text = [_legend(reports[0]), "", *(f"* {line}" for line in contenders)]
     page = [*lines, "", "## How to read this", "", *text]
