@@ -340,6 +340,17 @@ INLINE int v_any(vmask mask) {
 #endif
 }
 
+/* a, with all bits set in the mask's lanes: masks that a loop collects stay out of general registers this way. */
+INLINE ivec v_mark(ivec a, vmask mask) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (ivec)_mm512_mask_mov_epi64((__m512i)a, mask, _mm512_set1_epi64(-1));
+#elif defined(VOX_ISA_avx512)
+  return (ivec)_mm512_mask_mov_epi32((__m512i)a, mask, _mm512_set1_epi32(-1));
+#else
+  return a | mask;
+#endif
+}
+
 INLINE int v_any_int(ivec a) {
 #if defined(VOX_ISA_avx512)
   return _mm512_test_epi32_mask((__m512i)a, (__m512i)a) != 0;

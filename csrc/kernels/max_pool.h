@@ -77,19 +77,20 @@ typedef struct pool_block {
   const vmask *inside; /* at step 1, the lanes of each of the first MOST_LOADS taps that are in the row */
 } pool_block;
 
-/* Taps [base, base + form) of a row, LANES windows each, as they lie in memory; outside of the row -inf. */
-INLINE void pool_load(const pool_block *b, const real *row, int64_t base, const int form, const int edge, vec *raw) {
+/* Taps [base, base + form) of a row, LANES windows each, as they lie in memory from the block's first column on; outside of
+ * the row -inf. */
+INLINE void pool_load(const pool_block *b, const real *from_col, int64_t base, const int form, const int edge, vec *raw) {
   const vec least = v_set1(-(real)__builtin_inff());
   const int64_t at = base * b->dilation;
   if (form == ONE_BY_ONE) {
     raw[0] = least;
     for (int64_t i = vox_ceil_div(vox_max(0, b->low - at), b->step); i < LANES && at + i * b->step < b->high; i++)
-      raw[0][i] = row[b->col + at + i * b->step];
+      raw[0][i] = from_col[at + i * b->step];
     return;
   }
   UNROLL for (int i = 0; i < form; i++) {
     const int64_t from = at + i * LANES;
-    const real *p = row + b->col + from;
+    const real *p = from_col + from;
     if (!edge)
       raw[i] = v_load(p);
     else if (form == 1 && base < MOST_LOADS)
@@ -100,9 +101,9 @@ INLINE void pool_load(const pool_block *b, const real *row, int64_t base, const 
 }
 
 /* What a fast maximum might have lost: a NaN among the vectors of a load, two of them at a time. */
-INLINE vmask pool_nan(const int form, const vec *raw) {
-  if (form <= 2) return v_unordered(raw[0], raw[form == 2]);
-  return v_unordered(raw[0], raw[1]) | v_unordered(raw[2], raw[form - 1]);
+INLINE ivec pool_nan(const int form, const vec *raw, ivec nan) {
+  nan = v_mark(nan, v_unordered(raw[0], raw[form >= 2]));
+  return form > 2 ? v_mark(nan, v_unordered(raw[2], raw[form - 1])) : nan;
 }
 
 /* From one row that a window sees to the next, by slices. */
@@ -115,12 +116,13 @@ INLINE int64_t next_row(const pool_rows *r, int64_t i, int64_t *h) {
 /* One row's taps against the best before, or, if they are the `first`, instead of it.  `where`, if `places` are wanted,
  * counts from a window's first tap in its first row. */
 INLINE void max_taps(const pool_block *b, const real *row, int64_t at, const int form, const int edge, const int care,
-                     const int places, const int first, vec *best, ivec *where, vmask *nan) {
+                     const int places, const int first, vec *best, ivec *where, ivec *nan) {
   const int wide = form ? form : 1;
+  const real *from = p_opaque(row + b->col);
   for (int64_t base = 0; base < b->taps; base += wide) {
     vec raw[MOST_SHUFFLED], tap[MOST_SHUFFLED];
-    pool_load(b, row, base, form, edge, raw);
-    if (!care) *nan |= pool_nan(form, raw);
+    pool_load(b, from, base, form, edge, raw);
+    if (!care) *nan = pool_nan(form, raw, *nan);
     pool_taps(form, raw, tap);
     UNROLL for (int j = 0; j < wide; j++) {
       if (base + j >= b->taps) break;
@@ -137,7 +139,7 @@ INLINE void max_taps(const pool_block *b, const real *row, int64_t at, const int
 
 /* Maxima of one block and where they stand. */
 INLINE vec max_windows(const pool_rows *r, const pool_block *b, const int form, const int edge, const int care,
-                       const int places, ivec *where, vmask *nan) {
+                       const int places, ivec *where, ivec *nan) {
   vec best = v_zero();
   *where = edge && places ? b->start : (ivec){0};
   max_taps(b, r->first, 0, form, edge, care, places, 1, &best, where, nan);
@@ -167,7 +169,7 @@ INLINE int max_run(const pool_group *g, pool_block b, pool_rows r, int64_t row, 
   const int64_t width = g->p->output[2], jump = count > 1 ? g->p->stride[1] * g->p->spatial[2] : 0;
   const int64_t start = b.col, blocks = edge ? 1 : g->blocks;
   int64_t line = (g->slice * g->p->output[1] + row) * width + g->col;
-  vmask nan = {0};
+  ivec nan = {0};
   for (int64_t i = 0; i < count; i++, line += width, r.first += jump, r.at += jump) {
     b.col = start;
     for (int64_t at = line; at < line + blocks * LANES; at += LANES, b.col += b.step * LANES) {
@@ -180,7 +182,7 @@ INLINE int max_run(const pool_group *g, pool_block b, pool_rows r, int64_t row, 
         v_store(g->y + at, best);
     }
   }
-  return v_any(nan);
+  return v_any_int(nan);
 }
 
 /* Blocks in all rows of a group.  Returns whether there was a NaN. */
@@ -204,8 +206,8 @@ INLINE int max_block(const pool_group *g, pool_block b, const int64_t taps, cons
   return nan;
 }
 
-/* Without places, where windows share rows: each row's maxima are found once, and then rows are compared among themselves.
- * Taps keep their order, in which of equals the first stays. */
+/* Where windows share rows, and with places are one slice: each row's maxima are found once, and then rows are compared
+ * among themselves.  Taps keep their order, in which of equals the first stays. */
 enum { MOST_LINES = 64 };
 
 static int rows_overlap(const vox_window *p) {
@@ -214,36 +216,70 @@ static int rows_overlap(const vox_window *p) {
   return (taps[1] - 1) * dilation[1] < MOST_LINES / 2 && step[2] <= MOST_SHUFFLED && (step[2] == 1 || dilation[2] == 1);
 }
 
-/* The maxima of a block's windows in one row. */
-INLINE vec max_line(const pool_block *b, const real *row, const int form, const int edge, vmask *nan) {
+/* The maxima of a block's windows in one row, and where they stand behind a window's first column. */
+INLINE vec max_line(const pool_block *b, const real *row, const int form, const int edge, const int places, ivec *where,
+                    ivec *nan) {
   const int64_t taps = b->taps, dilation = b->dilation;
+  const real *from = p_opaque(row + b->col);
   const int near = form == 1 && (taps - 1) * dilation <= LANES; /* the first load and the last hold all elements */
   vec best = v_zero(), first = v_zero();
+  *where = edge && places ? b->start : (ivec){0};
   for (int64_t base = 0; base < taps; base += form) {
     vec raw[MOST_SHUFFLED], tap[MOST_SHUFFLED];
-    pool_load(b, row, base, form, edge, raw);
+    pool_load(b, from, base, form, edge, raw);
     if (base == 0) first = raw[0];
     if (!near)
-      *nan |= pool_nan(form, raw);
+      *nan = pool_nan(form, raw, *nan);
     else if (base == taps - 1)
-      *nan |= v_unordered(first, raw[0]);
+      *nan = v_mark(*nan, v_unordered(first, raw[0]));
     pool_taps(form, raw, tap);
-    UNROLL for (int j = 0; j < form; j++)
-      if (base + j < taps) best = base + j == 0 ? tap[0] : v_max(tap[j], best);
+    UNROLL for (int j = 0; j < form; j++) {
+      if (base + j >= taps) break;
+      const ivec here = (ivec){0} + (lane_int)((base + j) * dilation);
+      if (places && base + j) *where = v_select_int(v_greater(tap[j], best), here, *where);
+      best = base + j == 0 ? tap[0] : v_max(tap[j], best);
+    }
   }
   return best;
 }
 
-/* y = the maxima of some lines, of which those of earlier slices may be there already. */
-INLINE vec max_of_lines(const vec *line, int64_t rows, int64_t dilation) {
-  vec best = line[0];
-  for (int64_t t = 1; t < rows; t++) best = v_max(line[t * dilation], best);
-  return best;
+/* Outputs below each other, `width` apart, of `rows` lines each that are `dilation` apart, from one to the next `step`. */
+typedef struct pool_column {
+  const vec *line;
+  const ivec *place;
+  int64_t step, dilation, high; /* high: elements from a line to the next that a window sees */
+  int64_t count, n, width;
+} pool_column;
+
+/* Their maxima; unless those lines are the `first`, also of what earlier slices left there.  The window of the first output
+ * begins at element `at` of the plane, the next one's below `jump` further, and beside it `across`. */
+INLINE void max_of_lines(pool_column c, const int64_t rows, const int edge, const int places, int first, int64_t at,
+                         int64_t jump, int64_t across, real *y, int64_t *index) {
+  for (int64_t h = 0; h < c.count; h++, c.line += c.step, y += c.width) {
+    vec best = c.line[0];
+    if (places) {
+      ivec where = c.place[0];
+      for (int64_t t = 1; t < rows; t++) {
+        const vec line = c.line[t * c.dilation];
+        where = v_select_int(v_greater(line, best), c.place[t * c.dilation] + (lane_int)(t * c.high), where);
+        best = v_max(line, best);
+      }
+      v_store_index(index, at, across, where, edge ? c.n : LANES);
+      c.place += c.step, index += c.width, at += jump;
+    } else {
+      for (int64_t t = 1; t < rows; t++) best = v_max(c.line[t * c.dilation], best);
+      if (!first) best = v_max(best, edge ? v_load_n(y, c.n) : v_load(y));
+    }
+    if (edge)
+      v_store_n(y, best, c.n);
+    else
+      v_store(y, best);
+  }
 }
 
 /* Blocks in all rows of a group.  Returns whether there was a NaN. */
 INLINE int max_overlap(const pool_group *g, pool_block b, const int form, const int64_t taps, const int64_t dilation,
-                       const int edge) {
+                       const int edge, const int places) {
   const vox_window *p = g->p;
   const int64_t *size = p->spatial, *out = p->output, step = p->stride[1], high = p->dilation[1];
   const int64_t top = vox_max(0, g->first * step - p->pad[1]);
@@ -251,8 +287,9 @@ INLINE int max_overlap(const pool_group *g, pool_block b, const int form, const 
   /* windows in rows from `full` on do not reach above the plane */
   const int64_t width = size[2], full = vox_ceil_div(p->pad[1], step);
   int64_t d0, d1, h0, h1, col = g->col;
-  vmask nan = v_range(0, 0);
+  ivec nan = {0};
   vec line[MOST_LINES];
+  ivec place[MOST_LINES];
   vox_inside(size[0], p->dilation[0], g->slice * p->stride[0] - p->pad[0], p->kernel[0], &d0, &d1);
   b.taps = taps;
   b.dilation = dilation;
@@ -260,37 +297,38 @@ INLINE int max_overlap(const pool_group *g, pool_block b, const int form, const 
     for (int64_t d = d0; d < d1; d++) {
       const int64_t slice = g->slice * p->stride[0] - p->pad[0] + d * p->dilation[0];
       const real *from = g->x + (slice * size[1] + top) * size[2];
-      vmask seen = v_range(0, 0);
       for (int64_t row = 0; row < end - top; row++, from += width)
-        line[row] = max_line(&b, from, form, edge, &seen);
-      nan |= seen;
-      real *y = g->y + (g->slice * out[1] + g->first) * out[2] + col;
-      for (int64_t h = g->first; h < g->last; h++, y += out[2]) {
+        line[row] = max_line(&b, from, form, edge, places, &place[row], &nan);
+      int64_t to = (g->slice * out[1] + g->first) * out[2] + col;
+      for (int64_t h = g->first, count; h < g->last; h += count, to += count * out[2]) {
         int64_t at = h * step - p->pad[1] - top, rows = p->kernel[1];
-        if (h < full || h >= g->inside) {
+        count = vox_min(g->inside, g->last) - h;
+        if (h < full || count < 1) {
           vox_inside(size[1], high, h * step - p->pad[1], rows, &h0, &h1);
-          at += h0 * high, rows = h1 - h0;
+          at += h0 * high, rows = h1 - h0, count = 1;
         }
-        vec best = rows == 3 ? max_of_lines(line + at, 3, high) : rows == 5 ? max_of_lines(line + at, 5, high)
-                                                                            : max_of_lines(line + at, rows, high);
-        if (d > d0) best = v_max(best, edge ? v_load_n(y, b.n) : v_load(y));
-        if (edge)
-          v_store_n(y, best, b.n);
+        const pool_column c = {line + at, place + at, step, high, high * size[2], count, b.n, out[2]};
+        const int64_t first = (slice * size[1] + top + at) * size[2] + b.col, jump = step * size[2];
+        int64_t *index = places ? g->index + to : 0;
+        if (rows == 3)
+          max_of_lines(c, 3, edge, places, d == d0, first, jump, form, g->y + to, index);
+        else if (rows == 5)
+          max_of_lines(c, 5, edge, places, d == d0, first, jump, form, g->y + to, index);
         else
-          v_store(y, best);
+          max_of_lines(c, rows, edge, places, d == d0, first, jump, form, g->y + to, index);
       }
     }
-  return v_any(nan);
+  return v_any_int(nan);
 }
-INLINE int max_overlap_fast(const pool_group *g, const pool_block *b, const int edge) {
+INLINE int max_overlap_fast(const pool_group *g, const pool_block *b, const int edge, const int places) {
   const int64_t taps = b->taps, step = b->step;
-  if (step == 1 && taps == 3 && b->dilation == 1) return max_overlap(g, *b, 1, 3, 1, edge);
-  if (step == 1 && taps == 5 && b->dilation == 1) return max_overlap(g, *b, 1, 5, 1, edge);
-  if (step == 1) return max_overlap(g, *b, 1, taps, b->dilation, edge);
-  if (step == 2 && taps == 3) return max_overlap(g, *b, 2, 3, 1, edge);
-  if (step == 2) return max_overlap(g, *b, 2, taps, 1, edge);
-  if (step == 3) return max_overlap(g, *b, 3, taps, 1, edge);
-  return max_overlap(g, *b, 4, taps, 1, edge);
+  if (step == 1 && taps == 3 && b->dilation == 1) return max_overlap(g, *b, 1, 3, 1, edge, places);
+  if (step == 1 && taps == 5 && b->dilation == 1) return max_overlap(g, *b, 1, 5, 1, edge, places);
+  if (step == 1) return max_overlap(g, *b, 1, taps, b->dilation, edge, places);
+  if (step == 2 && taps == 3) return max_overlap(g, *b, 2, 3, 1, edge, places);
+  if (step == 2) return max_overlap(g, *b, 2, taps, 1, edge, places);
+  if (step == 3) return max_overlap(g, *b, 3, taps, 1, edge, places);
+  return max_overlap(g, *b, 4, taps, 1, edge, places);
 }
 
 /* In the form that serves; common windows have their sizes known to the compiler. */
@@ -306,7 +344,7 @@ INLINE int max_block_fast(pool_group *g, const pool_block *b, const int edge, co
   return max_block(g, *b, taps, step, dilation, ONE_BY_ONE, 1, FAST, places);
 }
 INLINE void max_block_any(pool_group *g, pool_block b, const int edge, const int places) {
-  if (!places && g->overlap ? !max_overlap_fast(g, &b, edge) : !max_block_fast(g, &b, edge, places)) return;
+  if (g->overlap ? !max_overlap_fast(g, &b, edge, places) : !max_block_fast(g, &b, edge, places)) return;
   const int64_t blocks = edge ? 1 : g->blocks;
   for (int64_t i = 0; i < blocks; i++, g->col += LANES, b.col += b.step * LANES, b.low = -b.col, b.high -= b.step * LANES)
     if (b.step == 2 && b.dilation == 1)
@@ -363,7 +401,7 @@ static void max_pool(const vox_window *p, const vox_box *box, const void *x_, vo
     int64_t ignored, span = (p->kernel[1] - 1) * p->dilation[1];
     pool_group g = {.p = p, .x = x, .y = (real *)y_ + from, .index = indices ? indices + from : 0};
     vox_inside(size[1], p->stride[1], span - p->pad[1], out[1], &ignored, &g.inside);
-    g.overlap = !indices && rows_overlap(p);
+    g.overlap = (!indices || p->kernel[0] == 1) && rows_overlap(p);
     if (g.overlap) rows = vox_min(vox_max(rows, LEAST_OVERLAPPING), (MOST_LINES - 1 - span) / p->stride[1] + 1);
     for (g.slice = box->first[0]; g.slice < box->last[0]; g.slice++)
       for (g.first = box->first[1]; g.first < box->last[1]; g.first = g.last) {
