@@ -67,6 +67,8 @@ def test_layers_are_what_the_package_computes(name):
 
 def test_suites():
     assert len(suite("table32")) == 32
+    images = {layer.name: layer.n for layer in suite("table32_b4")}
+    assert (images["rn50.c5_3x3"], images["vgg.5"], images["small.2"], images["dil.128"]) == (4, 4, 8, 1)
     assert all(layer.groups == layer.c for layer in suite("depthwise"))
     assert {layer.rank for layer in suite("conv1d")} == {1}
     assert any(layer.operation("forward") == "input" for layer in suite("unet3d"))
