@@ -504,7 +504,7 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   if (__builtin_mul_overflow(depth_taps, l->cin, &l->taps)) return VOX_OVERFLOW;
   l->taps = vox_max(l->taps, taps[0] * l->positions);
   l->runs = l->images * taps[0] * l->band[1] + l->vectors;
-  l->offsets = vox_round_up(l->taps + 6 * l->runs + 6 * l->vectors + VOX_IMAGE_WORDS * l->images, VOX_ALIGN / 8);
+  l->offsets = vox_round_up(l->taps + 6 * l->runs + 8 * l->vectors + VOX_IMAGE_WORDS * l->images, VOX_ALIGN / 8);
   return VOX_OK;
 }
 

@@ -239,32 +239,53 @@ INLINE void winograd_zip(const int mw, const vec *columns, vec *line) {
   }
 }
 
-/* One channel of products s, positions `stride` apart, back to outputs: `to` gets mh lines of mw * LANES outputs, the
- * tiles' columns interleaved. */
+/* Where the lines of a vector of tiles go: vector j of line i to at[j] + i * pitch, unless at[j] is negative.  What lies
+ * `next` further will be written soon. */
+typedef struct winograd_place {
+  int64_t at[4], pitch, next;
+  int32_t whole, streams; /* all lines of whole vectors; past the caches */
+} winograd_place;
+_Static_assert(sizeof(winograd_place) <= 7 * sizeof(int64_t), "the layout counts so many");
+
+INLINE void winograd_put(const int mh, const int mw, vec lines[4][4], const winograd_place *to, real *y) {
+  const int64_t pitch = to->pitch, next = to->next;
+  const int streams = to->streams;
+  int64_t at[4];
+  UNROLL for (int j = 0; j < mw; j++) at[j] = to->at[j];
+  UNROLL for (int j = 0; j < mw; j++) {
+    if (at[j] < 0) continue;
+    if (streams) {
+      UNROLL for (int i = 0; i < mh; i++) v_stream(y + at[j] + i * pitch, lines[i][j]);
+      continue;
+    }
+    if (next) UNROLL for (int i = 0; i < mh; i++) prefetch_write(y + at[j] + i * pitch + next);
+    UNROLL for (int i = 0; i < mh; i++) v_store(y + at[j] + i * pitch, lines[i][j]);
+  }
+}
+
+/* One channel of products s, positions `stride` apart, back to mh lines of mw vectors of outputs. */
 INLINE void winograd_output(const int mh, const int mw, const int nh, const int nw, const real *s, int64_t stride, vec bias,
-                            int activation, vec slope, real *to) {
-  vec rows[MOST_POINTS][MOST_POINTS], d[MOST_POINTS], line[MOST_POINTS], columns[MOST_POINTS];
+                            int activation, vec slope, const winograd_place *to, real *y) {
+  vec rows[MOST_POINTS][MOST_POINTS], d[MOST_POINTS], line[MOST_POINTS], columns[MOST_POINTS], lines[4][4];
   UNROLL for (int j = 0; j < nw; j++) {
     UNROLL for (int i = 0; i < nh; i++) d[i] = v_load(s + (i * nw + j) * stride);
     transform_output(mh, nh, d, line);
     UNROLL for (int i = 0; i < mh; i++) rows[i][j] = line[i];
   }
-  UNROLL for (int i = 0; i < mh; i++, to += mw * LANES) {
+  UNROLL for (int i = 0; i < mh; i++) {
     transform_output(mw, nw, rows[i], columns);
     UNROLL for (int j = 0; j < mw; j++) columns[j] = activate(columns[j] + bias, activation, slope);
-    winograd_zip(mw, columns, line);
-    UNROLL for (int j = 0; j < mw; j++) v_store(to + j * LANES, line[j]);
+    winograd_zip(mw, columns, lines[i]);
   }
+  winograd_put(mh, mw, lines, to, y);
 }
 
 /* Sums of `depth` terms for a vector of 4 x 4 tiles, from the transformed weights of one output channel, [position][term],
- * to outputs, without a stop in memory: the transform along rows takes the columns of points as they come.  Lines of
- * outputs are `pitch` apart; what lies `next` further will be written soon. */
+ * to outputs, without a stop in memory: the transform along rows takes the columns of points as they come. */
 INLINE void winograd_fused(const int depth, const real *u, const real *v, int64_t stride, const int64_t *off, vec bias,
-                           int activation, vec slope, real *to, const int64_t at[4], int64_t pitch, int64_t next,
-                           int streams) {
+                           int activation, vec slope, const winograd_place *to, real *y) {
   enum { M = 4, N = 6 };
-  vec y[M][M], lines[M][M], before[M];
+  vec sum[M][M], lines[M][M], before[M];
   UNROLL for (int i = 0; i < M; i++) before[i] = v_zero();
   UNROLL for (int j = 0; j < N; j++) {
     vec s[N], r[M];
@@ -276,57 +297,46 @@ INLINE void winograd_fused(const int depth, const real *u, const real *v, int64_
     transform_output(M, N, s, r);
     UNROLL for (int i = 0; i < M; i++) {
       const vec even = before[i] + r[i], odd = before[i] - r[i];
-      if (j == 0) y[i][0] = r[i] + bias;
+      if (j == 0) sum[i][0] = r[i] + bias;
       if (j == 2) {
-        y[i][0] += even;
-        y[i][1] = v_fma(v_set1(POINT_P), odd, bias);
-        y[i][2] = v_scale_add(0.5, even, bias);
-        y[i][3] = v_fma(v_set1(POINT_P / 2), odd, bias);
+        sum[i][0] += even;
+        sum[i][1] = v_fma(v_set1(POINT_P), odd, bias);
+        sum[i][2] = v_scale_add(0.5, even, bias);
+        sum[i][3] = v_fma(v_set1(POINT_P / 2), odd, bias);
       }
       if (j == 4) {
-        y[i][0] += even;
-        y[i][1] = v_fma(v_set1(POINT_Q), odd, y[i][1]);
-        y[i][2] = v_scale_add(2, even, y[i][2]);
-        y[i][3] = v_fma(v_set1(2 * POINT_Q), odd, y[i][3]);
+        sum[i][0] += even;
+        sum[i][1] = v_fma(v_set1(POINT_Q), odd, sum[i][1]);
+        sum[i][2] = v_scale_add(2, even, sum[i][2]);
+        sum[i][3] = v_fma(v_set1(2 * POINT_Q), odd, sum[i][3]);
       }
-      if (j == 5) y[i][3] += r[i];
+      if (j == 5) sum[i][3] += r[i];
       before[i] = r[i];
     }
   }
   UNROLL for (int i = 0; i < M; i++) {
-    UNROLL for (int j = 0; j < M; j++) y[i][j] = activate(y[i][j], activation, slope);
-    winograd_zip(M, y[i], lines[i]);
+    UNROLL for (int j = 0; j < M; j++) sum[i][j] = activate(sum[i][j], activation, slope);
+    winograd_zip(M, sum[i], lines[i]);
   }
-  UNROLL for (int j = 0; j < M; j++) {
-    real *line = to + at[j];
-    if (at[j] < 0) continue;
-    UNROLL for (int i = 0; i < M; i++, line += pitch)
-      if (streams) {
-        v_stream(line, lines[i][j]);
-      } else {
-        prefetch_write(line + next);
-        v_store(line, lines[i][j]);
-      }
-  }
+  winograd_put(M, M, lines, to, y);
 }
 
 NOINLINE void winograd_fused_tiles(int64_t depth, const real *u, const real *v, int64_t stride, const int64_t *off, vec bias,
-                                 int activation, vec slope, real *to, const int64_t at[4], int64_t pitch, int64_t next,
-                                 int streams) {
+                                   int activation, vec slope, const winograd_place *to, real *y) {
   switch (depth) {
-  case 1: winograd_fused(1, u, v, stride, off, bias, activation, slope, to, at, pitch, next, streams); return;
-  case 2: winograd_fused(2, u, v, stride, off, bias, activation, slope, to, at, pitch, next, streams); return;
-  case 3: winograd_fused(3, u, v, stride, off, bias, activation, slope, to, at, pitch, next, streams); return;
-  case 4: winograd_fused(4, u, v, stride, off, bias, activation, slope, to, at, pitch, next, streams); return;
+  case 1: winograd_fused(1, u, v, stride, off, bias, activation, slope, to, y); return;
+  case 2: winograd_fused(2, u, v, stride, off, bias, activation, slope, to, y); return;
+  case 3: winograd_fused(3, u, v, stride, off, bias, activation, slope, to, y); return;
+  case 4: winograd_fused(4, u, v, stride, off, bias, activation, slope, to, y); return;
   }
 }
 
 /* The tile forms that exist, as compile-time constants. */
 static void winograd_outputs(const int64_t *m, int64_t nh, int64_t nw, const real *s, int64_t stride, vec bias, int activation,
-                             vec slope, real *to) {
+                             vec slope, const winograd_place *to, real *y) {
 #define FORM(mh, mw, nh, nw)                                                                \
   case ((mh * 16 + mw) * 16 + nh) * 16 + nw:                                                 \
-    winograd_output(mh, mw, nh, nw, s, stride, bias, activation, slope, to);                 \
+    winograd_output(mh, mw, nh, nw, s, stride, bias, activation, slope, to, y);                 \
     return
   switch (((m[1] * 16 + m[2]) * 16 + nh) * 16 + nw) {
     FORM(4, 4, 6, 6);
@@ -402,15 +412,10 @@ static void winograd_runs(const vox_conv_job *job, const band *b, winograd_block
   block->first[block->vectors] = run - block->runs;
 }
 
-/* Where the four vectors of a line of 4 x 4 tiles go, if all four lines are stored, and what they go to is whole. */
-typedef struct winograd_place {
-  int64_t at[4]; /* negative where nothing is stored */
-  int32_t whole, streams;
-} winograd_place;
-_Static_assert(sizeof(winograd_place) <= 5 * sizeof(int64_t), "the layout counts so many");
-
+/* Whether 4 x 4 tiles fill all four lines with whole vectors, and where these go, from channel 0 of sample 0. */
 static void winograd_places(const winograd_block *block, int64_t q, winograd_place *place) {
-  *place = (winograd_place){.at = {-LANES, -LANES, -LANES, -LANES}, .whole = 1, .streams = 1};
+  for (int j = 0; j < 4; j++) place->at[j] = -LANES;
+  place->whole = place->streams = 1;
   for (int64_t r = block->first[q]; r < block->first[q + 1]; r++) {
     const winograd_run *run = &block->runs[r];
     const int64_t first = 4 * run->lane;
@@ -610,9 +615,11 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   real lines[4 * 4 * LANES];
   const int streams = l->streams && is_aligned(job->y) && size[2] % LANES == 0 && plane % LANES == 0;
   winograd_place *places = (winograd_place *)(block.runs + l->runs);
-  for (int64_t q = 0; FUSED_DEPTH > 0 && l->fused && q * LANES < outputs; q++) {
+  const winograd_place parts = {.at = {0, LANES, 2 * LANES, 3 * LANES}, .pitch = l->tile[2] * LANES};
+  for (int64_t q = 0; q * LANES < outputs; q++) {
+    places[q].pitch = size[2], places[q].next = plane;
     winograd_places(&block, q, &places[q]);
-    places[q].whole &= spread[0] == 1 && spread[1] == 1;
+    places[q].whole &= l->tile[1] == 4 && l->tile[2] == 4 && spread[0] == 1 && spread[1] == 1;
     for (int j = 0; j < 4; j++) places[q].streams &= streams && places[q].at[j] % LANES == 0;
   }
   for (int64_t t = 0; t < taps; t++)
@@ -631,15 +638,10 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
       real *y = (real *)job->y + channel * plane;
       vec bias = v_set1(job->bias ? ((const real *)job->bias)[channel] : 0);
       for (int64_t q = 0; q * LANES < outputs; q++) {
-        static const int64_t in_lines[4] = {0, LANES, 2 * LANES, 3 * LANES};
-        const real *from = v + q * LANES, *panel = weights + (k - kb) * of_channel;
-        if (places[q].whole) {
-          winograd_fused_tiles(depth, panel, from, v_stride, off, bias, p->activation, slope, y, places[q].at, size[2], plane,
-                               places[q].streams);
-          continue;
-        }
-        winograd_fused_tiles(depth, panel, from, v_stride, off, bias, p->activation, slope, lines, in_lines, 4 * LANES, 0, 0);
-        winograd_store(l, &block, q, size[2], spread, plane, streams, lines, y);
+        const int whole = places[q].whole;
+        winograd_fused_tiles(depth, weights + (k - kb) * of_channel, v + q * LANES, v_stride, off, bias, p->activation, slope,
+                             whole ? &places[q] : &parts, whole ? y : lines);
+        if (!whole) winograd_store(l, &block, q, size[2], spread, plane, streams, lines, y);
       }
     }
     if (l->fused) continue;
@@ -660,10 +662,12 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
     for (int64_t k = kb; k < k_end; k++) {
       int64_t channel = it->group * l->cout + k;
       vec bias = v_set1(job->bias ? ((const real *)job->bias)[channel] : 0);
+      real *y = (real *)job->y + channel * plane;
       for (int64_t q = 0; q * LANES < outputs; q++) {
+        const int whole = places[q].whole;
         winograd_outputs(l->tile, points[1], points[2], products + (k - kb) * outputs + q * LANES, stride, bias,
-                         p->activation, slope, lines);
-        winograd_store(l, &block, q, size[2], spread, plane, streams, lines, (real *)job->y + channel * plane);
+                         p->activation, slope, whole ? &places[q] : &parts, whole ? y : lines);
+        if (!whole) winograd_store(l, &block, q, size[2], spread, plane, streams, lines, y);
       }
     }
   }

@@ -134,7 +134,7 @@ static void draw_few_bands(caller *c, int64_t lanes) {
     f->kernel[i] = i || deep ? 3 : 1, f->pad[i] = f->pad_after[i] = f->kernel[i] / 2, f->stride[i] = f->dilation[i] = 1;
     f->spatial[i] = f->output[i] = i ? 9 + draw(c, 52) : deep ? 1 + draw(c, 3) : 1;
   }
-  if (few && draw(c, 2)) f->spatial[2] = f->output[2] = lanes * (1 + draw(c, 1 + 64 / lanes));
+  if (draw(c, 2)) f->spatial[2] = f->output[2] = lanes * (1 + draw(c, 1 + 64 / lanes));
   f->threads[1] = 2 + draw(c, most_threads - 1);
 }
 
