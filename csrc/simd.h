@@ -50,6 +50,16 @@ typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
 typedef lane_int ivec __attribute__((vector_size(VECTOR_BYTES)));
 typedef real vec_unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 
+/* Differences that wrap round, of integers of which nothing is known. */
+INLINE ivec v_minus_int(ivec a, ivec b) {
+#if VOX_DOUBLE
+  typedef uint64_t uvec __attribute__((vector_size(VECTOR_BYTES)));
+#else
+  typedef uint32_t uvec __attribute__((vector_size(VECTOR_BYTES)));
+#endif
+  return (ivec)((uvec)a - (uvec)b);
+}
+
 INLINE vec v_load(const real *p) { return *(const vec_unaligned *)p; }
 INLINE void v_store(real *p, vec a) { *(vec_unaligned *)p = a; }
 /* The same to a multiple of a vector's bytes, past the caches, for results that would not stay there; v_stream_end before

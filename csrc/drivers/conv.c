@@ -111,7 +111,7 @@ int64_t vox_conv_workspace_bytes(const vox_conv *problem, int64_t threads) {
   vox_conv p = normal_form(problem);
   vox_layout l;
   vox_weight_layout w;
-  workspace s;
+  workspace s = {0};
   int64_t bytes;
   status = workspace_of(&p, threads, &l, &w, &s);
   if (status) return status;
@@ -283,7 +283,7 @@ int vox_conv_run(const vox_conv *problem, int64_t threads, const void *a, const 
   vox_conv p = normal_form(problem);
   vox_layout l;
   vox_weight_layout w;
-  workspace s;
+  workspace s = {0};
   status = workspace_of(&p, threads, &l, &w, &s);
   if (status) return status;
   const vox_unit *unit = vox_unit_used(p.type);

@@ -15,7 +15,7 @@ INLINE vmask spread_windows(const int D, const int H, const int whole, const rea
   vmask found = v_range(0, 0);
   ivec ramp;
   for (int i = 0; i < LANES; i++) ramp[i] = (lane_int)(2 * i);
-  at -= ramp + (lane_int)first;
+  at = v_minus_int(at, ramp + (lane_int)first);
   *beyond |= high;
   UNROLL for (int t = 0; t < D * H; t++) {
     const int64_t line = t / H * slice + t % H * row;
