@@ -144,7 +144,8 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
   }
   status = vox_conv_layout(&p, u, 1, &l);
   if (status) return status;
-  *(header *)packed = (header){.weight = weight};
+  const header first = {.weight = weight};
+  memcpy(packed, &first, sizeof first); /* which need not be aligned */
   if (l.late) return VOX_OK;
   if (l.upsamples) { /* no padding, so nothing that an Inf might meet */
     u->upsample_pack(&p, &l, weight, (char *)packed + HEADER);
@@ -301,8 +302,10 @@ int vox_conv_run(const vox_conv *problem, int64_t threads, const void *a, const 
   conv_call call = {.job = {.p = &p, .l = &l, .x = a, .bias = bias, .packed = (const char *)b + HEADER,
                             .nonfinite = *(const int32_t *)b, .y = out},
                     .unit = unit, .scratch = scratch, .shared = memory, .each = s.each, .v = s.v};
+  header first;
+  memcpy(&first, b, sizeof first);
   if (l.late)
-    call.job.weight = ((const header *)b)->weight;
+    call.job.weight = first.weight;
   else if (p.algorithm == VOX_WINOGRAD)
     call.job.weight = (const char *)b + HEADER + winograd_bytes(&p, l.tile);
   if (l.cout == 0) return VOX_OK;
