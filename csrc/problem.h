@@ -29,6 +29,7 @@ typedef struct vox_phase {
  * (channel, tap), wherever the cuts fall. */
 typedef struct vox_layout {
   int64_t cin, cout;       /* channels of one group that are read and written */
+  int64_t inputs;          /* Winograd: those that are transformed: at stride 2 a channel's four parities are one each */
   int64_t phases[3];       /* residues along each axis */
   int64_t band[3];         /* outputs of a band along each axis (direct) */
   int64_t bands[3];        /* bands along each axis; im2col: tiles, in [2] */
@@ -220,8 +221,24 @@ static inline int64_t vox_panel_width(int64_t panel, int64_t left) {
 static inline int64_t vox_even_first(int64_t count, int64_t pieces, int64_t i) {
   return i * (count / pieces) + vox_min(i, count % pieces);
 }
-/* Winograd's points along an axis, at most. */
+/* Winograd's points along an axis, at most, and those of a problem.  At stride 2 its inputs are two interleaved rows, which
+ * meet every second tap each. */
 enum { VOX_MOST_POINTS = 8 };
+static inline int64_t vox_winograd_taps(const vox_conv *p, int axis) { return vox_ceil_div(p->kernel[axis], p->stride[axis]); }
+static inline int64_t vox_winograd_points(const vox_conv *p, const int64_t tile[3], int axis) {
+  return tile[axis] - 1 + vox_winograd_taps(p, axis);
+}
+/* The parities of both axes, rows' and columns', are (0, 1), (0, 0), (1, 0) and (1, 1), in this order: where an odd kernel's
+ * shorter half has no share in the last point of an axis, those that have follow one another. */
+static inline int64_t vox_parities(const vox_conv *p) { return p->stride[1] * p->stride[2]; }
+static inline int64_t vox_parity(const vox_conv *p, int64_t i, int axis) {
+  return vox_parities(p) == 1 ? 0 : axis == 1 ? i >> 1 : (i == 0 || i == 3);
+}
+static inline void vox_parities_at(const vox_conv *p, int last_row, int last_column, int64_t *first, int64_t *count) {
+  last_row &= (int)(p->kernel[1] % p->stride[1]), last_column &= (int)(p->kernel[2] % p->stride[2]);
+  *first = last_column;
+  *count = vox_parities(p) >> (last_row + last_column);
+}
 
 /* Whether outputs lie as their inputs do: kernels of one tap.  In normal form such a problem is one line. */
 static inline int vox_pointwise(const vox_conv *p) {

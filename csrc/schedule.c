@@ -188,9 +188,9 @@ static int may_be_dense(const vox_conv *p) {
 
 /* Whether output channels should be the lanes: where pixels would leave too many of them idle, and there are sums enough
  * to hide the turn of their results to rows. */
-static int by_channels(const vox_layout *l, const vox_unit *u, int64_t pixels, int64_t depth) {
+static int by_channels(int64_t cout, const vox_unit *u, int64_t pixels, int64_t depth) {
   enum { LEAST_DEPTH = 128 };
-  return l->cout % u->channels == 0 && depth >= LEAST_DEPTH && 20 * vox_round_up(pixels, 2) < 19 * vox_round_up(pixels, u->lanes);
+  return cout % u->channels == 0 && depth >= LEAST_DEPTH && 20 * vox_round_up(pixels, 2) < 19 * vox_round_up(pixels, u->lanes);
 }
 
 /* Input channels to read at once where output channels should be the lanes of an image that is one band; else 0. */
@@ -202,7 +202,7 @@ static int64_t whole_by_channels(const vox_conv *p, const vox_layout *l, const v
   if (p->operation != VOX_CONV || (taps[2] > 1 && !may_be_dense(p)) || l->band[2] < count[2]) return 0;
   if (product((const int64_t[]){count[1], count[2]}, 2, &pixels)) return 0;
   if (pixels < LEAST_PIXELS || pixels > MOST_PIXELS) return 0;
-  if (product((const int64_t[]){l->cin, taps[0], taps[1], taps[2]}, 4, &depth) || !by_channels(l, u, pixels, depth)) return 0;
+  if (product((const int64_t[]){l->cin, taps[0], taps[1], taps[2]}, 4, &depth) || !by_channels(l->cout, u, pixels, depth)) return 0;
   if (product((const int64_t[]){taps[0], slots[1], taps[2], count[1] + halo[1], count[2], size}, 6, &bytes)) return 0;
   return vox_min(l->cin, MOST_BYTES / bytes);
 }
@@ -215,10 +215,11 @@ void vox_winograd_phase(const vox_conv *p, const int64_t tile[3], const int64_t 
   for (int i = 1; i < 3; i++) {
     int64_t d = p->dilation[i], size = forward ? p->spatial[i] : p->output[i];
     vox_axis *a = &phase->axis[i];
-    *a = (vox_axis){.size = size, .step = tile[i] * d, .first = residue[i], .spread = d, .offset_step = d};
+    *a = (vox_axis){.size = size, .first = residue[i], .spread = d, .offset_step = p->stride[i] * d};
+    a->step = tile[i] * a->offset_step;
     a->outputs = ((forward ? p->output[i] : p->spatial[i]) - 1 - residue[i]) / d + 1;
     a->count = vox_ceil_div(a->outputs, tile[i]);
-    a->taps = tile[i] - 1 + p->kernel[i];
+    a->taps = vox_winograd_points(p, tile, i);
     a->offset0 = residue[i] + (forward ? -p->pad[i] : p->pad[i] - (p->kernel[i] - 1) * d);
   }
   if (!forward) {
@@ -241,17 +242,20 @@ static double weight_time(const vox_conv *p, const vox_unit *u, double taps, dou
 }
 
 /* Vectors of tiles of one depth of a sample: its residues, and its depths, share the lanes. */
-static double tile_vectors(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw) {
+static double tile_vectors(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw, double depth, double outputs) {
   const int64_t *out = p->operation == VOX_CONV ? p->output : p->spatial;
   const double h = (double)vox_ceil_div(vox_ceil_div(out[1], p->dilation[1]), mh) * (double)p->dilation[1];
   const double w = (double)vox_ceil_div(vox_ceil_div(out[2], p->dilation[2]), mw) * (double)p->dilation[2];
-  const double all = h * w * (double)out[0] / (double)u->lanes;
+  double all = h * w * (double)out[0];
+  if (p->operation == VOX_CONV && all <= 4 * (double)u->lanes && by_channels((int64_t)outputs, u, (int64_t)all, (int64_t)depth))
+    return (double)vox_round_up((int64_t)all, 2) / (double)u->lanes / (double)out[0];
+  all /= (double)u->lanes;
   return (all < 1e9 ? (double)(int64_t)(all + 1 - 1e-9) : all) / (double)out[0];
 }
 
 /* Whether sums of so few terms that they would not repay a stop stay in registers up to the outputs. */
 static int winograd_fuses(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw, double depth) {
-  return mh == 4 && mw == 4 && p->kernel[1] == 3 && p->kernel[2] == 3 && depth > 0 && depth <= (double)u->fused_depth;
+  return mh == 4 && mw == 4 && p->kernel[1] == 3 && p->kernel[2] == 3 && vox_parities(p) == 1 && depth > 0 && depth <= (double)u->fused_depth;
 }
 
 /* Estimated time in units of one vector multiply-add: products, transforms, and the stream of the weights, which hides
@@ -261,12 +265,17 @@ static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, in
   static const int input[] = {15, 11}, output[] = {12, 10};
   const int64_t *out = p->operation == VOX_CONV ? p->output : p->spatial;
   const int wide = vox_ceil_div(vox_ceil_div(out[2], p->dilation[2]), mw) >= u->lanes;
-  const double n = (double)((mh - 1 + p->kernel[1]) * (mw - 1 + p->kernel[2])), inputs = depth / (double)p->kernel[0];
+  const int64_t tile[3] = {1, mh, mw}, nh = vox_winograd_points(p, tile, 1), nw = vox_winograd_points(p, tile, 2);
+  /* depths share what they read; where they do not, each gathers all, for few tiles at a time */
+  const double n = (double)(nh * nw), slices = p->stride[0] == 1 && p->dilation[0] == 1 ? 1 : 2 * (double)p->kernel[0];
+  const double inputs = depth / (double)p->kernel[0] * (p->kernel[0] > 1 ? slices : 1) * (double)vox_parities(p);
+  /* of an odd kernel's parities, those with a tap less have a point less */
+  const double points = (double)(p->stride[1] == 1 ? nh * nw : (2 * nh - p->kernel[1] % 2) * (2 * nw - p->kernel[2] % 2));
   /* without a stop in memory: measured over a direct sum of as few channels, and more where lines end within a vector */
-  const double whole = depth + output[wide], few = 2.1 * depth + (out[2] % u->lanes ? 7 : 2);
+  const double whole = points / n * depth + output[wide], few = 2.1 * depth + (out[2] % u->lanes ? 7 : 2);
   const double each = winograd_fuses(p, u, mh, mw, depth) ? few : whole;
-  const double products = tile_vectors(p, u, mh, mw) * (each * outputs + input[wide] * inputs);
-  return n * products + weight_time(p, u, (double)(p->kernel[1] * p->kernel[2]), n) * depth * outputs;
+  const double products = tile_vectors(p, u, mh, mw, depth * (double)vox_parities(p), outputs) * (each * outputs + input[wide] * inputs);
+  return n * products + weight_time(p, u, (double)(p->kernel[1] * p->kernel[2]), points) * depth * outputs;
 }
 
 /* The weight gradient's images of a sample, residues of dilated axes, and tiles of the largest. */
@@ -318,14 +327,20 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   const double depth = (double)((gradient ? p->k : p->c) / p->groups) * (double)p->kernel[0];
   const double outputs = (double)((gradient ? p->c : p->k) / p->groups);
   if (p->operation == VOX_CONV_WEIGHT_GRAD) return winograd_weight_tile(p, u, tile, gain);
-  if (p->kernel[2] != 3 && p->kernel[2] != 5 && p->kernel[2] != 7) return VOX_INVALID;
   if (p->kernel[1] != p->kernel[2] && p->kernel[1] != 1) return VOX_INVALID;
   for (int i = 0; i < 3; i++)
-    if ((p->stride[i] != 1 && (i > 0 || gradient)) || (i > 0 && p->dilation[i] > MOST_DILATION)) return VOX_INVALID;
+    if ((gradient && p->stride[i] != 1) || (i > 0 && p->dilation[i] > MOST_DILATION)) return VOX_INVALID;
+  if (p->stride[1] != 1 || p->stride[2] != 1) {
+    const int parities = p->stride[1] == 2 && p->stride[2] == 2 && p->dilation[1] == 1 && p->dilation[2] == 1;
+    if (!parities || p->kernel[1] != p->kernel[2]) return VOX_INVALID;
+  }
+  const int64_t kernel = p->kernel[2], reduced = vox_winograd_taps(p, 2);
+  if (kernel < 3 || kernel > 7 || (kernel % 2 == 0 && p->stride[2] == 1)) return VOX_INVALID;
   double least = 0;
   for (unsigned i = 0; i < sizeof forms / sizeof forms[0]; i++) {
     int64_t mh = forms[i][0], mw = forms[i][1];
-    if ((mh == 1) != (p->kernel[1] == 1) || vox_max(mh - 1 + p->kernel[1], mw - 1 + p->kernel[2]) > VOX_MOST_POINTS) continue;
+    if ((mh == 1) != (p->kernel[1] == 1) || vox_max(mh, mw) - 1 + reduced > VOX_MOST_POINTS) continue;
+    if (p->stride[2] == 2 && mh * mw != 16) continue;
     double time = winograd_time(p, u, mh, mw, depth, outputs);
     if (least == 0 || time < least) {
       least = time;
@@ -335,7 +350,7 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
     }
   }
   const int64_t *out = gradient ? p->spatial : p->output;
-  const double lines = (double)out[1] * ((double)out[2] + (double)((p->kernel[2] - 1) * p->dilation[2]));
+  const double lines = (double)out[1] * ((double)out[2] + (double)((kernel - 1) / p->stride[2] * p->dilation[2]));
   const double taps = (double)(p->kernel[1] * p->kernel[2]);
   const double direct = (taps * lines / (double)u->lanes + weight_time(p, u, taps, taps)) * depth * outputs;
   *gain = direct / (least > 1 ? least : 1);
@@ -350,7 +365,7 @@ static int one_band(const vox_layout *l) { return l->bands[0] == 1 && l->bands[1
  * too many, an even part of them or so many that more rows find room in L2, which takes `fit`; of rows each band reads some
  * that its neighbour reads again.  What both cost, of a channel: a quarter of a vector of tiles for each band, as its
  * weights stream, and 30 multiply-adds for a row of a vector of tiles. */
-static int64_t winograd_columns(const vox_conv *p, const vox_layout *l, const vox_unit *u, const vox_axis *axis, int64_t most,
+static int64_t winograd_columns(const vox_layout *l, const vox_unit *u, const vox_axis *axis, int64_t most,
                                 int64_t fit) {
   enum { ROW = 30 };
   const int64_t counts[2] = {axis[1].count, axis[2].count};
@@ -372,7 +387,7 @@ static int64_t winograd_columns(const vox_conv *p, const vox_layout *l, const vo
         times *= rest ? here[a] > 0 : counts[a] / size[a];
       }
       const double vectors = (double)vox_ceil_div(here[0] * here[1], u->lanes);
-      const double rows = (double)((here[0] - 1) * axis[1].step / p->dilation[1] + axis[1].taps);
+      const double rows = (double)((here[0] - 1) * axis[1].step / axis[1].offset_step + axis[1].taps);
       cost += (double)times * products * (vectors + 0.25);
       cost += (double)times * ROW * rows * (double)vox_ceil_div(here[1], u->lanes);
     }
@@ -417,9 +432,10 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   l->positions = ph.axis[1].taps * ph.axis[2].taps;
   const vox_axis *az = &ph.axis[0];
   const int64_t depth_taps = az->taps;
-  if (product((const int64_t[]){l->positions, vox_max(1, l->cin), size}, 3, &per_tile)) return VOX_OVERFLOW;
+  if (__builtin_mul_overflow(l->cin, vox_parities(p), &l->inputs)) return VOX_OVERFLOW;
+  if (product((const int64_t[]){l->positions, vox_max(1, l->inputs), size}, 3, &per_tile)) return VOX_OVERFLOW;
   /* by what is fused V is read once for each output channel, so it stays in L1 */
-  l->fused = winograd_fuses(p, u, l->tile[1], l->tile[2], (double)depth_taps * (double)l->cin);
+  l->fused = winograd_fuses(p, u, l->tile[1], l->tile[2], (double)depth_taps * (double)l->inputs);
   if (l->fused) l->panel = 1;
   int64_t result;
   if (product((const int64_t[]){size, p->n, p->groups, l->cout, out[0], out[1], out[2]}, 7, &result)) return VOX_OVERFLOW;
@@ -427,20 +443,22 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   const int64_t fit = vox_min((l->fused ? FUSED_BYTES : V_BYTES) / per_tile, 4 * MOST_TILES);
   int64_t most = vox_max(LEAST_VECTORS * u->lanes, fit);
   const int64_t all = ph.axis[0].count * ph.axis[1].count * ph.axis[2].count;
-  l->by_channels = !l->fused && all <= 4 * u->lanes && by_channels(l, u, all, depth_taps * l->cin);
+  l->by_channels = !l->fused && all <= 4 * u->lanes && by_channels(l->cout, u, all, depth_taps * l->inputs);
   if (l->by_channels) {
     most = vox_max(most, all);
     l->panel = u->channels;
   }
 
-  l->band[2] = depth_taps > 1 ? even_piece(ph.axis[2].count, most) : winograd_columns(p, l, u, ph.axis, most, fit);
+  l->band[2] = depth_taps > 1 ? even_piece(ph.axis[2].count, most) : winograd_columns(l, u, ph.axis, most, fit);
   const int64_t room = l->band[2] < ph.axis[2].count ? vox_max(fit, l->band[2]) : most;
   const int64_t lines = vox_max(1, room / l->band[2]); /* rows of tiles, of all depths that are read */
   const int shared = az->step == 1 && (depth_taps == 1 || az->offset_step == 1);
   l->band[0] = l->images = 1;
   if (depth_taps > 1) {
     if (shared) l->band[0] = even_piece(az->count, vox_max(1, vox_min(MOST_DEPTHS, lines - (depth_taps - 1))));
-    l->band[1] = even_piece(ph.axis[1].count, lines / (l->band[0] + depth_taps - 1));
+    /* but no vector of tiles half empty */
+    const int64_t least = vox_min(vox_ceil_div(u->lanes, l->band[0] * l->band[2]), ph.axis[1].count);
+    l->band[1] = even_piece(ph.axis[1].count, vox_max(least, lines / (l->band[0] + depth_taps - 1)));
   } else {
     l->band[1] = even_piece(ph.axis[1].count, lines);
     if (shared && l->band[1] == ph.axis[1].count) l->band[0] = even_piece(az->count, lines / l->band[1]);
@@ -474,11 +492,11 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
       __builtin_mul_overflow(l->plane, l->images, &l->scratch))
     return VOX_OVERFLOW;
   l->scratch = vox_round_up(l->scratch + 2 * u->lanes, line);
-  if (__builtin_mul_overflow(l->cin, l->vectors * u->lanes, &l->columns)) return VOX_OVERFLOW;
+  if (__builtin_mul_overflow(l->inputs, l->vectors * u->lanes, &l->columns)) return VOX_OVERFLOW;
   l->columns = vox_round_up(l->columns + u->lanes, 2 * line) + line; /* as odd_lines does, at least */
 
   if (product((const int64_t[]){vox_ceil_div(images, l->images), p->groups, l->bands[0], l->bands[1], l->bands[2]}, 5, &visits) ||
-      product((const int64_t[]){l->positions, l->cin, depth_taps, tiles, l->cout}, 5, &terms))
+      product((const int64_t[]){l->positions, l->inputs, depth_taps, tiles, l->cout}, 5, &terms))
     return VOX_OVERFLOW;
   const int few = visits > 0 && visits < threads;
   if (few) wide = vox_ceil_div(threads % visits ? 2 * threads : threads, visits);
@@ -487,10 +505,10 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   const int64_t per_part = vox_ceil_div(panels, vox_min(panels, wide)) * l->panel;
   l->parts = vox_max(1, vox_ceil_div(l->cout, per_part));
   if (__builtin_mul_overflow(visits, l->parts, &l->items)) return VOX_OVERFLOW;
-  if (few && l->parts > 1) l->shares = vox_min(l->cin, vox_ceil_div(2 * threads, visits));
+  if (few && l->parts > 1) l->shares = vox_min(l->inputs, vox_ceil_div(2 * threads, visits));
   l->k_block = !l->fused && l->columns <= V_BYTES / size / l->positions ? l->panel : per_part;
   int64_t of_channel, packing = 0;
-  if (product((const int64_t[]){l->positions, vox_max(1, l->cin), depth_taps, size}, 4, &of_channel)) return VOX_OVERFLOW;
+  if (product((const int64_t[]){l->positions, vox_max(1, l->inputs), depth_taps, size}, 4, &of_channel)) return VOX_OVERFLOW;
   if (l->late) l->k_block = vox_min(l->k_block, vox_round_up(vox_max(1, LATE_BYTES / of_channel), l->panel));
   if (product((const int64_t[]){l->positions, l->vectors, u->lanes, l->fused ? 0 : l->k_block}, 4, &l->sums) ||
       __builtin_add_overflow(l->sums, l->positions * 2 * line, &l->sums))
@@ -501,7 +519,7 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
                   __builtin_add_overflow(l->sums, packing, &l->sums)))
     return VOX_OVERFLOW;
   /* offsets of taps, runs of tiles with the first of each vector and where it goes, and the images */
-  if (__builtin_mul_overflow(depth_taps, l->cin, &l->taps)) return VOX_OVERFLOW;
+  if (__builtin_mul_overflow(depth_taps, l->inputs, &l->taps)) return VOX_OVERFLOW;
   l->taps = vox_max(l->taps, taps[0] * l->positions);
   l->runs = l->images * taps[0] * l->band[1] + l->vectors;
   l->offsets = vox_round_up(l->taps + 6 * l->runs + 8 * l->vectors + VOX_IMAGE_WORDS * l->images, VOX_ALIGN / 8);
@@ -601,7 +619,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
     l->columns = vox_round_up(l->band[1] * pitch, width);
     for (int i = 0; i < 3; i++) l->bands[i] = vox_ceil_div(count[i], l->band[i]);
     if (vox_pointwise(p)) {
-      l->by_channels = by_channels(l, u, count[2], l->cin);
+      l->by_channels = by_channels(l->cout, u, count[2], l->cin);
       l->in_place = l->by_channels || count[2] >= width;
     }
     if (l->in_place) { /* with their whole reduction in registers */

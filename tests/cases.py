@@ -146,6 +146,12 @@ CONV = [
     _conv("3x3-winograd-dilated", 2, 16, 20, (19, 22), (3, 3), padding=2, dilation=2),
     _conv("3x3-winograd-dilated-2x3", 1, 9, 17, (70, 53), (3, 3), padding=(0, 3), dilation=(2, 3)),
     _conv("5x5-winograd-groups", 1, 32, 32, (14, 14), (5, 5), groups=2),
+    # at stride 2 parities are channels of 2 to 4 taps: of tiles, vectors of them and rows one more and one less
+    *(_conv(f"3x3-stride-2-{s}", 2, 9, 16, (s, s + 2), (3, 3), stride=2, padding=1) for s in (15, 16, 17, 127)),
+    *(_conv(f"{k}x{k}-parities", 1, 8, 32, (31, 130), (k, k), stride=2, padding=k // 2) for k in (3, 4, 5, 6, 7)),
+    *(_conv(f"{k}x{k}-parities-valid", 1, 3, 17, (13, 35), (k, k), stride=2) for k in (3, 4, 5, 6, 7)),
+    _conv("3x3-winograd-stride-2-lanes", 1, 40, 64, (27, 28), (3, 3), stride=2, padding=1),
+    _conv("3x3-winograd-stride-2-groups", 2, 6, 8, (14, 14), (3, 3), stride=2, padding=(1, 0), groups=2),
     _conv("1x7", 1, 8, 8, (9, 17), (1, 7), padding=(0, 3)),
     _conv("7x1", 1, 8, 8, (17, 9), (7, 1), padding=(3, 0)),
     _conv("kernel-is-map", 2, 9, 5, (6, 5), (6, 5)),
@@ -178,6 +184,8 @@ CONV = [
     # three axes
     _conv("3d-3x3x3", 1, 4, 6, (6, 7, 9), (3, 3, 3), padding=1),
     _conv("3d-winograd-size", 1, 16, 16, (6, 12, 12), (3, 3, 3), padding=1),
+    _conv("3d-winograd-stride-2", 1, 5, 8, (7, 13, 15), (3, 3, 3), stride=2, padding=1),
+    _conv("3d-winograd-stride-1-2-2", 2, 4, 9, (6, 9, 36), (3, 5, 5), stride=(1, 2, 2), padding=(1, 2, 2)),
     _conv("3d-winograd-5x5x5", 1, 8, 8, (6, 9, 10), (5, 5, 5), padding=2),
     _conv("3d-1x1x1", 2, 5, 9, (3, 4, 5), (1, 1, 1)),
     _conv("3d-stride-2", 1, 3, 8, (9, 8, 11), (3, 3, 3), stride=2, padding=1),

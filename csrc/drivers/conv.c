@@ -30,8 +30,8 @@ static int64_t weight_bytes(const vox_conv *p) {
 
 /* The transformed weights; the plain ones follow them.  VOX_OVERFLOW if they cannot be counted. */
 static int64_t winograd_bytes(const vox_conv *p, const int64_t tile[3]) {
-  int64_t points = (tile[1] - 1 + p->kernel[1]) * (tile[2] - 1 + p->kernel[2]), bytes;
-  int64_t filters = weight_bytes(p) / (p->kernel[1] * p->kernel[2]);
+  const int64_t points = vox_winograd_points(p, tile, 1) * vox_winograd_points(p, tile, 2) * vox_parities(p);
+  int64_t bytes, filters = weight_bytes(p) / (p->kernel[1] * p->kernel[2]);
   return __builtin_mul_overflow(filters, points, &bytes) ? VOX_OVERFLOW : bytes;
 }
 
@@ -55,7 +55,7 @@ int64_t vox_conv_packed_bytes(const vox_conv *p) {
     int64_t tile[3];
     double gain;
     if (vox_conv_winograd_tile(p, tile, &gain)) return VOX_INVALID;
-    transformed = winograd_bytes(p, tile);
+    transformed = winograd_bytes(&normal, tile);
   }
   return transformed < 0 || __builtin_add_overflow(bytes, transformed, &bytes) || __builtin_add_overflow(bytes, HEADER, &bytes)
              ? VOX_OVERFLOW
@@ -153,7 +153,7 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
     return VOX_OK;
   }
   if (p.algorithm == VOX_WINOGRAD) {
-    const int64_t depth = p.kernel[0] * l.cin;
+    const int64_t depth = p.kernel[0] * l.inputs;
     for (int64_t g = 0; g < p.groups; g++)
       for (int64_t k = 0, m; k < l.cout; k += m) {
         m = vox_panel_width(l.panel, l.cout - k);

@@ -25,6 +25,18 @@ INLINE void transform_input(const int n, const vec *d, vec *v) {
     v[5] = even + odd;
     v[6] = even - odd;
     v[7] = v_scale_add(5.25, d[3] - d[5], d[7] - d[1]);
+  } else if (n == 7) { /* an odd number leaves out the point 0 */
+    vec even = v_scale_add(4, d[0], v_scale_add(-5, d[2], d[4])), odd = v_scale_add(4, d[1], v_scale_add(-5, d[3], d[5]));
+    v[0] = v_scale_add(0.5, even, odd);
+    v[1] = v_scale_add(-0.5, even, odd);
+    even = v_scale_add(-4.25, d[2], d[0] + d[4]), odd = v_scale_add(-4.25, d[3], d[1] + d[5]);
+    v[2] = odd + even;
+    v[3] = odd - even;
+    even = v_scale_add(0.25, d[0], v_scale_add(-1.25, d[2], d[4]));
+    odd = v_scale_add(0.25, d[1], v_scale_add(-1.25, d[3], d[5]));
+    v[4] = v_scale_add(2, even, odd);
+    v[5] = v_scale_add(-2, even, odd);
+    v[6] = v_scale_add(5.25, d[2] - d[4], d[6] - d[0]);
   } else if (n == 6) {
     vec even = v_scale_add(-2, d[2], d[4]), odd = v_fma(v_set1(POINT_P), d[3], v_set1(-POINT_Q) * d[1]);
     v[1] = even + odd;
@@ -35,6 +47,14 @@ INLINE void transform_input(const int n, const vec *d, vec *v) {
     v[4] = even - odd;
     v[0] = v_scale_add(-2.5, d[2], d[0] + d[4]);
     v[5] = v_scale_add(-2.5, d[3], d[1] + d[5]);
+  } else if (n == 5) {
+    vec even = d[2] - d[0], odd = d[3] - d[1];
+    v[0] = v_scale_add(0.5, even, odd);
+    v[1] = v_scale_add(-0.5, even, odd);
+    even = v_scale_add(-0.25, d[0], d[2]), odd = v_scale_add(-0.25, d[1], d[3]);
+    v[2] = odd + even;
+    v[3] = odd - even;
+    v[4] = v_scale_add(0.25, d[0], v_scale_add(-1.25, d[2], d[4]));
   } else if (n == 4) {
     v[0] = d[0] - d[2];
     v[1] = d[1] + d[2];
@@ -100,46 +120,62 @@ INLINE int64_t points_line(const points_lines *to, int64_t r) {
   return (r & ((1 << to->shift) - 1)) * to->slot + (r >> to->shift) * to->pitch;
 }
 
+/* From mw vectors of a row, an element of LANES tiles each. */
+INLINE void points_split(const int mw, const vec *in, vec *out) {
+  if (mw == 1) {
+    out[0] = in[0];
+    return;
+  }
+  vec even_low = v_even(in[0], in[1]), odd_low = v_odd(in[0], in[1]);
+  if (mw == 2) {
+    out[0] = even_low, out[1] = odd_low;
+    return;
+  }
+  vec even_high = v_even(in[2], in[3]), odd_high = v_odd(in[2], in[3]);
+  out[0] = v_even(even_low, even_high), out[1] = v_even(odd_low, odd_high);
+  out[2] = v_odd(even_low, even_high), out[3] = v_odd(odd_low, odd_high);
+}
+
 /* Up to a vector of neighbouring tiles of each row: d[j] of tile i lies at x[(i * mw + j) * D] and is 0 outside of
  * [-at, size - at); its point j goes to to[j * plane + i].  D is 1 or 2; what lies `next` further will be wanted soon.
  * Returns the larger of `most` and the magnitudes that were read. */
 INLINE ivec points_column(const int mw, const int nw, const int D, const int form, const real *x, int64_t row, int64_t size,
                           int64_t at, int64_t n, const points_lines *lines, real *to, int64_t next, ivec most) {
-  enum { MOST_LOADS = 16 };
-  const int transforms = nw % 2 == 0; /* which huge values may not meet */
-  const int loads = mw * D, shifts = (nw + mw - 1) / mw, last = (form == GATHER_NARROW ? D : loads) - 1;
+  enum { MOST_LOADS = 8 };
+  const int transforms = nw > 3; /* which huge values may not meet */
+  const int loads = mw * D, used = form == GATHER_NARROW ? D : loads;
+  const int reads = form == GATHER_NARROW ? (nw + mw - 1) / mw : 1; /* the next from the next tile on */
   const vmask stored = v_range(0, n);
-  vmask inside[MOST_LOADS];
-  UNROLL for (int s = 0; s < shifts; s++)
-    UNROLL for (int j = 0; j <= last; j++)
-      inside[s * loads + j] = v_range(-at - s * loads - j * LANES, size - at - s * loads - j * LANES);
+  vmask inside[MOST_POINTS], beyond[MOST_POINTS];
+  UNROLL for (int s = 0; s < reads; s++)
+    UNROLL for (int j = 0; j < used; j++)
+      inside[s * used + j] = v_range(-at - s * loads - j * LANES, size - at - s * loads - j * LANES);
+  UNROLL for (int j = mw; j < nw; j++) {
+    const int64_t first = at + (mw * (LANES - 1) + j) * D;
+    beyond[j] = v_range(0, first >= 0 && first < size);
+  }
   for (int64_t r = lines->first; r < lines->last; r++, x += row) {
     vec d[MOST_POINTS + 4], v[MOST_POINTS];
-    UNROLL for (int s = 0; s < shifts; s++) { /* tiles overlap by what the next shift reads again */
-      vec in[MOST_LOADS], *out = d + s * mw;
+    UNROLL for (int s = 0; s < reads; s++) {
+      vec in[MOST_LOADS];
       UNROLL for (int j = 0; j < loads; j++) {
         const real *p = x + s * loads + j * LANES;
-        if (j > last) {
-          in[j] = in[j - D];
+        if (j >= used) {
+          in[j] = in[j - used];
           continue;
         }
         if (s == 0) prefetch(p + next);
-        in[j] = form == GATHER_WHOLE ? v_load(p) : v_load_masked(p, inside[s * loads + j]);
-        if (transforms && (s == 0 || s * loads + j * LANES > last * LANES)) most = v_max_int(most, v_magnitude(in[j]));
+        in[j] = form == GATHER_WHOLE ? v_load(p) : v_load_masked(p, inside[s * used + j]);
+        if (transforms) most = v_max_int(most, v_magnitude(in[j]));
       }
       if (D == 2) UNROLL for (int j = 0; j < mw; j++) in[j] = v_even(in[2 * j], in[2 * j + 1]);
-      if (mw == 1) {
-        out[0] = in[0];
-        continue;
-      }
-      vec even_low = v_even(in[0], in[1]), odd_low = v_odd(in[0], in[1]);
-      if (mw == 2) {
-        out[0] = even_low, out[1] = odd_low;
-      } else {
-        vec even_high = v_even(in[2], in[3]), odd_high = v_odd(in[2], in[3]);
-        out[0] = v_even(even_low, even_high), out[1] = v_even(odd_low, odd_high);
-        out[2] = v_odd(even_low, even_high), out[3] = v_odd(odd_low, odd_high);
-      }
+      points_split(mw, in, d + s * mw);
+    }
+    UNROLL for (int j = reads * mw; j < nw; j++) { /* the next tile's, and one element behind the last tile */
+      const real *p = x + (mw * (LANES - 1) + j) * D;
+      const vec after = form == GATHER_WHOLE ? v_set1(*p) : v_load_masked(p, beyond[j]);
+      if (transforms) most = v_max_int(most, v_magnitude(after));
+      d[j] = v_before(d[j - mw], after);
     }
     transform_input(nw, d, v);
     real *line = to + points_line(lines, r);
@@ -175,12 +211,13 @@ INLINE ivec points_columns(const int mw, const int nw, const vox_axis *ax, int64
   x += at;
   for (int64_t i = 0; i < cols; i += LANES, at += LANES * ax->step, x += LANES * ax->step, to += LANES) {
     const int64_t n = vox_min(LANES, cols - i);
-    const int whole = n == LANES && at >= 0 && at + D * ((nw - 1) / mw * mw + mw * LANES) <= size;
+    const int whole = n == LANES && at >= 0 && at + D * (mw * (LANES - 1) + nw - 1) < size;
+    const int narrow = n < LANES && n * mw <= LANES;
 #define COLUMN(D, FORM) points_column(mw, nw, D, FORM, x, row, size, at, n, lines, to, next, most)
-    if (D == 1 || nw % 2) /* a direct sum's taps are neighbours */
-      most = whole ? COLUMN(1, GATHER_WHOLE) : n * mw <= LANES ? COLUMN(1, GATHER_NARROW) : COLUMN(1, GATHER_MASKED);
+    if (D == 1 || nw == 3) /* a direct sum's taps are neighbours */
+      most = whole ? COLUMN(1, GATHER_WHOLE) : narrow ? COLUMN(1, GATHER_NARROW) : COLUMN(1, GATHER_MASKED);
     else if (D == 2)
-      most = COLUMN(2, GATHER_MASKED);
+      most = narrow ? COLUMN(2, GATHER_NARROW) : COLUMN(2, GATHER_MASKED);
     else
       most = points_apart(mw, nw, D, x, row, size, at, n, lines, to, most);
 #undef COLUMN
@@ -214,6 +251,8 @@ static int points_rows(const vox_phase *ph, const int64_t tile[3], const band *b
       COLUMNS(4, 8);
       COLUMNS(2, 6);
       COLUMNS(2, 8);
+      COLUMNS(4, 5);
+      COLUMNS(4, 7);
       COLUMNS(1, 3);
       COLUMNS(2, 3);
     }

@@ -1,5 +1,5 @@
-/* Winograd's minimal filtering for kernels of 3, 5 or 7 taps at stride 1 (Lavin and Gray 2016, section 4; points after
- * Barabasz et al. 2020): along an axis, m outputs of r taps need n = m - 1 + r products instead of m * r,
+/* Winograd's minimal filtering for kernels of 3, 5 or 7 taps (Lavin and Gray 2016, section 4; points after Barabasz et al.
+ * 2020): along an axis, m outputs of r taps need n = m - 1 + r products instead of m * r,
  *
  *   y = At [ (G g) * (Bt d) ],
  *
@@ -12,12 +12,15 @@
  * points are 0 and +-1 for n = 4; 0, +-sqrt(1/2) and +-sqrt(2) for n = 6, which lose several times less than 0, +-1, +-2;
  * 0, +-1, +-2 and +-1/2 for n = 8.
  *
+ * At stride 2 the rows and columns of either parity are an image each, which meets every second tap at stride 1: four times
+ * as many channels of 2 to 4 taps an axis.  There n is 5, with points +-1/2 and +-1, 6, or 7, with +-2 besides.
+ *
  * Values that are not finite, or so large that a transform could overflow, would spread over their tile: such tiles are
  * summed again directly, tile by tile, so the result does not depend on how tiles are blocked. */
 
 /* u = G g, r taps to n points */
 INLINE void transform_weight(const int n, const int r, const vec *g, vec *u) {
-  u[0] = g[0];
+  if (n % 2 == 0) u[0] = g[0];
   u[n - 1] = g[r - 1];
   if (n == 8) {
     const vec none = v_zero(), last = r > 6 ? g[6] : none, before = r > 6 ? g[5] : none;
@@ -32,6 +35,16 @@ INLINE void transform_weight(const int n, const int r, const vec *g, vec *u) {
     odd = v_scale_add(1.0 / 32, before, v_scale_add(0.125, g[3], v_scale(0.5, g[1])));
     u[5] = v_scale(32.0 / 45, even + odd);
     u[6] = v_scale(32.0 / 45, even - odd);
+  } else if (n == 7) {
+    vec even = v_scale_add(0.25, g[2], g[0]), odd = v_scale_add(0.25, g[3], g[1]);
+    u[0] = v_scale(16.0 / 45, v_scale_add(0.5, odd, even));
+    u[1] = v_scale(16.0 / 45, v_scale_add(0.5, odd, -even));
+    even = g[0] + g[2], odd = g[1] + g[3];
+    u[2] = v_scale(-2.0 / 9, odd + even);
+    u[3] = v_scale(-2.0 / 9, odd - even);
+    even = v_scale_add(4, g[2], g[0]), odd = v_scale_add(4, g[3], g[1]);
+    u[4] = v_scale(1.0 / 45, v_scale_add(2, odd, even));
+    u[5] = v_scale(1.0 / 45, v_scale_add(2, odd, -even));
   } else if (n == 6) {
     vec even = v_scale_add(0.5, g[2], g[0]), odd = v_set1(POINT_P) * g[1];
     if (r > 3) odd = v_fma(v_set1(POINT_P / 2), g[3], odd);
@@ -43,6 +56,11 @@ INLINE void transform_weight(const int n, const int r, const vec *g, vec *u) {
     if (r > 4) even = v_scale_add(4, g[4], even);
     u[3] = v_scale(1.0 / 6, even + odd);
     u[4] = v_scale(1.0 / 6, even - odd);
+  } else if (n == 5) {
+    u[0] = v_scale(-2.0 / 3, v_scale_add(2, g[0], g[1]));
+    u[1] = v_scale(-2.0 / 3, v_scale_add(-2, g[0], g[1]));
+    u[2] = v_scale(2.0 / 3, g[1] + g[0]);
+    u[3] = v_scale(2.0 / 3, g[1] - g[0]);
   } else if (n == 4) {
     vec even = v_scale(0.5, g[0] + g[2]), odd = v_scale(0.5, g[1]);
     u[1] = even + odd;
@@ -60,6 +78,19 @@ INLINE void transform_output(const int m, const int n, const vec *s, vec *y) {
     if (m == 2) return;
     y[2] = v_scale_add(0.25, even_h, v_scale_add(4, even_2, even_1));
     y[3] = v_scale_add(0.125, odd_h, v_scale_add(8, odd_2, odd_1 + s[7]));
+  } else if (n == 7) {
+    vec even_h = s[0] + s[1], odd_h = s[0] - s[1], even_1 = s[2] + s[3], odd_1 = s[2] - s[3];
+    vec even_2 = s[4] + s[5], odd_2 = s[4] - s[5];
+    y[0] = even_h + even_1 + even_2;
+    y[1] = v_scale_add(0.5, odd_h, v_scale_add(2, odd_2, odd_1));
+    y[2] = v_scale_add(0.25, even_h, v_scale_add(4, even_2, even_1));
+    y[3] = v_scale_add(0.125, odd_h, v_scale_add(8, odd_2, odd_1 + s[6]));
+  } else if (n == 5) {
+    vec even_h = s[0] + s[1], odd_h = s[0] - s[1], even_1 = s[2] + s[3], odd_1 = s[2] - s[3];
+    y[0] = even_h + even_1;
+    y[1] = v_scale_add(0.5, odd_h, odd_1);
+    y[2] = v_scale_add(0.25, even_h, even_1);
+    y[3] = v_scale_add(0.125, odd_h, odd_1 + s[4]);
   } else if (n == 6) {
     vec even_p = s[1] + s[2], odd_p = s[1] - s[2], even_q = s[3] + s[4], odd_q = s[3] - s[4];
     y[0] = s[0] + (even_p + even_q);
@@ -123,11 +154,12 @@ static weight_view view_weight(const vox_conv *p, const vox_layout *l, int64_t g
   return (weight_view){w + taps - 1, taps, l->cout * taps, -1};
 }
 
-/* A vector of filters, each `plane` elements from `from` + apart[lane] on, to their points, `stride` apart; returns the larger
- * of `most` and their magnitudes. */
-INLINE ivec winograd_filters(const int kh, const int kw, const int nh, const int nw, int turned, int64_t lanes, const real *from,
-                             const int64_t *apart, real *to, int64_t stride, ivec most) {
-  const int plane = kh * kw;
+/* A vector of filters, each `plane` elements from `from` + apart[lane] on, to their points, `stride` apart: all taps, or every
+ * second from (row, column) on; returns the larger of `most` and their magnitudes. */
+INLINE ivec winograd_filters(const int kh, const int kw, const int nh, const int nw, const int every, int row, int column,
+                             int turned, int64_t lanes, const real *from, const int64_t *apart, real *to, int64_t stride,
+                             ivec most) {
+  const int plane = kh * kw, th = (kh + every - 1) / every, tw = (kw + every - 1) / every;
   real taps[MOST_TAPS * MOST_TAPS][LANES];
   vec rows[MOST_POINTS][MOST_TAPS], line[MOST_POINTS], g[MOST_TAPS];
   for (int t = 0; t < plane; t += LANES) {
@@ -140,13 +172,14 @@ INLINE ivec winograd_filters(const int kh, const int kw, const int nh, const int
       v_store(taps[turned ? plane - 1 - t - i : t + i], square[i]);
     }
   }
-  for (int j = 0; j < kw; j++) {
-    for (int i = 0; i < kh; i++) g[i] = v_load(taps[i * kw + j]);
-    transform_weight(nh, kh, g, line);
+  for (int j = 0; j < tw; j++) {
+    const int x = j * every + column;
+    for (int i = 0, y = row; i < th; i++, y += every) g[i] = x < kw && y < kh ? v_load(taps[y * kw + x]) : v_zero();
+    transform_weight(nh, th, g, line);
     for (int i = 0; i < nh; i++) rows[i][j] = line[i];
   }
   for (int i = 0; i < nh; i++) {
-    transform_weight(nw, kw, rows[i], line);
+    transform_weight(nw, tw, rows[i], line);
     for (int j = 0; j < nw; j++, to += stride) {
       prefetch_write(to + PACK_AHEAD * LANES);
       if (lanes == LANES)
@@ -159,40 +192,46 @@ INLINE ivec winograd_filters(const int kh, const int kw, const int nh, const int
 }
 
 /* The forms of 3 x 3 taps, whose loops are constants. */
-typedef ivec filters_form(int turned, const real *from, const int64_t *apart, real *to, int64_t stride, ivec most);
-#define FORM(nh, nw)                                                                                                         \
-  static ivec filters_##nh##nw(int turned, const real *from, const int64_t *apart, real *to, int64_t stride, ivec most) {    \
-    return winograd_filters(3, 3, nh, nw, turned, LANES, from, apart, to, stride, most);                                     \
+typedef ivec filters_form(int row, int column, int turned, const real *from, const int64_t *apart, real *to, int64_t stride,
+                          ivec most);
+#define FORM(nh, nw, every)                                                                                                  \
+  static ivec filters_##nh##nw(int row, int column, int turned, const real *from, const int64_t *apart, real *to,            \
+                               int64_t stride, ivec most) {                                                                  \
+    return winograd_filters(3, 3, nh, nw, every, row, column, turned, LANES, from, apart, to, stride, most);                 \
   }
-FORM(6, 6)
-FORM(6, 4)
-FORM(4, 4)
+FORM(6, 6, 1)
+FORM(6, 4, 1)
+FORM(5, 5, 2)
+FORM(4, 4, 1)
 #undef FORM
 
-/* One panel of m output channels, [depth tap, channel][m], of each position; positions are `stride` apart: a group's panels,
+/* One panel of m output channels, [parity, depth tap, channel][m], of each position; positions are `stride` apart: a group's panels,
  * so that one position's weights are one stream, or those of an item that packs them itself.  A vector holds neighbouring
  * elements of the panel's two axes, of which m or LANES divides the other. */
 static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
                          int64_t stride, void *packed) {
   const weight_view w = view_weight(p, l, group, weight);
-  const int kh = (int)p->kernel[1], kw = (int)p->kernel[2], nh = (int)l->tile[1] - 1 + kh, nw = (int)l->tile[2] - 1 + kw;
+  const int kh = (int)p->kernel[1], kw = (int)p->kernel[2], every = (int)p->stride[2];
+  const int nh = (int)vox_winograd_points(p, l->tile, 1), nw = (int)vox_winograd_points(p, l->tile, 2);
   const int64_t plane = kh * kw, count = l->cin * m, lowest = w.tap < 0 ? (plane - 1) * w.tap : 0;
   const int64_t ahead = l->late ? m * w.out : PACK_AHEAD * w.in; /* the next panel, or the next channels */
   int64_t apart[LANES];
   for (int i = 0; i < LANES; i++) apart[i] = i / m * w.in + i % m * w.out;
-  filters_form *const filters = nw == 6 ? filters_66 : nh == 6 ? filters_64 : filters_44;
+  filters_form *const filters = nw == 6 ? filters_66 : nh == 6 ? filters_64 : nh == 5 ? filters_55 : filters_44;
   ivec most = {0};
-  for (int64_t td = 0; td < p->kernel[0]; td++) {
-    real *u = (real *)packed + td * count;
+  for (int64_t t = 0; t < vox_parities(p) * p->kernel[0]; t++) {
+    const int64_t parity = t / p->kernel[0], td = t % p->kernel[0];
+    const int row = (int)vox_parity(p, parity, 1), column = (int)vox_parity(p, parity, 2);
+    real *u = (real *)packed + t * count;
     const real *first = w.first + k0 * w.out + td * plane * w.tap + lowest;
     for (int64_t e = 0; e < count; e += LANES) {
       const real *from = first + e / m * w.in + e % m * w.out;
       const int64_t lanes = vox_min(LANES, count - e);
       for (int i = 0; i < lanes; i++) prefetch(from + apart[i] + ahead);
       if (lanes < LANES || kh != 3)
-        most = winograd_filters(kh, kw, nh, nw, w.tap < 0, lanes, from, apart, u + e, stride, most);
+        most = winograd_filters(kh, kw, nh, nw, every, row, column, w.tap < 0, lanes, from, apart, u + e, stride, most);
       else
-        most = filters(w.tap < 0, from, apart, u + e, stride, most);
+        most = filters(row, column, w.tap < 0, from, apart, u + e, stride, most);
     }
   }
   return is_huge(most);
@@ -350,6 +389,8 @@ static void winograd_outputs(const int64_t *m, int64_t nh, int64_t nw, const rea
     FORM(1, 4, 1, 8);
     FORM(1, 2, 1, 6);
     FORM(2, 2, 8, 8);
+    FORM(4, 4, 5, 5);
+    FORM(4, 4, 7, 7);
     FORM(1, 2, 1, 8);
   }
 #undef FORM
@@ -443,7 +484,9 @@ static void winograd_inputs(int64_t nh, int64_t nw, const winograd_block *block,
                             real *v, int64_t stride) {
   switch (nh) {
   case 8: winograd_transform(8, nw, block, scratch, off, v, stride); return;
+  case 7: winograd_transform(7, nw, block, scratch, off, v, stride); return;
   case 6: winograd_transform(6, nw, block, scratch, off, v, stride); return;
+  case 5: winograd_transform(5, nw, block, scratch, off, v, stride); return;
   case 4: winograd_transform(4, nw, block, scratch, off, v, stride); return;
   case 1: winograd_transform(1, nw, block, scratch, off, v, stride); return;
   }
@@ -498,8 +541,8 @@ static void winograd_mend(const vox_conv_job *job, const vox_item *it, const win
         for (int64_t c = 0; c < l->cin; c++)
           for (int64_t t = 0; t < p->kernel[0] * kh * kw; t++) {
             int64_t sz = (at->d + z) * az->step + vox_axis_offset(az, t / kw / kh);
-            int64_t sh = h * ay->offset_step + ay->offset0 + t / kw % kh * ay->offset_step;
-            int64_t sw = v * ax->offset_step + ax->offset0 + t % kw * ax->offset_step;
+            int64_t sh = h * ay->offset_step + ay->offset0 + t / kw % kh * (ay->offset_step / p->stride[1]);
+            int64_t sw = v * ax->offset_step + ax->offset0 + t % kw * (ax->offset_step / p->stride[2]);
             if (sz >= 0 && sz < az->size && sh >= 0 && sh < ay->size && sw >= 0 && sw < ax->size)
               sum = s_fma(w.first[k * w.out + c * w.in + t * w.tap], x[c * input + (sz * ay->size + sh) * ax->size + sw], sum);
           }
@@ -524,16 +567,16 @@ static int panel_is_huge(const vox_conv *p, const vox_layout *l, int64_t group, 
 static int patch_is_huge(const vox_conv_job *job, const winograd_image *at, const real *x, int64_t z, int64_t row,
                          int64_t col) {
   const vox_axis *az = &at->phase.axis[0], *ay = &at->phase.axis[1], *ax = &at->phase.axis[2];
-  const int64_t input = az->size * ay->size * ax->size;
-  for (int64_t c = 0; c < job->l->cin; c++)
+  const int64_t input = az->size * ay->size * ax->size, cin = job->l->cin;
+  for (int64_t c = 0; c < job->l->inputs; c++)
     for (int64_t td = 0; td < az->taps; td++)
       for (int64_t i = 0; i < ay->taps; i++)
         for (int64_t j = 0; j < ax->taps; j++) {
           int64_t sz = (at->d + z) * az->step + vox_axis_offset(az, td);
-          int64_t sh = (at->h0 + row) * ay->step + vox_axis_offset(ay, i);
-          int64_t sw = (at->w0 + col) * ax->step + vox_axis_offset(ax, j);
+          int64_t sh = (at->h0 + row) * ay->step + vox_axis_offset(ay, i) + vox_parity(job->p, c / cin, 1);
+          int64_t sw = (at->w0 + col) * ax->step + vox_axis_offset(ax, j) + vox_parity(job->p, c / cin, 2);
           if (sz >= 0 && sz < az->size && sh >= 0 && sh < ay->size && sw >= 0 && sw < ax->size &&
-              has_huge(x + c * input + (sz * ay->size + sh) * ax->size + sw, 1))
+              has_huge(x + c % cin * input + (sz * ay->size + sh) * ax->size + sw, 1))
             return 1;
         }
   return 0;
@@ -544,8 +587,8 @@ static int patch_is_huge(const vox_conv_job *job, const winograd_image *at, cons
 static void winograd_item(const vox_conv_job *job, const vox_item *it, void *workspace) {
   const vox_conv *p = job->p;
   const vox_layout *l = job->l;
-  const int64_t points[3] = {1, l->tile[1] - 1 + p->kernel[1], l->tile[2] - 1 + p->kernel[2]};
-  const int64_t positions = l->positions, taps = p->kernel[0], depth = taps * l->cin;
+  const int64_t points[3] = {1, vox_winograd_points(p, l->tile, 1), vox_winograd_points(p, l->tile, 2)};
+  const int64_t positions = l->positions, taps = p->kernel[0], depth = taps * l->inputs;
   const int64_t *in_size = p->operation == VOX_CONV ? p->spatial : p->output;
   const int64_t *size = p->operation == VOX_CONV ? p->output : p->spatial;
   const int64_t input = in_size[0] * in_size[1] * in_size[2], plane = size[0] * size[1] * size[2];
@@ -584,20 +627,22 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   const band b = points_band(&block.images[0].phase, rows, cols);
   block.slice = b.filled / block.slices;
   winograd_runs(job, &b, &block);
-  const int64_t pixels = block.vectors * LANES, v_stride = odd_lines(l->cin * pixels + LANES);
+  const int64_t pixels = block.vectors * LANES, v_stride = odd_lines(l->inputs * pixels + LANES);
   const int64_t tiles = (block.count * block.slices - (taps - 1)) * block.tiles, outputs = vox_round_up(tiles, LANES);
 
   int huge = 0, mends = job->nonfinite;
   const int64_t share = l->shares ? it->share : 0, shares = vox_max(1, l->shares);
   points_offsets(&block.images[0].phase, &b, 1, off);
-  /* padding is the same in all channels, and the last tiles reach a vector beyond */
-  if (share >= 0) memset(scratch, 0, (size_t)(block.count * b.filled + LANES) * sizeof(real));
-  for (int64_t c = share < 0 ? l->cin : vox_even_first(l->cin, shares, share); c < vox_even_first(l->cin, shares, share + 1);
-       c++) {
+  const int64_t c_first = share < 0 ? l->inputs : vox_even_first(l->inputs, shares, share);
+  for (int64_t c = c_first; c < vox_even_first(l->inputs, shares, share + 1); c++) {
+    /* padding is the same in all channels of a parity, and the last tiles reach a vector beyond */
+    if (c == c_first || c % l->cin == 0) memset(scratch, 0, (size_t)(block.count * b.filled + LANES) * sizeof(real));
     for (int64_t i = 0; i < block.count; i++) {
       const winograd_image *image = &block.images[i];
-      const real *x = (const real *)job->x + ((image->n * p->groups + it->group) * l->cin + c) * input;
-      huge |= points_rows(&image->phase, l->tile, &b, image->d, image->h0, image->w0, x, scratch + i * b.filled);
+      const real *x = (const real *)job->x + ((image->n * p->groups + it->group) * l->cin + c % l->cin) * input;
+      vox_phase phase = image->phase;
+      for (int axis = 1; axis < 3; axis++) phase.axis[axis].offset0 += vox_parity(p, c / l->cin, axis);
+      huge |= points_rows(&phase, l->tile, &b, image->d, image->h0, image->w0, x, scratch + i * b.filled);
     }
     winograd_inputs(points[1], points[2], &block, scratch, off, v + c * pixels, v_stride);
   }
@@ -622,8 +667,10 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
     places[q].whole &= l->tile[1] == 4 && l->tile[2] == 4 && spread[0] == 1 && spread[1] == 1;
     for (int j = 0; j < 4; j++) places[q].streams &= streams && places[q].at[j] % LANES == 0;
   }
-  for (int64_t t = 0; t < taps; t++)
-    for (int64_t c = 0; c < l->cin; c++) off[t * l->cin + c] = c * pixels + t * block.tiles;
+  for (int64_t i = 0; i < depth; i++) {
+    const int64_t c = i / (taps * l->cin) * l->cin + i % l->cin, t = i / l->cin % taps;
+    off[i] = c * pixels + t * block.tiles;
+  }
   for (int64_t kb = k_first; kb < k_last; kb += l->k_block) {
     const int64_t k_end = vox_min(k_last, kb + l->k_block), stride = odd_lines((k_end - kb) * outputs);
     const int64_t of_channel = l->fused ? positions * depth : depth; /* from one channel's weights to the next's */
@@ -648,15 +695,19 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
     const int64_t next = l->late ? vox_min(k_last, k_end + l->k_block) - k_end : 0;
     for (int64_t i = 0; i < positions; i++) {
       if (next) prefetch_filters(p, l, it->group, k_end, next, i, positions, job->weight);
+      int64_t first, terms;
+      vox_parities_at(p, i / points[2] == points[1] - 1, i % points[2] == points[2] - 1, &first, &terms);
+      first *= taps * l->cin, terms *= taps * l->cin;
       for (int64_t k = kb, m; k < k_end; k += m) {
         m = vox_panel_width(l->panel, l->cout - k);
-        const real *panel = weights + i * u_stride + (k - kb) * depth, *from = v + i * v_stride;
+        const real *panel = weights + i * u_stride + (k - kb) * depth + first * m, *from = v + i * v_stride;
         real *to = products + i * stride + (k - kb) * outputs;
         if (l->by_channels)
-          channel_tiles(tiles, 0, depth, panel, from, off, NULL, to, outputs, NULL);
+          channel_tiles(tiles, 0, terms, panel, from, off + first, NULL, to, outputs, NULL);
         else
           for (int64_t p0 = 0; p0 < outputs; p0 += TILE_V * LANES)
-            pixel_tiles(m, vox_min(TILE_V, (outputs - p0) / LANES), 0, depth, panel, from + p0, off, to + p0, outputs, NULL);
+            pixel_tiles(m, vox_min(TILE_V, (outputs - p0) / LANES), 0, terms, panel, from + p0, off + first, to + p0, outputs,
+                        NULL);
       }
     }
     for (int64_t k = kb; k < k_end; k++) {

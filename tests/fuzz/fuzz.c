@@ -37,7 +37,7 @@ static void draw_geometry(caller *c, int64_t lanes, int64_t budget, int reaches,
   for (;;) {
     int rank = 1 + (int)draw(c, 3), fits = 1, winograd = draw(c, 3) == 0;
     /* as square as kernels mostly are */
-    const int64_t side = draw(c, 6) ? 0 : PICK(c, 3, 5, 7), step = PICK(c, 1, 2);
+    const int64_t side = draw(c, 6) ? 0 : PICK(c, 3, 3, 4, 5, 6, 7), step = PICK(c, 1, 2);
     const int abut = draw(c, 12) == 0; /* windows side by side */
     int64_t room = budget;
     for (int i = 2; i >= 0 && fits; i--) {

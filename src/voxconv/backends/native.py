@@ -239,7 +239,10 @@ def gain(problem: ConvProblem, operation: str, algorithm: str) -> float:
 def _winograd_refusal(problem: ConvProblem, operation: str, *, asked: bool) -> str | None:
     found = _winograd(problem, operation)
     if found is None:
-        return "Winograd wants stride 1 and 3, 5 or 7 taps along the last axis, as many or 1 before; for dw 3x3 alone"
+        return (
+            "Winograd wants 3, 5 or 7 taps along the last axis, as many or 1 before, at stride 1; for y also 3 to 7 a "
+            "side at stride 2 without dilation; for dw 3x3 alone"
+        )
     tile, faster = found
     if not asked and faster < WINOGRAD_GAIN:
         return f"its best tile, {tile[1]}x{tile[2]}, is estimated at {faster:.2f} times the direct sum's speed"
