@@ -361,39 +361,60 @@ static int weights_serve_once(const vox_conv *p) { return p->once || p->operatio
 
 static int one_band(const vox_layout *l) { return l->bands[0] == 1 && l->bands[1] == 1 && l->bands[2] == 1; }
 
-/* Columns of tiles of a band of at most `most` tiles: all of a row, since long rows are read the faster.  Where those are
- * too many, an even part of them or so many that more rows find room in L2, which takes `fit`; of rows each band reads some
- * that its neighbour reads again.  What both cost, of a channel: a quarter of a vector of tiles for each band, as its
- * weights stream, and 30 multiply-adds for a row of a vector of tiles. */
-static int64_t winograd_columns(const vox_layout *l, const vox_unit *u, const vox_axis *axis, int64_t most,
-                                int64_t fit) {
-  enum { ROW = 30 };
-  const int64_t counts[2] = {axis[1].count, axis[2].count};
-  const double products = (double)(axis[1].taps * axis[2].taps) * (double)l->cout;
-  const int64_t all[] = {even_piece(counts[1], most), vox_min(counts[1], 2 * u->lanes), vox_min(counts[1], u->lanes)};
-  int64_t best = all[0];
+/* What a band of so many tiles along each axis costs, in vector multiply-adds of one input channel: its products, where tiles
+ * that are not full cost more, and a quarter of a vector as its weights stream; and the slices that it gathers, 30 for a row
+ * of a vector of tiles and half of that to begin one, and transforms.  V and products that L2 does not hold go to L3 and back. */
+static double winograd_band_cost(const vox_layout *l, const vox_unit *u, const vox_axis *axis, int64_t fit,
+                                 const int64_t size[3]) {
+  enum { ROW = 30, COLUMNS = 4 };
+  if (!size[0] || !size[1] || !size[2]) return 0;
+  const int64_t plane = size[1] * size[2], vectors = vox_ceil_div(size[0] * plane, u->lanes), rest = vectors % u->tile_v;
+  const double products = (double)vectors + 0.25 + (rest ? 0.125 * (double)(u->tile_v - rest) : 0);
+  const double rows = (double)((size[1] - 1) * axis[1].step / axis[1].offset_step + axis[1].taps);
+  const double gather = ROW * rows * (0.5 + (double)vox_ceil_div(size[2], u->lanes));
+  const double slice = gather + COLUMNS * (double)l->positions * (double)vox_ceil_div(plane, u->lanes);
+  const int64_t slices = size[0] + axis[0].taps - 1;
+  const double both = (double)slices + (double)size[0] * (double)l->cout / (double)vox_max(1, l->inputs);
+  const double memory = slices * plane > fit ? both * (double)l->positions * (double)plane / (double)u->lanes : 0;
+  return (double)(l->positions * axis[0].taps) * (double)l->cout * products + (double)slices * slice + memory;
+}
+
+/* Tiles of a band along each axis, those of the least cost: V, which has all slices, takes `most` tiles, or where there is
+ * `room` for more of it and of products up to that.  L2 holds both for `fit`. */
+static void winograd_band(vox_layout *l, const vox_unit *u, const vox_axis *axis, int64_t fit, int64_t most, int64_t room,
+                          int shared) {
+  enum { MOST_DEPTHS = 8, TRIED = 64 };
+  const int64_t taps = axis[0].taps, limit = vox_max(most, room);
+  const int64_t columns[] = {even_piece(axis[2].count, limit / taps), vox_min(axis[2].count, 2 * u->lanes),
+                             vox_min(axis[2].count, u->lanes)};
   double least = 0;
-  if (best == counts[1]) return best;
   for (int i = 0; i < 3; i++) {
-    const int64_t room = i ? fit : most;
-    if (all[i] > room) continue;
-    const int64_t size[2] = {even_piece(counts[0], room / all[i]), all[i]};
-    double cost = 0;
-    for (int part = 0; part < 4; part++) { /* whole bands, and those at the end of either axis */
-      int64_t here[2], times = 1;
-      for (int a = 0; a < 2; a++) {
-        const int rest = part >> a & 1;
-        here[a] = rest ? counts[a] % size[a] : size[a];
-        times *= rest ? here[a] > 0 : counts[a] / size[a];
+    if (i && (columns[i] == columns[0] || columns[i] == columns[i - 1])) continue;
+    for (int64_t d = 1; d <= (shared && taps > 1 ? vox_min(axis[0].count, MOST_DEPTHS) : 1); d++) {
+      const int64_t first = vox_max(1, vox_min(axis[1].count, limit / ((d + taps - 1) * columns[i])));
+      if ((i || d > 1) && (d + taps - 1) * columns[i] > limit) continue;
+      for (int64_t h = first; h > vox_max(0, first - TRIED); h--) {
+        const int64_t bands = vox_ceil_div(axis[1].count, h), w = columns[i];
+        /* bands along each axis, and those that are smaller */
+        const int64_t sizes[3][2] = {{d, axis[0].count % d},
+                                     {axis[1].count / bands + 1, axis[1].count / bands},
+                                     {w, axis[2].count % w}};
+        const int64_t times[3][2] = {{axis[0].count / d, axis[0].count % d > 0},
+                                     {axis[1].count % bands, bands - axis[1].count % bands},
+                                     {axis[2].count / w, axis[2].count % w > 0}};
+        double cost = 0;
+        for (int part = 0; part < 8; part++) {
+          const int a = part >> 2, b = part >> 1 & 1, c = part & 1;
+          const double count = (double)times[0][a] * (double)times[1][b] * (double)times[2][c];
+          const int64_t size[3] = {sizes[0][a], sizes[1][b], sizes[2][c]};
+          if (count > 0) cost += count * winograd_band_cost(l, u, axis, fit, size);
+        }
+        if (least > 0 && cost >= least) continue;
+        least = cost;
+        l->band[0] = d, l->band[1] = vox_ceil_div(axis[1].count, bands), l->band[2] = w;
       }
-      const double vectors = (double)vox_ceil_div(here[0] * here[1], u->lanes);
-      const double rows = (double)((here[0] - 1) * axis[1].step / axis[1].offset_step + axis[1].taps);
-      cost += (double)times * products * (vectors + 0.25);
-      cost += (double)times * ROW * rows * (double)vox_ceil_div(here[1], u->lanes);
     }
-    if (least == 0 || cost < least) least = cost, best = all[i];
   }
-  return best;
 }
 
 /* Bands of rows of tiles, of `most` rows with one thread; where bands are few, all of them `times` over, as many as leave
@@ -414,12 +435,12 @@ static int64_t winograd_bands(int64_t count, int64_t most, int64_t row, int64_t 
   return best;
 }
 
-/* V of an item stays in L2 with the products of a panel; where even a few vectors of tiles would not, the positions are
- * visited one by one and everything else streams.  Small images share an item, and with it a visit of the weights; depths
+/* V of an item stays in L2 with the products of a panel; where vectors of tiles would be less full, or few, it does not,
+ * the positions are visited one by one and everything else streams.  Small images share an item, and with it a visit of the weights; depths
  * share the slices that they read. */
 static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
-  enum { V_BYTES = 448 * 1024, FUSED_BYTES = 24 * 1024, LATE_BYTES = 2 << 20, STREAMED_BYTES = 24 << 20 };
-  enum { LEAST_VECTORS = 3, MOST_DEPTHS = 8, MOST_TILES = 128, MOST_LATE = 8 };
+  enum { V_BYTES = 448 * 1024, ROOM_BYTES = 2 << 20, FUSED_BYTES = 24 * 1024, LATE_BYTES = 2 << 20, STREAMED_BYTES = 24 << 20 };
+  enum { LEAST_VECTORS = 3, MOST_TILES = 128, MOST_LATE = 8 };
   const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0}, line = VOX_ALIGN / size;
   int64_t taps[3], slots[3], per_tile, images, visits, terms, wide = 1;
   vox_phase ph;
@@ -449,20 +470,15 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
     l->panel = u->channels;
   }
 
-  l->band[2] = depth_taps > 1 ? even_piece(ph.axis[2].count, most) : winograd_columns(l, u, ph.axis, most, fit);
-  const int64_t room = l->band[2] < ph.axis[2].count ? vox_max(fit, l->band[2]) : most;
-  const int64_t lines = vox_max(1, room / l->band[2]); /* rows of tiles, of all depths that are read */
   const int shared = az->step == 1 && (depth_taps == 1 || az->offset_step == 1);
-  l->band[0] = l->images = 1;
-  if (depth_taps > 1) {
-    if (shared) l->band[0] = even_piece(az->count, vox_max(1, vox_min(MOST_DEPTHS, lines - (depth_taps - 1))));
-    /* but no vector of tiles half empty */
-    const int64_t least = vox_min(vox_ceil_div(u->lanes, l->band[0] * l->band[2]), ph.axis[1].count);
-    l->band[1] = even_piece(ph.axis[1].count, vox_max(least, lines / (l->band[0] + depth_taps - 1)));
-  } else {
-    l->band[1] = even_piece(ph.axis[1].count, lines);
-    if (shared && l->band[1] == ph.axis[1].count) l->band[0] = even_piece(az->count, lines / l->band[1]);
-  }
+  int64_t per_product;
+  if (product((const int64_t[]){l->positions, vox_max(1, l->cout), size}, 3, &per_product)) return VOX_OVERFLOW;
+  const int64_t room = l->fused ? 0 : vox_min(ROOM_BYTES / vox_max(per_tile, per_product), 4 * MOST_TILES);
+  /* depths that share nothing gather all their slices for themselves: no vector of tiles should be half empty */
+  winograd_band(l, u, ph.axis, 2 * fit, shared ? most : vox_max(most, depth_taps * u->lanes), room, shared);
+  l->images = 1;
+  if (depth_taps == 1 && shared && l->band[1] == ph.axis[1].count)
+    l->band[0] = even_piece(az->count, vox_max(1, most / (l->band[1] * l->band[2])));
   if (product((const int64_t[]){p->n, l->phases[1], l->phases[2]}, 3, &images)) return VOX_OVERFLOW;
   l->tile_rows = ph.axis[1].count;
   const double times = (double)images * (double)p->groups * (double)vox_ceil_div(az->count, l->band[0]) *
