@@ -6,7 +6,7 @@
 
 /* Code that was compiled against this file and kept on disk asks vox_abi() whether it still fits.  Count up VOX_ABI with
  * every change of a struct, an enumeration or a function below. */
-enum vox_version { VOX_ABI = 7 };
+enum vox_version { VOX_ABI = 8 };
 int64_t vox_abi(void);
 
 enum vox_status { VOX_OK = 0, VOX_AGAIN = 1, VOX_INVALID = -1, VOX_OVERFLOW = -2, VOX_NO_MEMORY = -3, VOX_OUTSIDE = -4 };
@@ -24,13 +24,14 @@ enum vox_activation { VOX_IDENTITY = 0, VOX_RELU = 1, VOX_LEAKY_RELU = 2 };
 
 /* input (n, c, spatial), weight (k, c / groups, kernel), output (n, k, output); pad is what lies before each axis.  `once`
  * says that packed weights serve a single call: where that pays they are packed on the way, and stay where they are until
- * then.  The results are the same. */
+ * then.  The results are the same.  points is how many Winograd's forms may have along an axis, 0 for as many as it likes:
+ * 4 leaves tiles of two outputs of three taps, which round the least. */
 typedef struct vox_conv {
   int64_t n, c, k, groups;
   int64_t spatial[3], kernel[3], stride[3], pad[3], dilation[3], output[3];
   int32_t type, operation, algorithm, activation;
   double slope;
-  int64_t once;
+  int64_t once, points;
 } vox_conv;
 
 /* x (planes, spatial), y (planes, output).  pad_after and the last two fields concern average pooling. */

@@ -293,6 +293,9 @@ static int64_t images_together(const vox_conv *p) {
   return vox_max(1, vox_min(images, VOX_CHUNK_TILES / weight_tiles(p)));
 }
 
+/* Points along an axis that a form may have. */
+static int64_t most_points(const vox_conv *p) { return p->points ? vox_min(p->points, VOX_MOST_POINTS) : VOX_MOST_POINTS; }
+
 /* The weight gradient has one form, 4 x 4 outputs.  Estimated as above for each row of the sums and vector of output
  * channels: products, the accumulators that chunks after the first meet, the transform back, and the shares of x's
  * transform, with what each slice costs to gather, and of dy's. */
@@ -301,7 +304,7 @@ static int winograd_weight_tile(const vox_conv *p, const vox_unit *u, int64_t ti
   tile[0] = 1;
   tile[1] = tile[2] = 4;
   for (int i = 1; i < 3; i++)
-    if (p->kernel[i] != 3 || p->stride[i] != 1 || p->dilation[i] > MOST_DILATION) return VOX_INVALID;
+    if (p->kernel[i] != 3 || p->stride[i] != 1 || p->dilation[i] > MOST_DILATION || most_points(p) < 6) return VOX_INVALID;
   const int64_t of_slice = weight_tiles(p);
   const double planes = (double)vox_max(1, p->n) * (double)p->output[0], slices = planes * (double)weight_images(p);
   const double tiles = slices * (double)of_slice;
@@ -337,9 +340,10 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   const int64_t kernel = p->kernel[2], reduced = vox_winograd_taps(p, 2);
   if (kernel < 3 || kernel > 7 || (kernel % 2 == 0 && p->stride[2] == 1)) return VOX_INVALID;
   double least = 0;
+  tile[0] = 0;
   for (unsigned i = 0; i < sizeof forms / sizeof forms[0]; i++) {
     int64_t mh = forms[i][0], mw = forms[i][1];
-    if ((mh == 1) != (p->kernel[1] == 1) || vox_max(mh, mw) - 1 + reduced > VOX_MOST_POINTS) continue;
+    if ((mh == 1) != (p->kernel[1] == 1) || vox_max(mh, mw) - 1 + reduced > most_points(p)) continue;
     if (p->stride[2] == 2 && mh * mw != 16) continue;
     double time = winograd_time(p, u, mh, mw, depth, outputs);
     if (least == 0 || time < least) {
@@ -349,6 +353,7 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
       tile[2] = mw;
     }
   }
+  if (!tile[0]) return VOX_INVALID;
   const int64_t *out = gradient ? p->spatial : p->output;
   const double lines = (double)out[1] * ((double)out[2] + (double)((kernel - 1) / p->stride[2] * p->dilation[2]));
   const double taps = (double)(p->kernel[1] * p->kernel[2]);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 import oracle
@@ -30,8 +32,8 @@ def operands(case, fill, seed, dtype):
 def limit(problem, operation, algorithm, x, w, b, gy):
     """Bound on each element's error."""
     p, name = problem, problem.dtype.name
-    if algorithm == "winograd":
-        return _winograd_limit(p, operation, x, w, b, gy)
+    if algorithm.startswith("winograd"):
+        return _winograd_limit(p, operation, algorithm, x, w, b, gy)
     x, w, b, gy = oracle.magnitudes(x, w, b, gy)
     if operation == "conv":
         return oracle.bound(oracle.conv(p, x, w, b), p.flops // max(2 * np.prod(p.output_shape), 1) + 1, name)
@@ -40,16 +42,19 @@ def limit(problem, operation, algorithm, x, w, b, gy):
     return oracle.bound(oracle.weight_grad(p, x, gy), p.n * int(np.prod(p.output)), name)
 
 
-WINOGRAD_UNITS, WIDE_WINOGRAD_UNITS = 150, 2000
-"""Roundings, in units of the patch's magnitude, that a Winograd result may be off by: of 3 taps, and of more."""
+WINOGRAD_UNITS, WIDE_WINOGRAD_UNITS = {"winograd": (150, 1), "winograd2": (25, 0.25)}, (2000, 8)
+"""Roundings, in units of the patch's magnitude, that a Winograd result may be off by, of 3 taps and of more, and what
+each term of the sums at its points adds; a gradient to the weight sums by chunks, whose terms add next to nothing."""
 
 
-def _winograd_limit(p, operation, x, w, b, gy):
+def _winograd_limit(p, operation, algorithm, x, w, b, gy):
     """The error of a tile follows the largest element of its patch, wherever in the patch it is.
 
     Taking the largest of the channel's plane in its place is looser, and needs no knowledge of where tiles begin.
     """
-    unit = (WINOGRAD_UNITS if p.kernel[-1] == 3 else WIDE_WINOGRAD_UNITS) * oracle.UNIT[p.dtype.name]
+    least, each = WINOGRAD_UNITS[algorithm] if p.kernel[-1] == 3 else WIDE_WINOGRAD_UNITS
+    channels = {"conv": p.c, "conv_input_grad": p.k, "conv_weight_grad": 0}[operation] // p.groups
+    unit = (least + each * channels * math.prod(p.kernel[:-2])) * oracle.UNIT[p.dtype.name]
     x, w, b, gy = oracle.magnitudes(x, w, b, gy)
     axes = tuple(range(2, 2 + p.rank))
     source = {"conv": x, "conv_input_grad": gy, "conv_weight_grad": x}[operation]

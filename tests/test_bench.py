@@ -184,6 +184,7 @@ def test_a_workshop_loads_checks_and_takes_turns(tmp_path):
     assert workshop.probe("copy") > 0
     assert workshop.probe("fma") > 0
     assert contender("native-strict") == Ours("native", precision="strict")
+    assert contender("native-high") == Ours("native", precision="high")
     with pytest.raises(ValueError, match="'nothing' does not exist; there are "):
         contender("native-nothing")
 

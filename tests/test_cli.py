@@ -53,6 +53,10 @@ def test_explain_takes_every_form():
     found = json.loads(result.stdout)
     assert found["padding"] == [[0, 1], [1, 2]]
     assert (found["stride"], found["groups"], found["dtype"]) == ([2, 1], 2, "float64")
+    precise = ("explain", "conv2d", "1x64x56x56", "64x64x3x3", "--padding", "1", "--backend", "native", "--precision")
+    for precision, algorithm in (("default", "winograd"), ("high", "winograd2"), ("strict", "direct")):
+        assert json.loads(voxconv(*precise, precision, "--json").stdout)["algorithm"] == algorithm
+    assert "'default', 'high', 'strict'" in voxconv(*precise, "half").stderr
     assert "same" not in voxconv("explain", "conv1d", "1x4x9", "8x4x3", "--padding", "same").stderr
 
 

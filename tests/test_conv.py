@@ -15,7 +15,7 @@ from voxconv import functional
 from voxconv import problem as rules
 
 named = pytest.mark.parametrize("case", CONV, ids=lambda case: case.name)
-EXACT = "direct", "im2col", "depthwise"
+EXACT = "direct", "im2col", "depthwise", "winograd2"
 
 
 @named
@@ -53,6 +53,27 @@ def test_strict_keeps_the_bound_of_the_direct_sum(case, backend, seed):
     y = functions(case.rank)[0](x, w, b, **case.options, backend=backend, precision="strict")
     expected = oracle.conv(problem, *oracle.wide(x, w, b))
     oracle.assert_within(y, expected, limit(problem, "conv", "direct", x, w, b, None))
+
+
+@pytest.mark.parametrize("c", [1, 64, 512])
+@pytest.mark.parametrize("seed", [6, 7, 8])
+def test_roundings_that_add_up_keep_the_bounds(c, seed):
+    """Filters of one tap and waves that the transforms add: the sums at the points hardly cancel, and round alike."""
+    rng, size = np.random.default_rng(seed), 13
+    errors = {}
+    for shift, length in ((0, 2), (1, 2), (0, 3), (1, 3)):
+        wave = (-1.0) ** ((np.arange(size) + shift) // length)
+        x = (rng.uniform(0.5, 1, (1, c, size, size)) * wave[:, None] * wave).astype(np.float32)
+        w = np.zeros((36, c, 9), np.float32)
+        w[np.arange(36), :, np.arange(36) % 9] = rng.uniform(0.5, 1, (36, c))
+        w = w.reshape(36, c, 3, 3)
+        exact = vc.conv2d(*(a.astype(np.float64) for a in (x, w)), padding=1, backend="native", precision="strict")
+        for algorithm in ("winograd", "winograd2"):
+            plan = vc.plan_conv2d(x.shape, w, padding=1, backend="native", algorithm=algorithm)
+            error = np.abs(plan(x) - exact)
+            assert (error <= plan.error_bound(x)).all()
+            errors[algorithm] = max(errors.get(algorithm, 0), error.max())
+    assert errors["winograd2"] < errors["winograd"] / 2
 
 
 @pytest.mark.parametrize("activation", ["relu", ("leaky_relu", 0.25), ("leaky_relu", -0.5)])

@@ -12,7 +12,7 @@ from problems import functions, limit, operands
 from voxconv import problem as rules
 
 named = pytest.mark.parametrize("case", CONV, ids=lambda case: case.name)
-EXACT = "direct", "im2col", "depthwise"
+EXACT = "direct", "im2col", "depthwise", "winograd2"
 
 
 def dot(a, b):

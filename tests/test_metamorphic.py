@@ -7,6 +7,7 @@ import pytest
 
 import oracle
 import voxconv as vc
+from voxconv.plan import PRECISIONS
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_stride_is_every_second_output(conv, data):
 def test_powers_of_two_scale_every_bit(backend, rng, power):
     x, w = rng.normal(size=(1, 4, 9, 9)).astype("f4"), rng.normal(size=(5, 4, 3, 3)).astype("f4")
     scale = np.float32(2.0**power)
-    for precision in ("default", "strict"):
+    for precision in PRECISIONS:
         options = {"backend": backend, "precision": precision}
         oracle.assert_same_bits(vc.conv2d(x * scale, w, **options), vc.conv2d(x, w, **options) * scale)
 

@@ -107,6 +107,43 @@ def test_strict_refuses_winograd(backend):
     assert vc.plan_conv2d(X, W, backend=backend, precision="strict").algorithm != "winograd"
 
 
+def test_high_has_small_tiles_except_for_the_weight(backend):
+    case = next(case for case in CONV if case.name == "3x3-winograd-size")
+    problem = operands(case, oracle.integers, 54, "float32")[0]
+    offered = backends.get_backend(backend).algorithms
+    for operation in ("conv", "conv_input_grad", "conv_weight_grad"):
+        chosen = [plan.choose(problem, operation, backend, precision=p).algorithm for p in plan.PRECISIONS]
+        default, high, strict = chosen
+        if "winograd" not in offered:
+            assert default == high == strict
+            continue
+        large = operation == "conv_weight_grad"
+        assert (default, high) == ("winograd", "winograd" if large else "winograd2")
+        assert not strict.startswith("winograd")
+        wrong = "winograd2" if large else "winograd"
+        with pytest.raises(ValueError, match="dw"):
+            plan.choose(problem, operation, backend, wrong, "high")
+    with pytest.raises(ValueError, match="cannot do this problem"):
+        vc.plan_conv2d(X, W, backend=backend, algorithm="winograd2", precision="strict")
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_small_tiles_are_of_three_taps(rank):
+    def plan_of(taps, algorithm="auto"):
+        w = np.zeros((64, 64, *(taps,) * rank), np.float32)
+        make = getattr(vc, f"plan_conv{rank}d")
+        options = {"padding": taps // 2, "backend": "native", "precision": "high", "algorithm": algorithm}
+        return make((1, 64, *(12,) * rank), w, **options)
+
+    assert plan_of(3, "winograd2").algorithm == "winograd2"
+    for taps in (5, 7):
+        planned = plan_of(taps)
+        refusals = {c["algorithm"]: c["refusal"] for c in planned.explain(True, measure=False)["candidates"]}
+        assert planned.algorithm == "direct"
+        assert "3 taps" in refusals["winograd2"]
+        assert "tiles of 2 outputs alone" in refusals["winograd"]
+
+
 def test_the_choice_does_not_look_at_the_batch(backend):
     for n in (0, 1, 2, 64):
         chosen = vc.plan_conv2d((n, *X[1:]), W, backend=backend).algorithm
@@ -115,10 +152,14 @@ def test_the_choice_does_not_look_at_the_batch(backend):
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("backend", "cuda"), ("algorithm", "fft"), ("precision", "half"), ("backend", 1), ("algorithm", None)],
-)
+    [
+        ("backend", "cuda"), ("algorithm", "fft"), ("precision", "half"), ("precision", "High"), ("backend", 1),
+        ("algorithm", None), ("precision", 2),
+    ],
+)  # fmt: skip
 def test_unknown_names(argument, value):
-    with pytest.raises(ValueError, match=rf"plan_conv2d: {argument}=.*must be one of"):
+    names = {"precision": "'default', 'high', 'strict'"}.get(argument, "")
+    with pytest.raises(ValueError, match=rf"plan_conv2d: {argument}=.*must be one of.*{names}"):
         vc.plan_conv2d(X, W, **{argument: value})
 
 
@@ -231,18 +272,19 @@ class TestWorkspaceLimit:
 
 @pytest.mark.parametrize("case", [c for c in CONV if c.n and c.c][::4], ids=lambda case: case.name)
 @pytest.mark.parametrize("activation", [None, ("leaky_relu", -3.0)])
+@pytest.mark.parametrize("precision", ["default", "high"])
 @pytest.mark.parametrize("seed", [52])
-def test_the_error_bound_holds(case, activation, backend, seed):
+def test_the_error_bound_holds(case, activation, precision, backend, seed):
     problem, x, w, b, _ = operands(case, oracle.floats, seed, "float32")
     make = getattr(vc, f"plan_conv{case.rank}d")
-    planned = make(x.shape, w, b, **case.options, activation=activation, backend=backend)
+    planned = make(x.shape, w, b, **case.options, activation=activation, backend=backend, precision=precision)
     exact = oracle.conv(problem, *oracle.wide(x, w, b))
     if activation:
         exact = np.where(exact < 0, exact * activation[1], exact)
     bound = planned.error_bound(x)
     assert bound.shape == exact.shape
     assert (np.abs(planned(x) - exact) <= bound).all()
-    if planned.algorithm != "winograd" and not activation:
+    if not planned.algorithm.startswith("winograd") and not activation:
         terms = problem.flops // max(2 * exact.size, 1) + 1
         magnitudes = oracle.conv(problem, *oracle.magnitudes(x, w, b))
         assert (bound <= 1.01 * oracle.bound(magnitudes, terms, "float32")).all()

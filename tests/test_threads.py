@@ -62,9 +62,9 @@ def with_threads(backend, n):
         assert vc.get_num_threads() == n
 
 
-def results(case, backend, x, w, b, gy):
+def results(case, backend, x, w, b, gy, precision="default"):
     """Forward and every gradient."""
-    options, rank = {**case.options, "backend": backend}, case.rank
+    options, rank = {**case.options, "backend": backend, "precision": precision}, case.rank
     return (
         getattr(vc, f"conv{rank}d")(x, w, b, **options),
         getattr(vc.grad, f"conv{rank}d_input")(x.shape, w, gy, **options),
@@ -74,14 +74,15 @@ def results(case, backend, x, w, b, gy):
 
 
 @chosen
+@pytest.mark.parametrize("precision", ["default", "high"])
 @pytest.mark.parametrize("seed", [71])
-def test_any_number_of_threads(case, backend, seed):
+def test_any_number_of_threads(case, precision, backend, seed):
     arrays = operands(case, oracle.floats, seed, "float32")[1:]
     expected = None
     for n in THREADS:
         with_threads(backend, n)
         for _ in range(2):
-            found = results(case, backend, *arrays)
+            found = results(case, backend, *arrays, precision)
             expected = expected or found
             for ours, first in zip(found, expected, strict=True):
                 oracle.assert_same_bits(ours, first)
@@ -105,13 +106,14 @@ def test_pools_with_any_number_of_threads(case, backend, seed):
 
 
 @chosen
+@pytest.mark.parametrize("precision", ["default", "high"])
 @pytest.mark.parametrize("seed", [73])
-def test_a_sample_of_a_batch_is_that_sample_alone(case, backend, seed):
+def test_a_sample_of_a_batch_is_that_sample_alone(case, precision, backend, seed):
     _, x, w, b, gy = operands(case, oracle.floats, seed, "float32")
     x, gy = (np.concatenate([a, -a, 3 * a]) for a in (x, gy))
-    y, gx, _, _ = results(case, backend, x, w, b, gy)
+    y, gx, _, _ = results(case, backend, x, w, b, gy, precision)
     for i in range(len(x)):
-        one_y, one_gx, _, _ = results(case, backend, x[i : i + 1], w, b, gy[i : i + 1])
+        one_y, one_gx, _, _ = results(case, backend, x[i : i + 1], w, b, gy[i : i + 1], precision)
         oracle.assert_same_bits(y[i : i + 1], one_y)
         oracle.assert_same_bits(gx[i : i + 1], one_gx)
 

@@ -22,6 +22,7 @@ __all__ = ["main"]
 # RuntimeError: a backend or an optional package that was asked for is not there.
 USER_ERRORS = (ValueError, TypeError, OverflowError, MemoryError, OSError, RuntimeError)
 BACKENDS = ("auto", "native", "numba", "reference")
+PRECISIONS = ("default", "high", "strict")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -155,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--groups", type=_positive, default=1)
     explain.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     explain.add_argument("--backend", choices=BACKENDS, default="auto")
-    explain.add_argument("--precision", choices=("default", "strict"), default="default")
+    explain.add_argument("--precision", choices=PRECISIONS, default="default")
 
     command("selftest", _selftest, "Check every operation of every backend against the reference.")
     return parser

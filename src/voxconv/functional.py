@@ -65,11 +65,12 @@ backend : {"auto", "native", "numba", "reference"}
 """
 
 CHOOSING = """\
-algorithm : {"auto", "direct", "im2col", "winograd", "depthwise"}
+algorithm : {"auto", "direct", "im2col", "winograd", "winograd2", "depthwise"}
     "auto" goes by the sizes alone; `plan_conv2d` and its ``explain`` say how.
-precision : {"default", "strict"}
+precision : {"default", "high", "strict"}
     "strict" keeps every result within gamma_d of the sum of its terms' magnitudes, for a sum of
-    d - 1 terms; "default" may also take Winograd's algorithm, where a backend has it.
+    d - 1 terms; "default" may also take Winograd's algorithm, where a backend has it; "high" too, but with
+    tiles of 2 outputs alone, which lose several times less, except for the gradient to the weight.
 """
 
 ERRORS = """\

@@ -42,15 +42,19 @@ Sizes = int | Sequence[int]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
 ActivationLike = Literal["relu"] | tuple[Literal["leaky_relu"], float] | None
 
-ALGORITHMS = ("auto", "direct", "im2col", "winograd", "depthwise")
+ALGORITHMS = ("auto", "direct", "im2col", "winograd", "winograd2", "depthwise")
 BACKENDS = ("auto", *NAMES)
-PRECISIONS = ("default", "strict")
+PRECISIONS = ("default", "high", "strict")
 
 MOST_THREADS = 256
 """More than the library ever uses in a call."""
 
-WINOGRAD_UNITS, WIDE_WINOGRAD_UNITS = 150, 2000
-"""Roundings that a Winograd result of 3 taps, and of more, may be off by, measured; see `ConvPlan.error_bound`."""
+WINOGRADS = ("winograd", "winograd2")
+"""Winograd's algorithm with any of its tiles, and with those of 2 outputs alone."""
+
+WINOGRAD_UNITS, WIDE_WINOGRAD_UNITS = {"winograd": (150, 1.0), "winograd2": (25, 0.25)}, (2000, 8.0)
+"""Roundings that a Winograd result of 3 taps, and of more, may be off by, and what each term of its points' sums adds:
+measured; see `ConvPlan.error_bound`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +210,10 @@ def _refusal(
 ) -> str | None:
     if algorithm not in backend.algorithms:
         return f"this backend has {', '.join(backend.algorithms)}"
-    if precision == "strict" and algorithm == "winograd":
+    if precision == "strict" and algorithm in WINOGRADS:
         return "precision='strict' keeps to the bound of the direct sum"
+    if precision == "high" and algorithm == "winograd" and operation != "conv_weight_grad":
+        return "precision='high' has tiles of 2 outputs alone, which are winograd2's; larger ones for dw"
     return backend.refusal(problem, operation, algorithm, asked=asked)
 
 
@@ -300,8 +306,10 @@ class ConvPlan:
         ndarray of float64
             Of the result's shape.  With u the unit roundoff and T the terms of a sum, gamma_d of the sum of the
             terms' magnitudes, d = T + 1 and gamma_d = d u / (1 - d u), which is proven; for Winograd's algorithm,
-            150 u (with more than 3 taps along the last axis 2000 u) of the sum over channels of the largest magnitude
-            in the plane times the filter's magnitudes, which is measured.  Infinite or NaN where an operand is.
+            with S the channels of a group times the taps in depth, (150 + S) u, with tiles of 2 outputs alone
+            (25 + S / 4) u, with more than 3 taps along the last axis (2000 + 8 S) u, of the sum over channels of
+            the largest magnitude in the plane times the filter's magnitudes, which is measured.  Infinite or NaN where
+            an operand is.
 
         Raises
         ------
@@ -320,9 +328,10 @@ class ConvPlan:
         terms = problem.flops // max(2 * math.prod(problem.output_shape), 1) + 1
         factor = terms * unit / (1 - terms * unit)
         bound = np.empty(problem.output_shape)
-        if self.algorithm == "winograd":
-            factor = (WINOGRAD_UNITS if problem.kernel[-1] == 3 else WIDE_WINOGRAD_UNITS) * unit
+        if self.algorithm in WINOGRADS:
+            least, each = WINOGRAD_UNITS[self.algorithm] if problem.kernel[-1] == 3 else WIDE_WINOGRAD_UNITS
             groups = problem.groups
+            factor = (least + each * (problem.c // groups) * math.prod(problem.kernel[:-2])) * unit
             top = ready.max(axis=tuple(range(2, ready.ndim)), initial=0).reshape(problem.n, groups, -1)
             filters = weight.reshape(groups, problem.k // groups, problem.c // groups, -1).sum(axis=3)
             sums = np.einsum("ngc,gkc->ngk", top, filters).reshape(problem.n, problem.k)

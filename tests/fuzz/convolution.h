@@ -4,7 +4,8 @@ static vox_conv conv_of(const fuzz_case *f) {
   static const int operations[] = {VOX_CONV, VOX_CONV_INPUT_GRAD, VOX_CONV_WEIGHT_GRAD};
   vox_conv p = {.n = f->n, .c = f->groups * f->cg, .k = f->groups * f->kg, .groups = f->groups, .type = (int32_t)f->type,
                 .operation = operations[f->kind <= WEIGHT_GRAD ? f->kind : 0], .algorithm = (int32_t)f->algorithm,
-                .activation = (int32_t)f->activation, .slope = 0.25, .once = f->values >> 4 & 1};
+                .activation = (int32_t)f->activation, .slope = 0.25, .once = f->values >> 4 & 1,
+                .points = f->kind <= INPUT_GRAD && (f->values >> 5 & 3) == 0 ? 4 : 0};
   memcpy(p.spatial, f->spatial, sizeof p.spatial);
   memcpy(p.kernel, f->kernel, sizeof p.kernel);
   memcpy(p.stride, f->stride, sizeof p.stride);
@@ -75,8 +76,10 @@ typedef struct {
 static void check_plane(const caller *c, const vox_conv *p, const plane_of_sums *s, const void *found, int64_t at,
                         const double *bias) {
   const fuzz_case *f = &c->now;
-  const int winograd = p->algorithm != VOX_WINOGRAD ? 0 : p->kernel[2] > 3 ? WIDE_WINOGRAD_UNITS : WINOGRAD_UNITS;
-  const int exact = f->data == INTEGERS && !winograd;
+  const double units = p->kernel[2] > 3 ? 2000 : p->points ? 25 : 150, each = p->kernel[2] > 3 ? 8 : p->points ? 0.25 : 1;
+  const double sums = f->kind == WEIGHT_GRAD ? 0 : (double)(s->m * p->kernel[0]);
+  const double winograd = p->algorithm == VOX_WINOGRAD ? units + each * sums : 0;
+  const int exact = f->data == INTEGERS && (!winograd || p->points); /* whose points are 0 and +-1 */
   double published = 0;
   if (winograd) {
     const double least = p->type == VOX_F32 ? 0x1p-125 : 0x1p-1021;
@@ -161,7 +164,7 @@ static void run_conv(caller *c) {
         }
       }
   winograd_cases += p.algorithm == VOX_WINOGRAD;
-  exact_cases += f->data == INTEGERS && p.algorithm != VOX_WINOGRAD;
+  exact_cases += f->data == INTEGERS && (p.algorithm != VOX_WINOGRAD || p.points);
 }
 
 /* The sum of each channel; or the gradient through a ReLU, and its sums if they are asked for. */

@@ -205,10 +205,9 @@ static void check_unchanged(const caller *c, int which, const void *used, int64_
 }
 
 /* One element of the result: `sum` of `terms` terms of magnitudes `magnitude`, which any order of additions finds within
- * gamma_d, and the loops themselves in double.  For Winograd, `magnitude` is that of its bound and `winograd` its roundings,
- * by 3 taps or by more. */
-enum { WINOGRAD_UNITS = 150, WIDE_WINOGRAD_UNITS = 2000 };
-static void check(const caller *c, int type, int exact, int winograd, int64_t i, double found, double sum, double magnitude,
+ * gamma_d, and the loops themselves in double.  For Winograd, `magnitude` is that of its bound and `winograd` its
+ * roundings, else 0. */
+static void check(const caller *c, int type, int exact, double winograd, int64_t i, double found, double sum, double magnitude,
                   int64_t terms) {
   if (isnan(sum) || isinf(sum)) {
     if (isnan(sum) ? isnan(found) : found == sum) return;

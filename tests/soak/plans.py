@@ -16,7 +16,7 @@ from ledger import record, runs
 import oracle
 import voxconv as vc
 
-ALGORITHMS = ("direct", "im2col", "winograd", "depthwise")
+ALGORITHMS = ("direct", "im2col", "winograd", "winograd2", "depthwise")
 
 
 def _problem(rng):

@@ -23,7 +23,7 @@ from voxconv.problem import ConvProblem, WindowProblem
 Array = npt.NDArray[Any]
 
 name = "native"
-algorithms = ("depthwise", "winograd", "direct", "im2col")
+algorithms = ("depthwise", "winograd", "winograd2", "direct", "im2col")
 
 BAND_LIMIT = 64 << 20
 """Above this workspace a thread, direct's zero-bordered band is mostly border: im2col serves instead."""
@@ -57,7 +57,11 @@ ALGORITHMS = {
     "depthwise": lib.VOX_DEPTHWISE,
     "im2col": lib.VOX_IM2COL,
     "winograd": lib.VOX_WINOGRAD,
+    "winograd2": lib.VOX_WINOGRAD,
 }
+POINTS = {"winograd2": 4}
+"""Of Winograd's forms along an axis, at most: those of an algorithm that may not have as many as it likes."""
+
 RULES = {"sgd": lib.VOX_SGD, "adam": lib.VOX_ADAM}
 ACTIVATIONS = {None: lib.VOX_IDENTITY, "relu": lib.VOX_RELU, "leaky_relu": lib.VOX_LEAKY_RELU}
 
@@ -193,7 +197,7 @@ def _conv_struct(problem: ConvProblem, operation: str, algorithm: str, once: boo
     p.type = TYPES[problem.dtype]
     p.operation = OPERATIONS[operation]
     p.algorithm = ALGORITHMS[algorithm]
-    p.once = once
+    p.once, p.points = once, POINTS.get(algorithm, 0)
     if problem.activation is not None:
         p.activation = ACTIVATIONS[problem.activation.name]
         p.slope = problem.activation.slope
@@ -222,22 +226,24 @@ class _Call:
 _call = lru_cache(maxsize=512)(_Call)
 
 
-def _winograd(problem: ConvProblem, operation: str) -> tuple[tuple[int, ...], float] | None:
+def _winograd(problem: ConvProblem, operation: str, algorithm: str) -> tuple[tuple[int, ...], float] | None:
     """Winograd's best tile and its estimated gain over the direct sum, or None where it does not apply."""
     tile, gain = ffi.new("int64_t[3]"), ffi.new("double *")
-    if lib.vox_conv_winograd_tile(_call(problem, operation, "winograd").struct, tile, gain) != lib.VOX_OK:
+    if lib.vox_conv_winograd_tile(_call(problem, operation, algorithm).struct, tile, gain) != lib.VOX_OK:
         return None
     return tuple(tile), gain[0]
 
 
 def gain(problem: ConvProblem, operation: str, algorithm: str) -> float:
     """See `voxconv.backends.Backend.gain`."""
-    found = _winograd(problem, operation) if algorithm == "winograd" else None
+    found = _winograd(problem, operation, algorithm) if ALGORITHMS[algorithm] == lib.VOX_WINOGRAD else None
     return 1.0 if found is None else found[1]
 
 
-def _winograd_refusal(problem: ConvProblem, operation: str, *, asked: bool) -> str | None:
-    found = _winograd(problem, operation)
+def _winograd_refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool) -> str | None:
+    found = _winograd(problem, operation, algorithm)
+    if found is None and algorithm == "winograd2":
+        return "tiles of 2 outputs want stride 1 and 3 taps along the last axis, as many or 1 before; dw has none"
     if found is None:
         return (
             "Winograd wants 3, 5 or 7 taps along the last axis, as many or 1 before, at stride 1; for y also 3 to 7 a "
@@ -266,8 +272,8 @@ def refusal(problem: ConvProblem, operation: str, algorithm: str, *, asked: bool
         return f"there is no {algorithm} kernel in the native backend"
     if algorithm == "depthwise":
         return _depthwise_refusal(problem, operation, asked=asked)
-    if algorithm == "winograd":
-        return _winograd_refusal(problem, operation, asked=asked)
+    if ALGORITHMS[algorithm] == lib.VOX_WINOGRAD:
+        return _winograd_refusal(problem, operation, algorithm, asked=asked)
     if algorithm != "im2col":
         each = _call(problem, operation, algorithm).workspace_bytes(1)
         if each < 0 or (each > BAND_LIMIT and operation != "conv_weight_grad"):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from voxconv import nn
 from voxconv.bench.layers import Layer
 
-__all__ = ["NETWORKS", "Network", "jax_step", "ours", "torch_step"]
+__all__ = ["NETWORKS", "Network", "jax_step", "ours", "torch_model", "torch_step"]
 
 Array = npt.NDArray[Any]
 
@@ -121,12 +121,8 @@ def ours(network: Network, x: Array, model: nn.Module) -> Callable[[], float]:
 
 def torch_step(torch: Any, network: Network, x: Array, layout: Any = None) -> Callable[[], float]:
     """One step of torch's at each call, from the same parameters."""
-    start = network.model(x.dtype.name)
-    model = _as_torch(torch, start)
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in start.state_dict().items()})
-    images, labels = torch.from_numpy(x), torch.from_numpy(network.labels(x))
-    if layout is not None:
-        model, images = model.to(memory_format=layout), images.contiguous(memory_format=layout)
+    model, images = torch_model(torch, network, x, layout)
+    labels = torch.from_numpy(network.labels(x))
     optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
 
     def step() -> float:
@@ -137,6 +133,17 @@ def torch_step(torch: Any, network: Network, x: Array, layout: Any = None) -> Ca
         return float(loss.detach())
 
     return step
+
+
+def torch_model(torch: Any, network: Network, x: Array, layout: Any = None) -> tuple[Any, Any]:
+    """Torch's network with the parameters that ours starts from, and the batch, in a memory format."""
+    start = network.model(x.dtype.name)
+    model = _as_torch(torch, start)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in start.state_dict().items()})
+    images = torch.from_numpy(x)
+    return (model, images) if layout is None else (
+        model.to(memory_format=layout), images.contiguous(memory_format=layout)
+    )  # fmt: skip
 
 
 def _as_torch(torch: Any, module: Any) -> Any:

@@ -30,7 +30,7 @@ class Ours:
 
     @property
     def name(self) -> str:
-        """Backend, and the algorithm if it is forced, or else "strict", "plain" or "taps"."""
+        """Backend, and the algorithm if it is forced, or else "high", "strict", "plain" or "taps"."""
         if self.taps:
             return f"{self.backend}-taps"
         if not self.planned:

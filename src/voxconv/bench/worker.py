@@ -35,13 +35,13 @@ COPY_LIMIT = 64 << 20
 
 
 def contender(name: str) -> Contender:
-    """The contender of this name: a peer, or a backend, after a dash an algorithm, "strict", "plain" or "taps"."""
-    from voxconv.plan import ALGORITHMS, BACKENDS
+    """The contender of this name: a peer, or a backend, after a dash an algorithm, a precision, "plain" or "taps"."""
+    from voxconv.plan import ALGORITHMS, BACKENDS, PRECISIONS
 
     backend, _, algorithm = name.partition("-")
     if backend in BACKENDS and backend != "auto":
-        if algorithm == "strict":
-            return Ours(backend, precision="strict")
+        if algorithm in PRECISIONS[1:]:
+            return Ours(backend, precision=algorithm)
         if algorithm == "plain":
             return Ours(backend, planned=False)
         if algorithm == "taps":

@@ -317,7 +317,8 @@ def _overload_conv(rank: int) -> None:
                 raise ValueError("voxconv.conv inside @njit: out overlaps an input")
             if y.size == 0:
                 return y
-            head, tail = (n, c, k, groups, *size, *kernel, *step, *before, *gap, *count, code), (0, 1)  # slope, once
+            # the tail: slope, once, points
+            head, tail = (n, c, k, groups, *size, *kernel, *step, *before, *gap, *count, code), (0, 1, 0)
             algorithm = WINOGRAD
             if _gain((*head, WINOGRAD + active, *tail)) < WINOGRAD_GAIN:
                 needed = _workspace((*head, DIRECT + active, *tail))

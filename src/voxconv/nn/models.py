@@ -36,11 +36,11 @@ class _ResidualBlock(Module):
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int = 1, *, dtype: npt.DTypeLike = np.float32,
-        rng: Seed = None, backend: str = "auto",
+        rng: Seed = None, backend: str = "auto", precision: str = "default",
     ) -> None:  # fmt: skip
         conv, batch_norm = _layer(layers, "Conv", self.rank), _layer(norm, "BatchNorm", self.rank)
         generator = np.random.default_rng(rng)
-        options = {"bias": False, "dtype": dtype, "rng": generator, "backend": backend}
+        options = {"bias": False, "dtype": dtype, "rng": generator, "backend": backend, "precision": precision}
         self.conv1 = conv(in_channels, out_channels, 3, stride, 1, **options)
         self.bn1 = batch_norm(out_channels, dtype=dtype)
         self.relu = ReLU()
@@ -78,7 +78,7 @@ class ResidualBlock2d(_ResidualBlock):
         Channels before and after; where they differ, the shortcut is a 1x1 convolution.
     stride : int
         Of the first convolution.
-    dtype, rng, backend
+    dtype, rng, backend, precision
         As for `Conv2d`.
     """
 
@@ -99,6 +99,7 @@ class _UNet(Module):
     def __init__(
         self, in_channels: int, out_channels: int, widths: Sequence[int] = (16, 32, 64), *,
         norm_layer: str | None = None, dtype: npt.DTypeLike = np.float32, rng: Seed = None, backend: str = "auto",
+        precision: str = "default",
     ) -> None:  # fmt: skip
         name = type(self).__name__
         self.widths = tuple(_size(name, "widths", width) for width in widths)
@@ -109,7 +110,9 @@ class _UNet(Module):
         self.in_channels = _size(name, "in_channels", in_channels)
         self.out_channels = _size(name, "out_channels", out_channels)
         self._norm_layer = norm_layer
-        self._options: dict[str, Any] = {"dtype": dtype, "rng": np.random.default_rng(rng), "backend": backend}
+        self._options: dict[str, Any] = {
+            "dtype": dtype, "rng": np.random.default_rng(rng), "backend": backend, "precision": precision
+        }  # fmt: skip
         before = in_channels
         for level, width in enumerate(self.widths):
             setattr(self, f"down{level}", self._block(before, width))
@@ -204,7 +207,7 @@ class UNet2d(_UNet):
         Channels of each level, from the top.
     norm_layer : None, "batch" or "instance"
         Normalisation after each convolution.
-    dtype, rng, backend
+    dtype, rng, backend, precision
         As for `Conv2d`.
     """
 
