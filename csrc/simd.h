@@ -579,6 +579,45 @@ INLINE vec v_odd(vec a, vec b) {
 #endif
 }
 
+/* The same elements in an order that takes no crossing of 16-byte parts, and what brings that into the order above. */
+INLINE vec v_even_mixed(vec a, vec b) {
+#if VECTOR_BYTES == 16
+  return v_even(a, b);
+#elif LANES == 16
+  return __builtin_shufflevector(a, b, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30);
+#elif LANES == 8 && VOX_DOUBLE
+  return __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14);
+#elif LANES == 8
+  return __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14);
+#else
+  return __builtin_shufflevector(a, b, 0, 4, 2, 6);
+#endif
+}
+INLINE vec v_odd_mixed(vec a, vec b) {
+#if VECTOR_BYTES == 16
+  return v_odd(a, b);
+#elif LANES == 16
+  return __builtin_shufflevector(a, b, 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31);
+#elif LANES == 8 && VOX_DOUBLE
+  return __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+#elif LANES == 8
+  return __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
+#else
+  return __builtin_shufflevector(a, b, 1, 5, 3, 7);
+#endif
+}
+INLINE vec v_unmixed(vec a) {
+  typedef int64_t wide __attribute__((vector_size(VECTOR_BYTES)));
+  const wide pairs = (wide)a;
+#if VECTOR_BYTES == 64
+  return (vec)__builtin_shufflevector(pairs, pairs, 0, 2, 4, 6, 1, 3, 5, 7);
+#elif VECTOR_BYTES == 32
+  return (vec)__builtin_shufflevector(pairs, pairs, 0, 2, 1, 3);
+#else
+  return (vec)pairs;
+#endif
+}
+
 /* The first n of p, cut to what lanes hold, and in `beyond` what is cut off; the other lanes are 0. */
 INLINE ivec v_load_index(const int64_t *p, int64_t n, ivec *beyond) {
   typedef int64_t wide __attribute__((vector_size(VECTOR_BYTES)));

@@ -393,6 +393,7 @@ static void max_pool(const vox_window *p, const vox_box *box, const void *x_, vo
   const elem *x = (const elem *)x_ + box->plane * size[0] * size[1] * size[2];
   const int64_t taps = p->kernel[2], step = p->stride[2], dilation = p->dilation[2];
 #ifdef ELEM_VECTORS
+  if (pairs_inside(p) && !(indices ? pairs_indices(p, box, x_, y_, indices) : pairs_values(p, box, x_, y_))) return;
   /* in lanes, where an index within the window fits into one, and the walk over its taps meets few outside */
   const int64_t depth = vox_min(size[0], (p->kernel[0] - 1) * p->dilation[0] + 1);
   if (depth * size[1] * size[2] <= INT32_MAX && (taps - 1) * dilation < 2 * size[2]) {

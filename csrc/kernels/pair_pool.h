@@ -1,5 +1,5 @@
-/* Max-pooling for training, where windows are two wide, lie side by side and cover the plane, and its gradient with what
- * else a training step wants of the same pass.
+/* Max-pooling where windows are two wide and lie side by side; and where they cover the plane its gradient for training, with
+ * what else a training step wants of the same pass.
  *
  *   y[q] = max over taps t of  x[q * kernel + t],   tap[q] = the t where it stands, the first of equals, the last NaN
  *
@@ -20,70 +20,112 @@ static pairs pairs_of(const vox_window *p) {
   return (pairs){row, slice, p->output[0] * p->output[1] * p->output[2], slice * p->spatial[0]};
 }
 
+/* Whether windows are such pairs, all inside of the plane, though they need not cover it. */
+static int pairs_inside(const vox_window *p) {
+  for (int i = 0; i < 3; i++)
+    if (p->kernel[i] > 2 || (p->stride[i] != p->kernel[i] && p->output[i] > 1) || p->pad[i] || p->dilation[i] != 1 ||
+        p->output[i] > p->spatial[i] / p->kernel[i])
+      return 0;
+  return p->kernel[2] == 2 && p->spatial[1] * p->spatial[2] < INT32_MAX / 2;
+}
+
 /* Whether one vector takes the rows h and h + 1 of so many windows. */
 static int two_rows(int64_t h, int64_t end, int64_t width) { return 2 * width <= LANES && h + 1 < end; }
 
-/* n windows beside each other, the first of which begins at x. */
-INLINE void taps_find(const int D, const int H, const int form, const pairs *at, const real *x, int64_t n, real *y,
-                      uint8_t *taps) {
-  const int whole = form == ONE_ROW;
+/* What is kept of where a maximum stands: nothing, its tap as a byte, or its index in the plane. */
+enum { NO_PLACES, TAPS, INDICES };
+
+/* n windows beside each other, the first of which is q in all planes and begins at element `first` of the plane x.  Unless with
+ * care, a NaN is lost, but marked. */
+INLINE void pairs_find(const int D, const int H, const int form, const int care, const int kind, const pairs *at, const real *x,
+                       int64_t first, int64_t q, int64_t n, real *y, void *places, ivec *nan) {
+  const int whole = form == ONE_ROW, apart = form == TWO_ROWS && 2 * n < LANES;
   vec best = v_zero();
-  ivec tap = {0};
+  ivec place = {0};
   UNROLL for (int t = 0; t < D * H; t++) {
-    const real *from = x + t / H * at->slice + t % H * at->row;
+    const int64_t line = t / H * at->slice + t % H * at->row;
+    const real *from = x + first + line;
     const vec low = whole ? v_load(from) : v_load_n(from, vox_min(LANES, 2 * n));
     const vec high = whole              ? v_load(from + LANES)
                      : form == TWO_ROWS ? v_load_n(from + H * at->row, 2 * n)
                      : 2 * n > LANES    ? v_load_n(from + LANES, 2 * n - LANES)
                                         : v_zero();
-    const vec pair[2] = {v_even(low, high), v_odd(low, high)};
+    const vec pair[2] = {v_even_mixed(low, high), v_odd_mixed(low, high)};
+    if (whole) prefetch_ahead(from), prefetch_ahead(from + LANES);
+    if (!care) *nan = v_mark(*nan, v_unordered(low, high));
     UNROLL for (int i = 0; i < 2; i++) {
-      const vmask better = v_replaces(pair[i], best);
-      best = t + i == 0 ? pair[0] : v_select(better, pair[i], best);
-      if (t + i > 0) tap = v_select_int(better, (ivec){0} + (lane_int)(2 * t + i), tap);
+      const ivec here = (ivec){0} + (lane_int)(kind == TAPS ? 2 * t + i : line + i);
+      const vmask better = care ? v_replaces(pair[i], best) : v_greater(pair[i], best);
+      if (kind != NO_PLACES && t + i > 0) place = v_select_int(better, here, place);
+      best = t + i == 0 ? pair[0] : care ? v_select(better, pair[i], best) : v_max(pair[i], best);
     }
   }
-  if (form == TWO_ROWS && 2 * n < LANES) {
+  best = v_unmixed(best);
+  place = (ivec)v_unmixed((vec)place);
+  const ivec upper = (ivec)v_upper((vec)place);
+  y += q;
+  if (form == PART || apart)
     v_store_n(y, best, n);
-    v_store_n(y + n, v_upper(best), n);
-    v_store_bytes(taps, tap, n);
-    v_store_bytes(taps + n, (ivec)v_upper((vec)tap), n);
-    return;
-  }
-  if (form != PART)
-    v_store(y, best);
   else
-    v_store_n(y, best, n);
-  v_store_bytes(taps, tap, form != PART ? LANES : n);
+    v_store(y, best);
+  if (apart) v_store_n(y + n, v_upper(best), n);
+  if (kind == TAPS) {
+    uint8_t *taps = (uint8_t *)places + q;
+    v_store_bytes(taps, place, form == PART || apart ? n : LANES);
+    if (apart) v_store_bytes(taps + n, upper, n);
+  } else if (kind == INDICES) {
+    int64_t *indices = (int64_t *)places + q;
+    v_store_index(indices, first, 2, place, whole ? LANES : n);
+    if (form == TWO_ROWS) v_store_index(indices + n, first + H * at->row, 2, upper, n);
+  }
 }
 
-INLINE void taps_rows(const int D, const int H, const vox_window *p, const vox_box *box, const real *x, real *y, uint8_t *taps) {
+/* Returns whether there was a NaN that is lost. */
+INLINE int pairs_rows(const int D, const int H, const int care, const int kind, const vox_window *p, const vox_box *box,
+                      const real *x, real *y, void *places) {
   const pairs at = pairs_of(p);
   /* held apart, since for all that is known a byte that is stored changes them */
-  const int64_t width = p->output[2], first = box->first[2], last = box->last[2], end = box->last[1];
+  const int64_t width = p->output[2], left = box->first[2], right = box->last[2], end = box->last[1];
+  const int all = right - left == width;
+  ivec nan = {0};
+  x += box->plane * at.image;
   for (int64_t d = box->first[0]; d < box->last[0]; d++) {
-    const real *line = x + box->plane * at.image + d * D * at.slice + box->first[1] * H * at.row;
+    int64_t line = d * D * at.slice + box->first[1] * H * at.row;
     int64_t q = box->plane * at.plane + (d * p->output[1] + box->first[1]) * width;
     for (int64_t h = box->first[1], rows; h < end; h += rows, line += rows * H * at.row, q += rows * width) {
-      int64_t w = first;
-      rows = last - first == width && two_rows(h, end, width) ? 2 : 1;
+      int64_t w = left;
+      rows = all && two_rows(h, end, width) ? 2 : 1;
       if (rows == 2) {
-        taps_find(D, H, TWO_ROWS, &at, line, width, y + q, taps + q);
+        pairs_find(D, H, TWO_ROWS, care, kind, &at, x, line, q, width, y, places, &nan);
         continue;
       }
-      for (; w + LANES <= last; w += LANES) taps_find(D, H, ONE_ROW, &at, line + 2 * w, LANES, y + q + w, taps + q + w);
-      if (w < last) taps_find(D, H, PART, &at, line + 2 * w, last - w, y + q + w, taps + q + w);
+      /* a whole vector runs on into the next rows, whose turn comes */
+      const int64_t room = all ? (end - h) * width : right;
+      for (; w < right && w + LANES <= room; w += LANES)
+        pairs_find(D, H, ONE_ROW, care, kind, &at, x, line + 2 * w, q + w, LANES, y, places, &nan);
+      if (w < right) pairs_find(D, H, PART, care, kind, &at, x, line + 2 * w, q + w, right - w, y, places, &nan);
     }
   }
+  return v_any_int(nan);
 }
 
-static void max_pool_taps(const vox_window *p, const vox_box *box, const void *x, void *y, void *taps) {
+INLINE int pairs_box(const int care, const int kind, const vox_window *p, const vox_box *box, const void *x, void *y,
+                     void *places) {
   switch (2 * p->kernel[0] + p->kernel[1]) {
-  case 3: taps_rows(1, 1, p, box, x, y, taps); return;
-  case 4: taps_rows(1, 2, p, box, x, y, taps); return;
-  case 5: taps_rows(2, 1, p, box, x, y, taps); return;
-  case 6: taps_rows(2, 2, p, box, x, y, taps); return;
+  case 3: return pairs_rows(1, 1, care, kind, p, box, x, y, places);
+  case 4: return pairs_rows(1, 2, care, kind, p, box, x, y, places);
+  case 5: return pairs_rows(2, 1, care, kind, p, box, x, y, places);
+  default: return pairs_rows(2, 2, care, kind, p, box, x, y, places);
   }
+}
+static int pairs_values(const vox_window *p, const vox_box *box, const void *x, void *y) {
+  return pairs_box(0, NO_PLACES, p, box, x, y, 0);
+}
+static int pairs_indices(const vox_window *p, const vox_box *box, const void *x, void *y, void *indices) {
+  return pairs_box(0, INDICES, p, box, x, y, indices);
+}
+static void max_pool_taps(const vox_window *p, const vox_box *box, const void *x, void *y, void *taps) {
+  if (pairs_box(0, TAPS, p, box, x, y, taps)) pairs_box(1, TAPS, p, box, x, y, taps);
 }
 
 /* n elements of dx and what they add to the channel's sum. */

@@ -197,6 +197,16 @@ static void draw_shuffled(caller *c, int64_t lanes) {
   }
 }
 
+/* Windows two wide side by side; a max-pool's need not cover the plane.  Two short rows share a vector. */
+static void draw_pairs(caller *c) {
+  fuzz_case *f = &c->now;
+  for (int i = 0; i < 3; i++) {
+    f->kernel[i] = f->stride[i] = i == 2 ? 2 : 1 + draw(c, 2), f->dilation[i] = 1, f->pad[i] = f->pad_after[i] = 0;
+    f->output[i] = i == 2 ? boundary(c, vox_isa_lanes(vox_isa_used(), (int)f->type) / 2, 200) : 1 + draw(c, 4);
+    f->spatial[i] = f->kernel[i] * f->output[i] + (f->kind == MAX_POOL && draw(c, 4) == 0);
+  }
+}
+
 /* Rows of several strips, as means are cut: windows of few columns or many, a step apart that leaves gaps, and a row that goes
  * on behind the last of them. */
 static void draw_strips(caller *c) {
@@ -220,6 +230,7 @@ static void draw_window(caller *c, int64_t budget) {
   f->n = PICK(c, 0, 1, 1, 2, 3);
   draw_geometry(c, vox_isa_lanes(vox_isa_used(), VOX_F32), budget / 2, mean || f->kind == MAX_POOL, !mean);
   if (f->kind == MAX_POOL && f->type <= VOX_F64 && draw(c, 2)) draw_shuffled(c, vox_isa_lanes(vox_isa_used(), (int)f->type));
+  if (f->kind == MAX_POOL && f->type <= VOX_F64 && draw(c, 4) == 0) draw_pairs(c);
   if (mean && draw(c, 8) == 0) draw_strips(c), f->n = f->n > 1 ? 1 : f->n;
   f->count_include_pad = draw(c, 2);
   f->divisor = draw(c, 4) ? 0 : 1 + draw(c, 9);
@@ -259,14 +270,9 @@ static void draw_case(caller *c) {
       f->spatial[i] = beside ? f->kernel[i] * f->output[i] : 1 + draw(c, 9);
     }
   } else if (f->kind == POOL_TAPS) {
-    const int64_t lanes = vox_isa_lanes(vox_isa_used(), (int)(f->type = draw(c, 2)));
-    f->n = draw(c, 4), f->kg = 1 + draw(c, 5);
+    f->type = draw(c, 2), f->n = draw(c, 4), f->kg = 1 + draw(c, 5);
     f->bias = draw(c, 2), f->accumulate = draw(c, 8); /* the sums; pooled, output and what is added */
-    for (int i = 0; i < 3; i++) {
-      f->kernel[i] = f->stride[i] = i == 2 ? 2 : 1 + draw(c, 2), f->dilation[i] = 1;
-      f->output[i] = i == 2 ? boundary(c, lanes / 2, 200) : 1 + draw(c, 4); /* two short rows share a vector */
-      f->spatial[i] = f->kernel[i] * f->output[i];
-    }
+    draw_pairs(c);
   } else if (f->kind == DESCEND) {
     const int64_t lanes = vox_isa_lanes(vox_isa_used(), (int)(f->type = draw(c, 2)));
     f->n = draw(c, 5);
