@@ -50,15 +50,13 @@ typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
 typedef lane_int ivec __attribute__((vector_size(VECTOR_BYTES)));
 typedef real vec_unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 
-/* Differences that wrap round, of integers of which nothing is known. */
-INLINE ivec v_minus_int(ivec a, ivec b) {
+/* Integers without a sign; differences that wrap round, of integers of which nothing is known. */
 #if VOX_DOUBLE
-  typedef uint64_t uvec __attribute__((vector_size(VECTOR_BYTES)));
+typedef uint64_t uvec __attribute__((vector_size(VECTOR_BYTES)));
 #else
-  typedef uint32_t uvec __attribute__((vector_size(VECTOR_BYTES)));
+typedef uint32_t uvec __attribute__((vector_size(VECTOR_BYTES)));
 #endif
-  return (ivec)((uvec)a - (uvec)b);
-}
+INLINE ivec v_minus_int(ivec a, ivec b) { return (ivec)((uvec)a - (uvec)b); }
 
 INLINE vec v_load(const real *p) { return *(const vec_unaligned *)p; }
 INLINE void v_store(real *p, vec a) { *(vec_unaligned *)p = a; }
@@ -376,6 +374,47 @@ INLINE vmask v_equal_int(ivec a, ivec b) {
   return _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b);
 #else
   return a == b;
+#endif
+}
+
+/* a >= b */
+INLINE vmask v_not_below(uvec a, uvec b) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return _mm512_cmpge_epu64_mask((__m512i)a, (__m512i)b);
+#elif defined(VOX_ISA_avx512)
+  return _mm512_cmpge_epu32_mask((__m512i)a, (__m512i)b);
+#else
+  return (ivec)(a >= b);
+#endif
+}
+INLINE uvec v_min_unsigned(uvec a, uvec b) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (uvec)_mm512_min_epu64((__m512i)a, (__m512i)b);
+#elif defined(VOX_ISA_avx512)
+  return (uvec)_mm512_min_epu32((__m512i)a, (__m512i)b);
+#else
+  const uvec less = (uvec)(a < b);
+  return (less & a) | (~less & b);
+#endif
+}
+INLINE uvec v_max_unsigned(uvec a, uvec b) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (uvec)_mm512_max_epu64((__m512i)a, (__m512i)b);
+#elif defined(VOX_ISA_avx512)
+  return (uvec)_mm512_max_epu32((__m512i)a, (__m512i)b);
+#else
+  const uvec more = (uvec)(a > b);
+  return (more & a) | (~more & b);
+#endif
+}
+/* a + b in the mask's lanes, a in the others. */
+INLINE vec v_add_masked(vec a, vmask mask, vec b) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (vec)_mm512_mask_add_pd((__m512d)a, mask, (__m512d)a, (__m512d)b);
+#elif defined(VOX_ISA_avx512)
+  return (vec)_mm512_mask_add_ps((__m512)a, mask, (__m512)a, (__m512)b);
+#else
+  return (vec)((mask & (ivec)(a + b)) | (~mask & (ivec)a));
 #endif
 }
 
@@ -756,5 +795,6 @@ INLINE void prefetch_near(const void *p) { __builtin_prefetch(p, 0, 3); }
 INLINE void prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3); }
 /* Of a stream that is read once: what the processor's own prefetching fetches too late from beyond L2. */
 INLINE void prefetch_ahead(const void *p) { __builtin_prefetch((const char *)p + 4096, 0, 3); }
+INLINE void prefetch_write_ahead(const void *p) { __builtin_prefetch((const char *)p + 4096, 1, 3); }
 
 #endif

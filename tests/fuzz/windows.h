@@ -232,20 +232,24 @@ static void run_scatter(caller *c) {
   const fuzz_case *f = &c->now;
   const int type = (int)f->type;
   const int64_t size = sizes_of[type], count = volume(f->output), cells = volume(f->spatial), values = f->n * count;
-  const int64_t outs = f->n * cells, *step = f->kernel;
+  const int64_t outs = f->n * cells;
   make_operand(c, 0, type, values, (int)f->data);
   int64_t *at = malloc((size_t)(values + 1) * sizeof *at), *last = malloc((size_t)outs * sizeof *last);
   double *sums = calloc((size_t)outs * 2 + 1, sizeof *sums);
   if (!at || !last || !sums) abort();
   memset(last, 0xff, (size_t)outs * sizeof *last);
-  /* each in its own window, where they are side by side, but for one that may stray, in its plane or beyond */
-  int own = draw(c, 4) > 0;
-  for (int i = 0; i < 3; i++) own &= f->spatial[i] == step[i] * f->output[i];
+  /* each in its own window, where shapes are those of windows, but for one that may stray, in its plane or beyond */
+  const int own = f->stride[2] > 0 && draw(c, 4) > 0;
   const int64_t stray = own && draw(c, 2) ? -1 : draw(c, values + 1), lost = draw(c, 8) ? -1 : draw(c, values + 1);
   for (int64_t i = 0; i < values; i++) {
-    const int64_t q = i % count, w = q % f->output[2], h = q / f->output[2] % f->output[1], d = q / f->output[2] / f->output[1];
-    const int64_t line = (d * step[0] + draw(c, step[0])) * f->spatial[1] + h * step[1] + draw(c, step[1]);
-    at[i] = own && i != stray ? line * f->spatial[2] + w * step[2] + draw(c, step[2]) : draw(c, cells);
+    const int64_t q = i % count, of[3] = {q / f->output[2] / f->output[1], q / f->output[2] % f->output[1], q % f->output[2]};
+    int64_t place = 0;
+    for (int axis = 0; axis < 3; axis++) {
+      const int64_t start = of[axis] * f->stride[axis] - f->pad[axis], first = start < 0 ? 0 : start;
+      const int64_t end = start + f->kernel[axis] < f->spatial[axis] ? start + f->kernel[axis] : f->spatial[axis];
+      place = place * f->spatial[axis] + (own ? first + draw(c, end - first) : 0);
+    }
+    at[i] = own && i != stray ? place : draw(c, cells);
     int64_t to = i / count * cells + at[i];
     last[to] = i;
     if (!f->accumulate) continue;
