@@ -71,6 +71,19 @@ def test_a_nan_is_seen_from_every_column_where_windows_share_rows(width, kind, b
     np.testing.assert_array_equal(np.isnan(y[0]), np.repeat(seen[:, None], 3, axis=1))
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("width", [2, 8, 9, 16, 28, 33, 64, 70])
+def test_a_nan_is_seen_from_every_column_by_windows_side_by_side(width, kind, backend):
+    x = np.zeros((1, width, 4, width), kind)
+    x[0, np.arange(width), 1 + np.arange(width) % 2, np.arange(width)] = np.nan
+    y, at = vc.max_pool2d(x, 2, return_indices=True, backend=backend)
+    oracle.assert_same_bits(vc.max_pool2d(x, 2, backend=backend), y)
+    plane, row, column = np.nonzero(np.isnan(y[0]))
+    inside = np.arange(width // 2 * 2)
+    np.testing.assert_array_equal((plane, row, column), (inside, inside % 2, inside // 2))
+    np.testing.assert_array_equal(at[0, plane, row, column], (1 + inside % 2) * width + inside)
+
+
 @pytest.mark.parametrize(
     ("row", "value", "place"),
     [
@@ -227,3 +240,30 @@ def test_gradient_of_windows_side_by_side(pooled, astray, dtype, backend, seed):
     expected = np.zeros((6, x[0, 0].size), np.int64)
     np.add.at(expected, (np.arange(6)[:, None], indices.reshape(6, -1)), gy.reshape(6, -1).astype(np.int64))
     oracle.assert_equal(out, expected.reshape(x.shape))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 16), (6, 31), (7, 64), (3, 97), (2, 512), (3, 514), (3, 4, 35)])
+@pytest.mark.parametrize("astray", [False, True])
+@pytest.mark.parametrize("seed", [62])
+def test_gradient_of_windows_that_overlap(size, astray, dtype, backend, seed):
+    """3x3 two apart, and then with indices of other windows; what meets is added in the order of the windows."""
+    rank, rng = len(size), np.random.default_rng(seed)
+    x = oracle.floats(rng, (2, 3, *size), dtype)
+    walk = ((1, 3, 3)[-rank:], (1, 2, 2)[-rank:], (0, 1, 1)[-rank:])
+    indices = getattr(vc, f"max_pool{rank}d")(x, *walk, return_indices=True, backend="reference")[1]
+    if astray:
+        indices[1, 1].flat[-1] = indices[1, 1].flat[0]
+        indices[0, 2].flat[0] = x[0, 0].size - 1
+        indices[0, 0].flat[0] = min(2, size[-1] - 1)
+    gy = (oracle.integers if backend == "reference" else oracle.floats)(rng, indices.shape, dtype)
+    out = np.full(x.shape, np.nan, dtype)
+    back = getattr(vc.grad, f"max_pool{rank}d_input")
+    back(gy, indices, x.shape, out=out, backend=backend)
+    expected = np.zeros((6, x[0, 0].size), dtype)
+    np.add.at(expected, (np.arange(6)[:, None], indices.reshape(6, -1)), gy.reshape(6, -1))
+    oracle.assert_same_bits(out, expected.reshape(x.shape))
+    for beyond in (-1, x[0, 0].size, 2**32, -(2**63)):
+        indices[1, 2].flat[-1] = beyond
+        with pytest.raises(ValueError, match="indices"):
+            back(gy, indices, x.shape, backend=backend)

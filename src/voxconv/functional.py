@@ -378,16 +378,15 @@ def _max_pool(
         function, rank, input, kernel_size, stride, padding, dilation, ceil_mode, kinds="fiu"
     )
     chosen = choose_backend(function, backend)
-    outs: list[tuple[str, object, np.dtype[Any]]] = [("out", out, problem.dtype)]
-    if indexed:
-        values_out, indices_out = rules.out_pair(function, out)
-        outs = [("out[0]", values_out, problem.dtype), ("out[1]", indices_out, np.dtype(np.int64))]
 
     def compute(values: Array, indices: Array | None = None) -> None:
         chosen.max_pool(problem, x, values, indices)
 
-    results = fill_all(function, outs, problem.output_shape, batched, (x,), compute)
-    return tuple(results) if indexed else results[0]
+    if not indexed:
+        return fill(function, out, problem.output_shape, batched, problem.dtype, (x,), compute)
+    values_out, indices_out = rules.out_pair(function, out)
+    outs = (("out[0]", values_out, problem.dtype), ("out[1]", indices_out, rules.INT64))
+    return tuple(fill_all(function, outs, problem.output_shape, batched, (x,), compute))
 
 
 @documented(MAX_POOL, ERRORS, POOL_SOURCE)

@@ -31,6 +31,7 @@ INT64_MAX = 2**63 - 1
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 OPERATIONS = ("conv", "conv_input_grad", "conv_weight_grad")
+INT64 = np.dtype(np.int64)
 PLAIN = frozenset((int, str, type(None)))
 PADDING_WORDS = ("valid", "same", "same_lower")
 
@@ -407,7 +408,9 @@ def out_pair(function: str, out: object) -> tuple[object, object]:
 
 def _is_plain(size: object) -> bool:
     """Whether equal means the same: True is no 1, nor is 1.0, but both hash alike within a tuple."""
-    return type(size) in PLAIN or (isinstance(size, tuple) and all(map(_is_plain, size)))
+    if not isinstance(size, tuple):
+        return type(size) in PLAIN
+    return PLAIN.issuperset(map(type, size)) or all(map(_is_plain, size))
 
 
 def _conv_geometry(
@@ -846,12 +849,12 @@ def window(
     x = as_array(function, "input", input, kinds)
     batched, shape = batched_shape(function, "input", x.shape, rank)
     sizes = (kernel_size, stride, padding, dilation)
-    geometry = _known_window if all(_is_plain(size) for size in sizes) else window_geometry
+    geometry = _known_window if all(map(_is_plain, sizes)) else window_geometry
     problem = geometry(
         function, shape, *sizes, ceil_mode, _native(x.dtype), pooling=pooling, count_include_pad=count_include_pad,
         divisor_override=divisor_override,
     )  # fmt: skip
-    return problem, batched, prepared(x.reshape(shape), problem.dtype)
+    return problem, batched, prepared(x if batched else x.reshape(shape), problem.dtype)
 
 
 def avg_pool_grad(
@@ -861,9 +864,11 @@ def avg_pool_grad(
     """Problem, sample axis and grad_output of average pooling's gradient."""
     gy = as_array(function, "grad_output", grad_output, "f")
     batched, shape = batched_shape(function, "input_size", _size(function, "input_size", input_size), rank)
-    problem = window_geometry(
-        function, shape, kernel_size, stride, padding, 1, ceil_mode, _native(gy.dtype),
-        count_include_pad=count_include_pad, divisor_override=divisor_override,
+    sizes = (kernel_size, stride, padding)
+    geometry = _known_window if all(map(_is_plain, (*sizes, divisor_override))) else window_geometry
+    problem = geometry(
+        function, shape, *sizes, 1, ceil_mode, _native(gy.dtype), pooling=True, count_include_pad=count_include_pad,
+        divisor_override=divisor_override,
     )  # fmt: skip
     gy_shape = gy.shape if batched else (1, *gy.shape)
     if gy_shape != problem.output_shape:
@@ -916,12 +921,14 @@ def relu_grad(function: str, output: object, grad_output: object) -> tuple[Array
 
 def _indices(function: str, indices: object, shape: tuple[int, ...]) -> Array:
     """int64 positions of this shape; whether they lie in a plane is for whoever reads them to see."""
+    if is_ready(indices, shape, INT64):
+        return indices  # type: ignore[return-value]
     array = as_array(function, "indices", indices, "iu")
-    if _native(array.dtype) != np.dtype(np.int64):
+    if _native(array.dtype) != INT64:
         raise TypeError(rejection(function, "indices.dtype", str(array.dtype), "must be int64"))
     if array.shape != shape:
         raise ValueError(rejection(function, "indices.shape", array.shape, f"must have shape {shape}"))
-    return prepared(array, np.dtype(np.int64))
+    return prepared(array, INT64)
 
 
 def all_inside(indices: Array, plane: int) -> bool:
@@ -937,23 +944,37 @@ def outside(function: str, indices: Array, plane: int) -> ValueError:
     return ValueError(rejection(function, "indices", int(indices[position]), rule))
 
 
+def _scatter_shapes(
+    function: str, rank: int, argument: str, given: tuple[int, ...], size: object, dtype: np.dtype[Any]
+) -> tuple[bool, tuple[int, ...], tuple[int, ...]]:
+    """Sample axis, the values' shape with it, and the result's."""
+    batched, shape = batched_shape(function, argument, given, rank)
+    _check_spatial(function, argument, shape)
+    full = _size(function, "input_size", size, **{f"{argument}.shape": given})
+    target = full if batched else (1, *full)
+    if len(target) != rank + 2 or target[:2] != shape[:2]:
+        rule = f"must be a shape of {len(given)} axes that starts with {given[: len(given) - rank]}"
+        raise ValueError(rejection(function, "input_size", size, rule, **{f"{argument}.shape": given}))
+    _check_spatial(function, "input_size", target)
+    _check_channels(function, "input_size", target)
+    _check_bytes(function, "input_size", target, dtype)
+    return batched, shape, target
+
+
+_known_scatter = lru_cache(maxsize=256, typed=True)(_scatter_shapes)
+
+
 def scatter(
     function: str, rank: int, values: object, argument: str, indices: object, size: object
 ) -> tuple[bool, Array, Array, tuple[int, ...]]:
     """Sample axis, values (N, C, *), indices, and the result's (N, C, *spatial) for a max-pool's way back."""
     v = as_array(function, argument, values, "f" if argument == "grad_output" else "fiu")
-    batched, shape = batched_shape(function, argument, v.shape, rank)
-    _check_spatial(function, argument, shape)
-    full = _size(function, "input_size", size, **{f"{argument}.shape": v.shape})
-    target = full if batched else (1, *full)
-    if len(target) != rank + 2 or target[:2] != shape[:2]:
-        rule = f"must be a shape of {v.ndim} axes that starts with {v.shape[: v.ndim - rank]}"
-        raise ValueError(rejection(function, "input_size", size, rule, **{f"{argument}.shape": v.shape}))
-    _check_spatial(function, "input_size", target)
-    _check_channels(function, "input_size", target)
-    _check_bytes(function, "input_size", target, v.dtype)
-    places = _indices(function, indices, v.shape).reshape(shape)
-    return batched, prepared(v.reshape(shape), _native(v.dtype)), places, target
+    check = _known_scatter if _is_plain(size) else _scatter_shapes
+    batched, shape, target = check(function, rank, argument, v.shape, size, v.dtype)
+    places = _indices(function, indices, v.shape)
+    if not batched:
+        v, places = v.reshape(shape), places.reshape(shape)
+    return batched, prepared(v, _native(v.dtype)), places, target
 
 
 def max_unpool(

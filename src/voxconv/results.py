@@ -31,11 +31,9 @@ def fill(
         if result.size:
             compute(result if batched else result.reshape(shape))
         return result
-    if batched and is_ready(out, shape, dtype) and out.flags.writeable and out.size:  # type: ignore[attr-defined]
-        given: Array = out  # type: ignore[assignment]
-        if not any(array is not None and np.may_share_memory(given, array) for array in inputs):
-            compute(given)
-            return given
+    if batched and _is_free(out, shape, dtype, inputs):
+        compute(out)  # type: ignore[arg-type]
+        return out  # type: ignore[return-value]
     return fill_all(function, (("out", out, dtype),), shape, batched, inputs, compute)[0]
 
 
@@ -74,6 +72,16 @@ def fill_all(
     MemoryError
         There is no room for a fresh array.
     """
+    if batched:
+        taken = list(inputs)
+        for _, out, dtype in outs:
+            if not _is_free(out, shape, dtype, taken):
+                break
+            taken.append(out)  # type: ignore[arg-type]
+        else:
+            given: list[Array] = taken[len(inputs) :]  # type: ignore[assignment]
+            compute(*given)
+            return given
     visible = shape if batched else shape[1:]
     targets = [out_array(function, out, visible, dtype, name) for name, out, dtype in outs]
     taken = [array for array in inputs if array is not None]
@@ -94,6 +102,15 @@ def fill_all(
             target[...] = results[i]
             results[i] = target
     return results
+
+
+def _is_free(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], taken: Sequence[Array | None]) -> bool:
+    """Whether results can go straight into this array: nothing to check or convert, and no other array in its place."""
+    if not is_ready(out, shape, dtype):
+        return False
+    target: Array = out  # type: ignore[assignment]
+    shared = (array is not None and np.may_share_memory(target, array) for array in taken)
+    return target.flags.writeable and target.size > 0 and not any(shared)
 
 
 def _no_room(function: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> MemoryError:

@@ -260,7 +260,7 @@ static void draw_case(caller *c) {
     f->n = draw(c, 4), f->kg = 1 + draw(c, 9);
     f->cg = draw(c, 9) ? boundary(c, 4 * vox_isa_lanes(vox_isa_used(), (int)f->type), 1024) : 0;
   } else if (f->kind == SCATTER) {
-    f->type = draw(c, 10);
+    f->type = draw(c, draw(c, 2) ? 2 : 10);
     f->accumulate = f->type <= VOX_F64 && draw(c, 2);
     f->n = draw(c, 4);
     /* windows two wide or one, side by side; 3x3 two apart and padded, in slices; or no windows at all */

@@ -240,7 +240,8 @@ static void run_scatter(caller *c) {
   memset(last, 0xff, (size_t)outs * sizeof *last);
   /* each in its own window, where shapes are those of windows, but for one that may stray, in its plane or beyond */
   const int own = f->stride[2] > 0 && draw(c, 4) > 0;
-  const int64_t stray = own && draw(c, 2) ? -1 : draw(c, values + 1), lost = draw(c, 8) ? -1 : draw(c, values + 1);
+  const int64_t stray = own && draw(c, 2) ? -1 : draw(c, values + 1);
+  const int64_t lost = draw(c, 4) ? -1 : PICK(c, values - 1, draw(c, values + 1));
   for (int64_t i = 0; i < values; i++) {
     const int64_t q = i % count, of[3] = {q / f->output[2] / f->output[1], q / f->output[2] % f->output[1], q % f->output[2]};
     int64_t place = 0;
@@ -249,14 +250,16 @@ static void run_scatter(caller *c) {
       const int64_t end = start + f->kernel[axis] < f->spatial[axis] ? start + f->kernel[axis] : f->spatial[axis];
       place = place * f->spatial[axis] + (own ? first + draw(c, end - first) : 0);
     }
-    at[i] = own && i != stray ? place : draw(c, cells);
+    at[i] = own && i != stray ? place : own && place + 2 < cells && draw(c, 2) ? place + draw(c, 3) : draw(c, cells);
     int64_t to = i / count * cells + at[i];
     last[to] = i;
     if (!f->accumulate) continue;
     sums[2 * to] += c->wide[0][i];
     sums[2 * to + 1] += fabs(c->wide[0][i]);
   }
-  if (lost >= 0 && lost < values) at[lost] = PICK(c, -1, cells, INT64_MIN, INT64_MAX, at[lost] + (1LL << 32), at[lost] - (1LL << 32));
+  if (lost >= 0 && lost < values)
+    at[lost] = PICK(c, -1, cells, cells + at[lost] % f->spatial[2], INT64_MIN, INT64_MAX, at[lost] + (1LL << 32),
+                    at[lost] - (1LL << 32));
   char *out[2];
   for (int run = 0; run < 2; run++) {
     int64_t cursor = 0, place = f->place[run];

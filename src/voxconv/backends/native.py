@@ -458,9 +458,14 @@ def max_pool_taps_grad(
     )  # fmt: skip
 
 
+@lru_cache(maxsize=512)
+def _sizes(spatial: tuple[int, ...]) -> Any:
+    return ffi.new("int64_t[3]", _three(spatial, 1))
+
+
 def scatter(values: Array, indices: Array, out: Array, *, accumulate: bool) -> bool:
     """See `voxconv.backends.Backend.scatter`."""
-    pooled, spatial = _three(values.shape[1:], 1), _three(out.shape[1:], 1)
+    pooled, spatial = _sizes(values.shape[1:]), _sizes(out.shape[1:])
     status = _run(
         lib.vox_scatter, TYPES[out.dtype], lib.vox_get_num_threads(), len(values), pooled, spatial, accumulate,
         _pointer(values), ffi.from_buffer("int64_t[]", indices), _pointer(out),
