@@ -14,6 +14,7 @@
 #include "kernels/weight_grad.h"
 #include "kernels/depthwise_tile.h"
 #include "kernels/depthwise.h"
+#include "kernels/narrow.h"
 #include "kernels/depthwise_weight.h"
 #include "kernels/pool_rows.h"
 #include "kernels/avg_pool.h"
@@ -34,12 +35,14 @@ const vox_unit VOX_UNIT = {
     .tile_v = TILE_V,
     .narrow_v = NARROW_V,
     .channels = CHANNEL_V * LANES,
+    .depthwise_rows = DEPTHWISE_ROWS,
     .tile_rows = {TILE_ROWS, TILE_ODD_ROWS},
     .tile_k = TILE_K,
     .conv_pack = conv_pack,
     .conv_item = conv_item,
     .upsample_pack = upsample_pack,
     .upsample_item = upsample_item,
+    .narrow_item = narrow_item,
     .fused_depth = FUSED_DEPTH,
     .winograd_pack = winograd_pack,
     .winograd_item = winograd_item,

@@ -54,6 +54,8 @@ typedef struct vox_layout {
   int64_t packing;
   int pairs;               /* the input gradient's two column phases go together, and `pair` is where they meet */
   int64_t pair;            /* among the sums */
+  int narrow;              /* so few output channels that the tiles of depthwise sums serve, `rows` at a time */
+  int64_t rows;
   int upsamples;           /* windows of the input gradient lie side by side: bands are of its positions, flat */
   int64_t k_block;         /* Winograd: output channels between two inverse transforms */
   int streams;             /* Winograd: results that no cache would keep go past them */
@@ -151,6 +153,7 @@ enum { SPREAD_APART, SPREAD_OVER, SPREAD_FORMS };
 typedef struct vox_unit {
   int64_t lanes, tile_m, tile_v, narrow_v; /* of the pixel-vector tile; narrow_v for fewer than tile_m channels */
   int64_t channels;                        /* of the channel-vector tile */
+  int64_t depthwise_rows;                  /* of a tile of depthwise sums */
   int64_t fused_depth;                     /* terms of Winograd's sums that stay in registers, at most; 0 where these are few */
   int64_t tile_rows[2], tile_k;            /* of the weight gradient's tiles: rows, vectors */
   int (*conv_pack)(const vox_conv *p, const vox_layout *l, const vox_phase *phase, int64_t group, int64_t k0,
@@ -160,6 +163,7 @@ typedef struct vox_unit {
   void (*upsample_item)(const vox_conv_job *job, const vox_item *item, void *scratch);
   int (*winograd_pack)(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
                        int64_t stride, void *packed);
+  void (*narrow_item)(const vox_conv_job *job, const vox_phase *phase, const vox_item *item, void *scratch);
   void (*winograd_item)(const vox_conv_job *job, const vox_item *item, void *scratch);
   void (*weight_item)(const vox_weight_job *job, int64_t item, void *scratch);
   void (*weight_finish)(const vox_weight_job *job, int64_t item);

@@ -263,6 +263,7 @@ static int winograd_fuses(const vox_conv *p, const vox_unit *u, int64_t mh, int6
 static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw, double depth, double outputs) {
   /* measured, the gather and the stores included, of a point and channel; the second where rows of tiles fill vectors */
   static const int input[] = {15, 11}, output[] = {12, 10};
+  enum { APART = 65 }; /* of a row and column point, whose elements are read one by one */
   const int64_t *out = p->operation == VOX_CONV ? p->output : p->spatial;
   const int wide = vox_ceil_div(vox_ceil_div(out[2], p->dilation[2]), mw) >= u->lanes;
   const int64_t tile[3] = {1, mh, mw}, nh = vox_winograd_points(p, tile, 1), nw = vox_winograd_points(p, tile, 2);
@@ -275,7 +276,8 @@ static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, in
   const double whole = points / n * depth + output[wide], few = 2.1 * depth + (out[2] % u->lanes ? 7 : 2);
   const double each = winograd_fuses(p, u, mh, mw, depth) ? few : whole;
   const double products = tile_vectors(p, u, mh, mw, depth * (double)vox_parities(p), outputs) * (each * outputs + input[wide] * inputs);
-  return n * products + weight_time(p, u, (double)(p->kernel[1] * p->kernel[2]), points) * depth * outputs;
+  const double apart = p->dilation[2] > 2 ? APART * (double)nw * (double)out[1] * (double)vox_min(p->dilation[2], out[2]) : 0;
+  return n * products + apart * inputs + weight_time(p, u, (double)(p->kernel[1] * p->kernel[2]), points) * depth * outputs;
 }
 
 /* The weight gradient's images of a sample, residues of dilated axes, and tiles of the largest. */
@@ -581,6 +583,51 @@ static int upsample_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   return VOX_OK;
 }
 
+/* Whether the tile of depthwise sums serves: it makes one output channel at a time of each line that it loads, the tile of
+ * convolutions up to four. */
+static int is_narrow(const vox_conv *p, const vox_layout *l) {
+  enum { MOST = 3 };
+  int narrow = p->algorithm == VOX_DIRECT && l->cin > 0 && l->cout <= MOST && (p->operation == VOX_CONV || p->stride[0] == 1);
+  for (int i = 1; i < 3; i++) narrow &= p->kernel[i] == 3 && p->stride[i] == 1 && p->dilation[i] == 1;
+  return narrow;
+}
+
+/* Bands of whole tiles of rows, the last of which gets what remains.  Where L2 does not hold an image of all channels, a few
+ * of them at a time meet a band, whose sums wait: else channels that lie a power of two apart push each other's lines out of
+ * the caches before the rows below, or the next depth, read them again. */
+static int narrow_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
+  enum { TERMS = 1 << 19, IMAGE_BYTES = 256 * 1024, BLOCK = 4, PIXELS = 16 * 1024, SLICE_PIXELS = 4 * 1024, EACH = 8 };
+  const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
+  const int64_t *count = gradient ? p->spatial : p->output, *source = gradient ? p->output : p->spatial;
+  const int64_t size = p->type == VOX_F64 ? 8 : 4, tile = u->depthwise_rows;
+  const int deep = p->kernel[0] > 1;
+  int64_t each, line, image;
+  l->narrow = l->panel = 1;
+  for (int i = 0; i < 3; i++) l->phases[i] = 1;
+  if (product((const int64_t[]){9, p->kernel[0], l->cin, vox_max(1, l->cout), tile}, 5, &each) ||
+      product((const int64_t[]){size, l->cin, source[0], source[1], source[2]}, 5, &image))
+    return VOX_OVERFLOW;
+  const int large = image > IMAGE_BYTES;
+  l->block = large ? BLOCK : l->cin;
+  l->band[2] = even_piece(count[2], vox_max(u->lanes * 2, ITEM_TERMS / each));
+  if (__builtin_mul_overflow(each, l->band[2], &line)) return VOX_OVERFLOW;
+  const int64_t most = large ? (deep ? SLICE_PIXELS : PIXELS) / tile / l->band[2] : TERMS / line;
+  int64_t tiles = vox_max(1, vox_min(most, vox_min(count[1] / tile, ITEM_TERMS / line)));
+  if (threads > 1) tiles = vox_max(1, vox_min(tiles, vox_min(p->n, EACH) * vox_min(p->groups, EACH) * count[1] / tile / EACH / threads));
+  l->band[1] = tile * tiles;
+  l->band[0] = even_piece(count[0], ITEM_TERMS / line / tiles);
+  for (int i = 0; i < 3; i++) l->bands[i] = vox_ceil_div(count[i], l->band[i]);
+  l->bands[1] = vox_max(1, count[1] / l->band[1]);
+  const int64_t rows = vox_round_up(count[1] - (l->bands[1] - 1) * l->band[1], tile);
+  l->rows = large && !deep ? tile : rows; /* short lines by columns of tiles, so that masks are found but once */
+  if (product((const int64_t[]){p->n, p->groups, l->bands[0], l->bands[1], l->bands[2]}, 5, &l->items)) return VOX_OVERFLOW;
+  const int64_t parts = l->items < 2 * threads ? vox_max(1, vox_min(l->cout, threads)) : 1;
+  l->parts = vox_ceil_div(vox_max(1, l->cout), vox_ceil_div(vox_max(1, l->cout), parts));
+  if (__builtin_mul_overflow(l->items, l->parts, &l->items)) return VOX_OVERFLOW;
+  if (l->block < l->cin) l->scratch = l->band[0] * rows * l->cout * (vox_round_up(l->band[2], u->lanes) + 2 * u->lanes);
+  return VOX_OK;
+}
+
 int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
   const int64_t size = p->type == VOX_F64 ? 8 : 4;
   const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
@@ -592,6 +639,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   l->panel = u->tile_m;
   if (p->algorithm == VOX_WINOGRAD) return winograd_layout(p, u, threads, l);
   if (windows_abut(p)) return upsample_layout(p, u, threads, l);
+  if (is_narrow(p, l)) return narrow_layout(p, u, threads, l);
   for (int i = 0; i < 3; i++) l->phases[i] = gradient ? vox_min(p->stride[i], p->spatial[i]) : 1;
   if (product(taps, 3, &t)) return VOX_OVERFLOW;
   l->vectors = l->cout >= u->tile_m ? u->tile_v : u->narrow_v;

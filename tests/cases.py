@@ -181,6 +181,12 @@ CONV = [
     _conv("depthwise-dilated-strided", 1, 4, 4, (16, 23), (3, 3), groups=4, stride=2, dilation=2, padding=2),
     _conv("depthwise-multiplier-stride-2", 2, 6, 12, (9, 36), (3, 3), groups=6, stride=2, padding=1),
     _conv("depthwise-multiplier", 1, 4, 12, (9, 10), (3, 3), groups=4, padding=1),
+    # one to three output channels: an image that L2 holds, one whose sums wait between blocks of channels, and slices
+    *(_conv(f"narrow-{k}", 2, 5, k, (9, 35), (3, 3), padding=1) for k in (1, 2, 3)),
+    _conv("narrow-back", 2, 3, 6, (15, 16), (3, 3), padding=((0, 2), (1, 1))),
+    _conv("narrow-rows", 1, 11, 2, (83, 90), (3, 3), padding=1),
+    _conv("narrow-rows-back", 1, 1, 10, (83, 97), (3, 3), padding=(1, 0)),
+    _conv("narrow-groups", 1, 10, 4, (8, 17), (3, 3), groups=2, padding=1),
     # three axes
     _conv("3d-3x3x3", 1, 4, 6, (6, 7, 9), (3, 3, 3), padding=1),
     _conv("3d-winograd-size", 1, 16, 16, (6, 12, 12), (3, 3, 3), padding=1),
@@ -195,6 +201,11 @@ CONV = [
     _conv("3d-depthwise", 1, 5, 5, (6, 7, 18), (3, 3, 3), groups=5, padding=1),
     _conv("3d-depthwise-stride-2", 2, 3, 3, (7, 8, 19), (3, 3, 3), groups=3, stride=2, padding=1),
     _conv("3d-depthwise-dilated", 1, 4, 4, (6, 7, 18), (2, 3, 3), groups=4, dilation=(3, 1, 1), padding=(2, 1, 1)),
+    _conv("3d-narrow", 1, 6, 2, (5, 9, 18), (3, 3, 3), padding=1),
+    _conv("3d-narrow-rows", 1, 9, 1, (13, 25, 38), (3, 3, 3), padding=1),
+    _conv("3d-narrow-rows-back", 1, 2, 9, (11, 30, 33), (2, 3, 3), padding=((1, 0), (1, 1), (0, 1))),
+    _conv("3d-narrow-dilated-back", 1, 2, 3, (6, 9, 20), (2, 3, 3), padding=(1, 1, 0), dilation=(2, 1, 1)),
+    _conv("3d-narrow-stride-2", 1, 6, 1, (9, 8, 17), (3, 3, 3), stride=(2, 1, 1), padding=1),
     _conv("3d-2x2x2-stride-2", 1, 4, 8, (6, 6, 8), (2, 2, 2), stride=2),
     _conv("3d-2x2x2-stride-2-ragged", 1, 17, 3, (4, 6, 10), (2, 2, 2), stride=2),
     # nothing in some axis

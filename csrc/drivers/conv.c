@@ -214,7 +214,9 @@ static void conv_body(void *context, int64_t index, int64_t slot) {
   }
   it.n = index % call->job.p->n;
   phase_of(call->job.p, l, index / call->job.p->n * (l->pairs ? 2 : 1), &it, &phase);
-  if (l->upsamples)
+  if (l->narrow)
+    call->unit->narrow_item(&call->job, &phase, &it, scratch);
+  else if (l->upsamples)
     call->unit->upsample_item(&call->job, &it, scratch);
   else
     call->unit->conv_item(&call->job, &phase, &it, scratch);

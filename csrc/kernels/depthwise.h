@@ -327,19 +327,19 @@ enum { DEPTHWISE_ROWS = 4, DEPTHWISE_ROWS_5 = 4, DEPTHWISE_WIDEST = 1 };
 /* Each kernel is a function of its own, which spares the compiler one of ten thousand instructions. */
 typedef void depthwise_band(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]);
 NOINLINE void depthwise_3(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  depthwise_fixed(3, 3, 1, DEPTHWISE_ROWS, DEPTHWISE_WIDEST, ph, c, from, to);
+  depthwise_fixed(3, 3, 1, DEPTHWISE_ROWS, DEPTHWISE_WIDEST, 0, ph, c, from, to, NULL);
 }
 NOINLINE void depthwise_3_2(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  depthwise_fixed(3, 3, 2, DEPTHWISE_ROWS, DEPTHWISE_WIDEST, ph, c, from, to);
+  depthwise_fixed(3, 3, 2, DEPTHWISE_ROWS, DEPTHWISE_WIDEST, 0, ph, c, from, to, NULL);
 }
 NOINLINE void depthwise_5(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  depthwise_fixed(5, 5, 1, DEPTHWISE_ROWS_5, 1, ph, c, from, to);
+  depthwise_fixed(5, 5, 1, DEPTHWISE_ROWS_5, 1, 0, ph, c, from, to, NULL);
 }
 NOINLINE void depthwise_5_2(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  depthwise_fixed(5, 5, 2, DEPTHWISE_ROWS_5, 1, ph, c, from, to);
+  depthwise_fixed(5, 5, 2, DEPTHWISE_ROWS_5, 1, 0, ph, c, from, to, NULL);
 }
 NOINLINE void depthwise_7(const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
-  depthwise_fixed(7, 7, 1, DEPTHWISE_ROWS_5, 1, ph, c, from, to);
+  depthwise_fixed(7, 7, 1, DEPTHWISE_ROWS_5, 1, 0, ph, c, from, to, NULL);
 }
 
 /* Planes that a tile visits one after the other before the next tile visits them: they stay in L1. */

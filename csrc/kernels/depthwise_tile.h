@@ -10,6 +10,10 @@ typedef struct depthwise_planes {
   const int64_t *kernel, *size;      /* of the weight, and of a plane of y */
   int activation;
   real slope;
+  /* of sums over channels alone */
+  int64_t channels, tap; /* planes of x that are summed to each of y; from the weight of a tap to the next */
+  int64_t ahead;         /* from a line of x to what will be wanted soon */
+  int begins, ends;      /* whether these are the first channels, and the last: sums wait in between */
 } depthwise_planes;
 
 /* How a tile's lines are read: whole, by masks, or by masks and so few that fewer loads have all of them. */
@@ -108,16 +112,20 @@ INLINE int64_t depthwise_next_run(const int KW, const int S, const int WIDEST, c
  * room.  A row of x is loaded once and serves all outputs that see it.
  *
  * slices    depth taps [slices[0], slices[1]) lie inside
- * ragged    of some tile more rows lie outside than the usual padding has, or fewer than ROWS are stored */
-INLINE void depthwise_tiles(const int KH, const int KW, const int S, const int ROWS, const int V, const int form,
-                            const int ragged, const vox_phase *ph, const depthwise_planes *c, const depthwise_run *q,
-                            const int64_t slices[2], int64_t d, int64_t from, int64_t to) {
+ * ragged    of some tile more rows lie outside than the usual padding has, or fewer than ROWS are stored
+ * sums      each plane of y is a sum over the same channels, a group's
+ * kept      where sums wait, stepped by each tile */
+INLINE void depthwise_tiles(const int KH, const int KW, const int S, const int ROWS, const int V, const int sums,
+                            const int form, const int ragged, const vox_phase *ph, const depthwise_planes *c,
+                            const depthwise_run *q, const int64_t slices[2], int64_t d, int64_t from, int64_t to,
+                            real **kept) {
   enum { MOST_ROWS = 7, HELD = 25 };
   const int reads = (ROWS - 1) * S + KH, shifts = depthwise_shifts(KW);
   const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
   const int64_t height = ay->size, width = ax->size, slice = az->offset_step * height * width, pitch = ax->count;
   const real *source = c->x + (d * az->step + az->offset0) * height * width + q->left * S + ax->offset0;
   const real *weight = c->weight;
+  const int64_t next = sums ? c->tap : 1, filter = az->taps * KH * KW;
   real *target = c->y + d * ay->count * pitch + q->left;
   for (int64_t plane = 0, part = c->part; plane < c->count; plane++, weight += c->taps, target += c->plane) {
     for (int64_t h = from; h < to; h += ROWS) {
@@ -128,15 +136,25 @@ INLINE void depthwise_tiles(const int KH, const int KW, const int S, const int R
         vec sum[MOST_ROWS][DEPTHWISE_VECTORS];
         UNROLL for (int j = 0; j < ROWS; j++)
           UNROLL for (int v = 0; v < V; v++) sum[j][v] = v_zero();
+        if (sums && !c->begins)
+          UNROLL for (int i = 0; i < ROWS * V; i++) sum[i / V][i % V] = v_load(*kept + i * LANES);
         const real *below = x + reads * width + tile * V * S * LANES + KW / 2;
-        if (shifts && S == 1 && form != NARROW) /* at a stride of 2 what the tile below reads is too much to ask for */
+        if (!sums && shifts && S == 1 && form != NARROW) /* at a stride of 2 what the tile below reads is too much to ask for */
           UNROLL for (int j = 0; j < ROWS; j++, below = p_opaque(below + width))
             UNROLL for (int v = 0; v < V; v++) prefetch_near(below + v * LANES);
-        for (int64_t td = slices[0]; td < slices[1]; td++) {
-          const real *line = x + td * slice + tile * V * S * LANES, *taps = weight + td * KH * KW;
+        const int64_t depth = slices[1] - slices[0], visits = sums ? c->channels * depth : depth;
+        const real *channel = x + slices[0] * slice, *of_channel = weight + slices[0] * next * KH * KW;
+        for (int64_t visit = 0, td = 0; visit < visits; visit++, td++) {
+          if (sums && td == depth) td = 0, channel += c->image, of_channel += filter;
+          const real *line = channel + td * slice + tile * V * S * LANES, *taps = of_channel + td * next * KH * KW;
+          if (sums && td == depth - 1) {
+            const real *soon = line + c->ahead + KW / 2;
+            UNROLL for (int j = 0; j < ROWS; j++, soon = p_opaque(soon + width))
+              UNROLL for (int v = 0; v < V; v++) prefetch(soon + v * LANES);
+          }
           vec held[HELD];
           if (KH * KW <= HELD)
-            UNROLL for (int t = 0; t < KH * KW; t++) held[t] = v_opaque(v_set1(taps[t]));
+            UNROLL for (int t = 0; t < KH * KW; t++) held[t] = v_opaque(v_set1(taps[t * next]));
           /* or the compiler makes a loop each for tiles with and without rows outside, of two vectors too large ones */
           const int64_t first = V == 2 && form != NARROW ? i_opaque(top) : top;
           UNROLL for (int i = 0; i < reads; i++, line = p_opaque(line + width)) {
@@ -155,6 +173,12 @@ INLINE void depthwise_tiles(const int KH, const int KW, const int S, const int R
             }
           }
         }
+        if (sums && !c->ends) {
+          UNROLL for (int i = 0; i < ROWS * V; i++) v_store(*kept + i * LANES, sum[i / V][i % V]);
+          *kept += ROWS * V * LANES;
+          continue;
+        }
+        if (sums && !c->begins) *kept += ROWS * V * LANES;
         if (c->bias)
           UNROLL for (int j = 0; j < ROWS; j++)
             UNROLL for (int v = 0; v < V; v++) sum[j][v] += v_set1(c->bias[plane]);
@@ -172,13 +196,14 @@ INLINE void depthwise_tiles(const int KH, const int KW, const int S, const int R
             }
       }
     }
-    if (++part == c->multiplier) part = 0, source += c->image;
+    if (!sums && ++part == c->multiplier) part = 0, source += c->image;
   }
 }
 
 /* Outputs [from, to) of a phase, run by run of tiles, whose masks and taps are then found once. */
-INLINE void depthwise_fixed(const int KH, const int KW, const int S, const int ROWS, const int WIDEST,
-                            const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3]) {
+INLINE void depthwise_fixed(const int KH, const int KW, const int S, const int ROWS, const int WIDEST, const int sums,
+                            const vox_phase *ph, const depthwise_planes *c, const int64_t from[3], const int64_t to[3],
+                            real **kept) {
   const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1];
   const int64_t top = from[1] * S + ay->offset0, end = (to[1] - 1) * S + ay->offset0 + KH;
   const int ragged = top < -(KH / 2) || end > ay->size + KH / 2 || to[1] - from[1] < ROWS;
@@ -188,7 +213,8 @@ INLINE void depthwise_fixed(const int KH, const int KW, const int S, const int R
     for (int64_t w = from[2]; w < to[2];) {
       depthwise_run q = {0};
       w = depthwise_next_run(KW, S, WIDEST, &ph->axis[2], from[2], to[2], w, &q);
-#define TILES(v, form, ragged) depthwise_tiles(KH, KW, S, ROWS, v, form, ragged, ph, c, &q, slices, d, from[1], to[1])
+#define TILES(v, form, ragged)                                                                                           \
+  depthwise_tiles(KH, KW, S, ROWS, v, sums, form, ragged, ph, c, &q, slices, d, from[1], to[1], kept)
       if (WIDEST == 2 && q.vectors == 2) {
         if (ragged)
           TILES(2, MASKED, 1);

@@ -138,6 +138,26 @@ static void draw_few_bands(caller *c, int64_t lanes) {
   f->threads[1] = 2 + draw(c, most_threads - 1);
 }
 
+/* So few output channels that tiles of depthwise sums go on through the others; of images that L2 holds and larger ones,
+ * whose sums wait between blocks of channels, in bands of rows or of slices. */
+static void draw_narrow(caller *c, int64_t lanes) {
+  fuzz_case *f = &c->now;
+  const int large = draw(c, 2), deep = draw(c, 3) == 0;
+  const int64_t few = 1 + draw(c, 3), others = 1 + draw(c, 9) + 4 * large;
+  f->n = PICK(c, 1, 1, 2), f->groups = PICK(c, 1, 1, 3);
+  f->cg = f->kind == CONV ? others : few, f->kg = f->kind == CONV ? few : others;
+  for (int i = 0; i < 3; i++) {
+    f->kernel[i] = i ? 3 : deep ? PICK(c, 2, 3) : 1, f->stride[i] = 1, f->dilation[i] = i ? 1 : PICK(c, 1, 1, 2);
+    f->pad[i] = draw(c, f->kernel[i]), f->pad_after[i] = draw(c, f->kernel[i]);
+    f->spatial[i] = i == 0 ? 3 + draw(c, deep && large ? 20 : 3) : i == 1 ? 3 + draw(c, large ? 90 / (1 + 2 * deep) : 20)
+                                                                 : 3 + draw(c, lanes * (large ? 6 : 3));
+    if (i == 0 && !deep) f->spatial[i] = PICK(c, 1, 1, 3);
+    f->output[i] = f->spatial[i] + f->pad[i] + f->pad_after[i] - (f->kernel[i] - 1) * f->dilation[i];
+    if (f->output[i] < 1) f->pad_after[i] += 1 - f->output[i], f->output[i] = 1;
+  }
+  f->threads[1] = 2 + draw(c, most_threads - 1);
+}
+
 static void draw_conv(caller *c, int64_t budget) {
   fuzz_case *f = &c->now;
   f->type = draw(c, 4) == 0 ? VOX_F64 : VOX_F32;
@@ -172,6 +192,8 @@ static void draw_conv(caller *c, int64_t budget) {
   if (depthwise && !wide && draw(c, 8) == 0) draw_whole_tiles(c, lanes);
   if (!depthwise && f->kind != WEIGHT_GRAD && draw(c, 100) == 0) draw_tap_columns(c);
   if (!depthwise && f->kind != WEIGHT_GRAD && draw(c, 100) == 0) draw_few_bands(c, lanes);
+  const int narrow = !depthwise && f->kind != WEIGHT_GRAD && draw(c, 60) == 0;
+  if (narrow) draw_narrow(c, lanes);
   f->activation = f->kind == WEIGHT_GRAD ? VOX_IDENTITY : PICK(c, VOX_IDENTITY, VOX_IDENTITY, VOX_RELU, VOX_LEAKY_RELU);
   f->bias = f->kind != WEIGHT_GRAD && draw(c, 2);
   f->planted = draw(c, 2);
@@ -181,6 +203,7 @@ static void draw_conv(caller *c, int64_t budget) {
   vox_conv p = conv_of(f);
   f->algorithm = PICK(c, VOX_DIRECT, VOX_IM2COL);
   if (vox_conv_winograd_tile(&p, tile, &gain) == VOX_OK && draw(c, 3)) f->algorithm = VOX_WINOGRAD;
+  if (narrow) f->algorithm = VOX_DIRECT;
   if (f->cg == 1 && (f->kind == CONV || f->kg == 1) && draw(c, 4)) f->algorithm = VOX_DEPTHWISE;
 }
 
