@@ -144,14 +144,15 @@ static void draw_narrow(caller *c, int64_t lanes) {
   fuzz_case *f = &c->now;
   const int large = draw(c, 2), deep = draw(c, 3) == 0;
   const int64_t few = 1 + draw(c, 3), others = 1 + draw(c, 9) + 4 * large;
-  f->n = PICK(c, 1, 1, 2), f->groups = PICK(c, 1, 1, 3);
+  f->n = large ? 1 : PICK(c, 1, 1, 2), f->groups = large ? 1 : PICK(c, 1, 1, 3);
   f->cg = f->kind == CONV ? others : few, f->kg = f->kind == CONV ? few : others;
   for (int i = 0; i < 3; i++) {
     f->kernel[i] = i ? 3 : deep ? PICK(c, 2, 3) : 1, f->stride[i] = 1, f->dilation[i] = i ? 1 : PICK(c, 1, 1, 2);
     f->pad[i] = draw(c, f->kernel[i]), f->pad_after[i] = draw(c, f->kernel[i]);
-    f->spatial[i] = i == 0 ? 3 + draw(c, deep && large ? 20 : 3) : i == 1 ? 3 + draw(c, large ? 90 / (1 + 2 * deep) : 20)
-                                                                 : 3 + draw(c, lanes * (large ? 6 : 3));
-    if (i == 0 && !deep) f->spatial[i] = PICK(c, 1, 1, 3);
+    if (i == 0)
+      f->spatial[i] = deep ? 3 + draw(c, large ? 9 : 3) : PICK(c, 1, 1, 3);
+    else
+      f->spatial[i] = large ? (deep ? 20 + draw(c, 20) : 40 + draw(c, 60)) : 3 + draw(c, i == 1 ? 20 : 3 * lanes);
     f->output[i] = f->spatial[i] + f->pad[i] + f->pad_after[i] - (f->kernel[i] - 1) * f->dilation[i];
     if (f->output[i] < 1) f->pad_after[i] += 1 - f->output[i], f->output[i] = 1;
   }
