@@ -59,6 +59,7 @@ typedef struct vox_layout {
   int upsamples;           /* windows of the input gradient lie side by side: bands are of its positions, flat */
   int64_t k_block;         /* Winograd: output channels between two inverse transforms */
   int streams;             /* Winograd: results that no cache would keep go past them */
+  int squares;             /* Winograd: four tiles are a row of an image, which is read where it lies */
   int fused;               /* Winograd: so few input channels that products stay in registers up to the outputs */
   int64_t items;
 } vox_layout;
@@ -96,6 +97,7 @@ typedef struct vox_weight_layout {
   int64_t images;          /* Winograd: samples, and residues of dilated axes, of a chunk */
   int64_t lanes;           /* output channels of a panel */
   int64_t panels, panel_parts;
+  int squares;             /* Winograd: as above */
   int by_planes;           /* pixels stand in the lanes, and dy is read where it lies */
   int64_t block, blocks;   /* input channels of an item, and how many such blocks */
   int64_t band[3], bands[3]; /* pixels of a chunk */

@@ -231,6 +231,12 @@ void vox_winograd_phase(const vox_conv *p, const int64_t tile[3], const int64_t 
   phase->before = 0;
 }
 
+/* Whether images are so wide as four tiles and no wider, so that a row of them is a vector or a few. */
+static int rows_of_four(const vox_unit *u, const vox_axis *axis) {
+  return u->lanes % 4 == 0 && axis[1].step == 4 && axis[2].step == 4 && axis[1].taps == 6 && axis[2].taps == 6 &&
+         axis[2].count == 4 && axis[2].size <= 16 && axis[2].offset0 <= 0 && axis[2].offset0 >= -2;
+}
+
 /* What packed weights cost beside their products, in vector multiply-adds of one depth, of each that has `taps` taps and
  * `points` of them packed: as they stream, and for a gradient, which packs at every call, a share of that; as measured for
  * one image, it is less for many. */
@@ -261,19 +267,23 @@ static int winograd_fuses(const vox_conv *p, const vox_unit *u, int64_t mh, int6
 /* Estimated time in units of one vector multiply-add: products, transforms, and the stream of the weights, which hides
  * behind the products in part. */
 static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw, double depth, double outputs) {
-  /* measured, the gather and the stores included, of a point and channel; the second where rows of tiles fill vectors */
-  static const int input[] = {15, 11}, output[] = {12, 10};
+  /* measured, the gather and the stores included, of a point and channel; the second where rows of tiles fill vectors, the
+   * third where four tiles are a row */
+  static const int input[] = {15, 11, 4}, output[] = {12, 10, 4};
   enum { APART = 65 }; /* of a row and column point, whose elements are read one by one */
   const int64_t *out = p->operation == VOX_CONV ? p->output : p->spatial;
-  const int wide = vox_ceil_div(vox_ceil_div(out[2], p->dilation[2]), mw) >= u->lanes;
-  const int64_t tile[3] = {1, mh, mw}, nh = vox_winograd_points(p, tile, 1), nw = vox_winograd_points(p, tile, 2);
+  const int64_t tile[3] = {1, mh, mw}, none[3] = {0, 0, 0};
+  const int64_t nh = vox_winograd_points(p, tile, 1), nw = vox_winograd_points(p, tile, 2);
+  vox_phase ph;
+  vox_winograd_phase(p, tile, none, &ph);
+  const int wide = rows_of_four(u, ph.axis) ? 2 : vox_ceil_div(vox_ceil_div(out[2], p->dilation[2]), mw) >= u->lanes;
   /* depths share what they read; where they do not, each gathers all, for few tiles at a time */
   const double n = (double)(nh * nw), slices = p->stride[0] == 1 && p->dilation[0] == 1 ? 1 : 2 * (double)p->kernel[0];
   const double inputs = depth / (double)p->kernel[0] * (p->kernel[0] > 1 ? slices : 1) * (double)vox_parities(p);
   /* of an odd kernel's parities, those with a tap less have a point less */
   const double points = (double)(p->stride[1] == 1 ? nh * nw : (2 * nh - p->kernel[1] % 2) * (2 * nw - p->kernel[2] % 2));
   /* without a stop in memory: measured over a direct sum of as few channels, and more where lines end within a vector */
-  const double whole = points / n * depth + output[wide], few = 2.1 * depth + (out[2] % u->lanes ? 7 : 2);
+  const double whole = points / n * depth + output[wide], few = 2.1 * depth + (wide < 2 && out[2] % u->lanes ? 7 : 2);
   const double each = winograd_fuses(p, u, mh, mw, depth) ? few : whole;
   const double products = tile_vectors(p, u, mh, mw, depth * (double)vox_parities(p), outputs) * (each * outputs + input[wide] * inputs);
   const double apart = p->dilation[2] > 2 ? APART * (double)nw * (double)out[1] * (double)vox_min(p->dilation[2], out[2]) : 0;
@@ -302,7 +312,7 @@ static int64_t most_points(const vox_conv *p) { return p->points ? vox_min(p->po
  * channels: products, the accumulators that chunks after the first meet, the transform back, and the shares of x's
  * transform, with what each slice costs to gather, and of dy's. */
 static int winograd_weight_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], double *gain) {
-  enum { VISIT = 6, BACK = 220, INPUT = 130, SLICE = 60, APART = 1000, DY = 210 }; /* measured */
+  enum { VISIT = 6, BACK = 220, INPUT = 130, SQUARE = 35, SLICE = 60, APART = 1000, DY = 210 }; /* measured */
   tile[0] = 1;
   tile[1] = tile[2] = 4;
   for (int i = 1; i < 3; i++)
@@ -316,7 +326,12 @@ static int winograd_weight_tile(const vox_conv *p, const vox_unit *u, int64_t ti
   /* columns three apart and more are read one by one */
   const double rows_of_slice = (double)(4 * vox_ceil_div(vox_ceil_div(p->output[1], p->dilation[1]), 4) + 2);
   const double apart = p->dilation[2] > 2 ? APART * rows_of_slice : 0;
-  const double inputs = INPUT * slices * (double)vox_ceil_div(of_slice, u->lanes) + (SLICE + apart) * slices;
+  const int64_t none[3] = {0, 0, 0};
+  vox_phase ph;
+  vox_winograd_phase(p, tile, none, &ph);
+  const int square = rows_of_four(u, ph.axis);
+  const double input = (square ? SQUARE : INPUT) * (double)vox_ceil_div(of_slice, u->lanes);
+  const double inputs = slices * (input + (square ? 0 : SLICE + apart));
   const double products = 36 * (tiles + (chunks > 1 ? VISIT * chunks : 0));
   const double time = products + BACK + inputs / vectors + DY * tiles / (rows > 1 ? rows : 1);
   /* the direct sum's tile of one vector reads as much as it multiplies */
@@ -488,6 +503,7 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
     l->band[0] = even_piece(az->count, vox_max(1, most / (l->band[1] * l->band[2])));
   if (product((const int64_t[]){p->n, l->phases[1], l->phases[2]}, 3, &images)) return VOX_OVERFLOW;
   l->tile_rows = ph.axis[1].count;
+  l->squares = l->band[2] == ph.axis[2].count && rows_of_four(u, ph.axis);
   const double times = (double)images * (double)p->groups * (double)vox_ceil_div(az->count, l->band[0]) *
                        (double)vox_ceil_div(ph.axis[2].count, l->band[2]);
   const int64_t row = (l->band[0] + depth_taps - 1) * l->band[2];
@@ -545,7 +561,9 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   if (__builtin_mul_overflow(depth_taps, l->inputs, &l->taps)) return VOX_OVERFLOW;
   l->taps = vox_max(l->taps, taps[0] * l->positions);
   l->runs = l->images * taps[0] * l->band[1] + l->vectors;
-  l->offsets = vox_round_up(l->taps + 6 * l->runs + 8 * l->vectors + VOX_IMAGE_WORDS * l->images, VOX_ALIGN / 8);
+  l->offsets = l->taps + 6 * l->runs + 9 * l->vectors + VOX_IMAGE_WORDS * l->images;
+  if (l->squares) l->offsets += l->vectors * u->lanes / 2;
+  l->offsets = vox_round_up(l->offsets, VOX_ALIGN / 8);
   return VOX_OK;
 }
 
@@ -811,6 +829,7 @@ static int winograd_weight_layout(const vox_conv *p, const vox_unit *u, int64_t 
   l->block = vox_max(1, vox_min(vox_max(1, l->cin), V_BYTES / size / (l->positions * pixels * depth)));
   l->blocks = vox_ceil_div(l->cin, l->block);
   round_rows(u, l->block * depth, l);
+  l->squares = rows_of_four(u, a);
   v = l->positions * (vox_round_up(l->block * depth * pixels, VOX_ALIGN / size) + VOX_ALIGN / size);
   l->scratch = l->plane + v;
   l->packed = vox_max(16 * per_image, l->positions * l->tile_rows) * l->lanes +

@@ -711,6 +711,30 @@ INLINE vec v_before(vec a, vec b) {
 #endif
 }
 
+/* In every four lanes, where there are so many, one lane on or one back; 0 where nothing comes from within the four. */
+INLINE vec v_on_of_four(vec a) {
+#if LANES == 16
+  return __builtin_shufflevector(a, v_zero(), 16, 0, 1, 2, 16, 4, 5, 6, 16, 8, 9, 10, 16, 12, 13, 14);
+#elif LANES == 8
+  return __builtin_shufflevector(a, v_zero(), 8, 0, 1, 2, 8, 4, 5, 6);
+#elif LANES == 4
+  return __builtin_shufflevector(a, v_zero(), 4, 0, 1, 2);
+#else
+  return a;
+#endif
+}
+INLINE vec v_back_of_four(vec a) {
+#if LANES == 16
+  return __builtin_shufflevector(a, v_zero(), 1, 2, 3, 16, 5, 6, 7, 16, 9, 10, 11, 16, 13, 14, 15, 16);
+#elif LANES == 8
+  return __builtin_shufflevector(a, v_zero(), 1, 2, 3, 8, 5, 6, 7, 8);
+#elif LANES == 4
+  return __builtin_shufflevector(a, v_zero(), 1, 2, 3, 4);
+#else
+  return a;
+#endif
+}
+
 /* Elements first, first + 3, ... of a, b and c in a row, first < 3. */
 INLINE vec v_third(vec a, vec b, vec c, const int first) {
 #if LANES == 16

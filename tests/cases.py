@@ -101,6 +101,12 @@ CONV = [
     *(_conv(f"3x3-k-{k}", 1, 3, k, (6, 10), (3, 3)) for k in (1, 2, 4, 6, 8, 15, 16, 17, 33)),
     *(_conv(f"3x3-c-{c}", 1, c, 4, (6, 10), (3, 3), padding=1) for c in (1, 2, 7, 8, 9, 16, 31)),
     _conv("3x3-winograd-size", 1, 32, 32, (20, 20), (3, 3), padding=1),
+    # four tiles are a row: of whole vectors, and cut at both ends; padding of none and of more than a row
+    *(_conv(f"3x3-four-tiles-{s}", 3, 9, 10, (s, s), (3, 3), padding=1) for s in (13, 14, 16)),
+    _conv("3x3-four-tiles-valid", 2, 8, 9, (5, 16), (3, 3)),
+    _conv("3x3-four-tiles-full", 2, 8, 9, (19, 13), (3, 3), padding=((1, 0), (2, 1))),
+    _conv("3x3-four-tiles-fused", 5, 3, 10, (15, 14), (3, 3), padding=1),
+    *(_conv(f"3d-four-tiles-{d}", 2, 5, 9, (d, 6, 14), (d, 3, 3), padding=1) for d in (3, 7)),
     # few pixels, so output channels are the lanes: one map, and two of which each has an odd number of tiles
     *(_conv(f"channel-lanes-1x1-{h}x{w}", 1, 260, 64, (h, w), (1, 1)) for h, w in ((1, 1), (3, 3), (5, 7), (7, 7))),
     _conv("channel-lanes-1x1-13x14", 1, 130, 32, (13, 14), (1, 1)),

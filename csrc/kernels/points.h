@@ -261,3 +261,74 @@ static int points_rows(const vox_phase *ph, const int64_t tile[3], const band *b
   return is_huge(most);
 }
 
+/* Four tiles of 4 x 4 outputs of 3 x 3 taps that are all of a row: where their first row of pixels lies, and which of the six
+ * rows are no padding. */
+typedef struct points_row {
+  int64_t from;
+  int32_t first, last;
+} points_row;
+
+enum { ROW_TILES = 4, ROW_PIXELS = 16 }; /* of such a row, whose pixels are no more */
+
+/* Rows of four tiles that fill a vector, read where they lie and transformed along rows and columns on the way to V, positions
+ * `stride` apart: nothing of it waits for a second row as it does in the scratch.  `before` columns of padding precede the
+ * rows, of `width` pixels. */
+INLINE ivec points_square(const int before, const points_row *rows, const real *x, int64_t width, real *v, int64_t stride,
+                          ivec most) {
+  enum { N = 6 };
+  vec points[N][N], d[N], line[N];
+  vmask inside[ROW_TILES];
+  static const real padding[ROW_PIXELS];
+  UNROLL for (int p = 0; p < ROW_TILES; p++) inside[p] = v_range(0, width - p * LANES % ROW_PIXELS);
+  UNROLL for (int i = 0; i < N; i++) {
+    vec in[ROW_TILES], column[2 * ROW_TILES]; /* from two before the first tile on */
+    UNROLL for (int p = 0; p < ROW_TILES; p++) {
+      const points_row *row = &rows[p * LANES / ROW_PIXELS];
+      const real *from = x + row->from + i * width + p * LANES % ROW_PIXELS;
+      if (i < row->first || i >= row->last) from = padding;
+      in[p] = v_load_masked(from, inside[p]);
+      most = v_max_int(most, v_magnitude(in[p]));
+    }
+    const vec even_low = v_even(in[0], in[1]), odd_low = v_odd(in[0], in[1]);
+    const vec even_high = v_even(in[2], in[3]), odd_high = v_odd(in[2], in[3]);
+    column[2] = v_even(even_low, even_high), column[3] = v_even(odd_low, odd_high);
+    column[4] = v_odd(even_low, even_high), column[5] = v_odd(odd_low, odd_high);
+    UNROLL for (int j = 0; j < 2; j++) {
+      column[j] = v_on_of_four(column[j + ROW_TILES]);
+      column[j + 6] = v_back_of_four(column[j + 2]);
+    }
+    transform_input(N, column + 2 - before, points[i]);
+  }
+  UNROLL for (int j = 0; j < N; j++) {
+    UNROLL for (int i = 0; i < N; i++) d[i] = points[i][j];
+    transform_input(N, d, line);
+    UNROLL for (int i = 0; i < N; i++) v_store(v + (i * N + j) * stride, line[i]);
+  }
+  return most;
+}
+
+NOINLINE ivec points_squares(int64_t before, const points_row *rows, int64_t vectors, const real *x, int64_t width, real *v,
+                             int64_t stride, ivec most) {
+#define SQUARES(before)                                                                       \
+  case before:                                                                                \
+    for (int64_t q = 0; q < vectors; q++, rows += LANES / ROW_TILES, v += LANES)              \
+      most = points_square(before, rows, x, width, v, stride, most);                          \
+    return most
+  switch (before) {
+    SQUARES(0);
+    SQUARES(1);
+    SQUARES(2);
+  }
+#undef SQUARES
+  return most;
+}
+
+/* The rows of tiles of a band of one slice, `from` its first pixel. */
+static void points_row_list(const vox_axis *ay, int64_t width, int64_t first, int64_t count, int64_t from, points_row *rows) {
+  for (int64_t r = 0; r < count; r++) {
+    const int64_t top = (first + r) * ay->step + ay->offset0;
+    int64_t begin, end;
+    vox_inside(ay->size, 1, top, ay->taps, &begin, &end);
+    rows[r] = (points_row){.from = from + top * width, .first = (int32_t)begin, .last = (int32_t)end};
+  }
+}

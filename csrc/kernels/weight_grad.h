@@ -243,12 +243,22 @@ static void winograd_weight_item(const vox_weight_job *job, int64_t item, void *
                  (d * height + residue[1] + h0 * TILE * down) * width + residue[2] + w0 * TILE * across;
       for (int64_t td = begun ? depth - 1 : 0; td < depth; td++) {
         slice.axis[0].offset0 = vox_axis_offset(&a[0], td);
+        real *to = v + (ring ? (d + td) % depth : td) * channels * pixels + i * apart;
+        if (l->squares) {
+          const int64_t z = d * a[0].step + slice.axis[0].offset0;
+          points_row square[VOX_CHUNK_TILES / ROW_TILES] = {{0}};
+          if (z >= 0 && z < a[0].size)
+            points_row_list(&slice.axis[1], a[2].size, h0, lines, z * a[1].size * a[2].size, square);
+          for (int64_t c = 0; c < channels; c++)
+            points_squares(-slice.axis[2].offset0, square, apart / LANES, x + c * image, a[2].size,
+                           to + c * pixels, v_stride, (ivec){0});
+          continue;
+        }
         /* padding is the same in all channels, and the last tiles reach beyond it */
         memset(scratch, 0, (size_t)(b.filled + LANES) * sizeof(real));
         for (int64_t c = 0; c < channels; c++) {
           points_rows(&slice, tile, &b, d, h0, w0, x + c * image, scratch);
-          winograd_input(TILE + 2, TILE + 2, scratch, taps, apart,
-                         v + ((ring ? (d + td) % depth : td) * channels + c) * pixels + i * apart, v_stride);
+          winograd_input(TILE + 2, TILE + 2, scratch, taps, apart, to + c * pixels, v_stride);
         }
       }
     }

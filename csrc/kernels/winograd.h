@@ -282,9 +282,11 @@ INLINE void winograd_zip(const int mw, const vec *columns, vec *line) {
  * `next` further will be written soon. */
 typedef struct winograd_place {
   int64_t at[4], pitch, next;
-  int32_t whole, streams; /* all lines of whole vectors; past the caches */
+  int16_t whole, streams;      /* no vector lies in two rows of tiles; past the caches */
+  int16_t cut;                 /* of vector j, only the first `lines` and of these `count` outputs exist */
+  int8_t lines[4], count[4];
 } winograd_place;
-_Static_assert(sizeof(winograd_place) <= 7 * sizeof(int64_t), "the layout counts so many");
+_Static_assert(sizeof(winograd_place) <= 8 * sizeof(int64_t), "the layout counts so many");
 
 INLINE void winograd_put(const int mh, const int mw, vec lines[4][4], const winograd_place *to, real *y) {
   const int64_t pitch = to->pitch, next = to->next;
@@ -298,6 +300,11 @@ INLINE void winograd_put(const int mh, const int mw, vec lines[4][4], const wino
       continue;
     }
     if (next) UNROLL for (int i = 0; i < mh; i++) prefetch_write(y + at[j] + i * pitch + next);
+    if (to->cut) {
+      UNROLL for (int i = 0; i < mh; i++)
+        if (i < to->lines[j]) v_store_n(y + at[j] + i * pitch, lines[i][j], to->count[j]);
+      continue;
+    }
     UNROLL for (int i = 0; i < mh; i++) v_store(y + at[j] + i * pitch, lines[i][j]);
   }
 }
@@ -419,6 +426,7 @@ typedef struct winograd_block {
   winograd_image *images;
   winograd_run *runs;
   int64_t *first; /* run of each vector, and one beyond the last */
+  points_row *rows; /* where they are read as they lie: all of four tiles, no more than fill the vectors */
   int64_t count, slices, tiles; /* images, depths that are read, tiles of a depth */
   int64_t slice, vectors;       /* elements of a depth in the scratch, vectors of tiles */
 } winograd_block;
@@ -432,7 +440,11 @@ static void winograd_runs(const vox_conv_job *job, const band *b, winograd_block
   for (int64_t i = 0; i < block->count; i++) {
     const winograd_image *image = &block->images[i];
     const vox_axis *az = &image->phase.axis[0], *ay = &image->phase.axis[1], *ax = &image->phase.axis[2];
-    for (int64_t z = 0; z < block->slices; z++)
+    for (int64_t z = 0; z < block->slices; z++) {
+      const int64_t depth = image->d * az->step + vox_axis_offset(az, z), in = (image->n * job->p->groups * job->l->cin);
+      if (job->l->squares && depth >= 0 && depth < az->size)
+        points_row_list(ay, ax->size, image->h0, image->rows, (in * az->size + depth) * ay->size * ax->size,
+                        block->rows + t / ROW_TILES);
       for (int64_t row = 0; row < b->rows; row++)
         for (int64_t col = 0, lanes; col < b->cols; col += lanes, t += lanes, run++) {
           const int64_t lane = t % LANES, h = (image->h0 + row) * mh, w = (image->w0 + col) * mw;
@@ -448,21 +460,30 @@ static void winograd_runs(const vox_conv_job *job, const band *b, winograd_block
                    ((az->first + (image->d + z) * az->spread) * size[1] + ay->first + h * ay->spread) * size[2] + ax->first +
                    w * ax->spread;
         }
+    }
   }
   block->vectors = vox_ceil_div(t, LANES);
   block->first[block->vectors] = run - block->runs;
 }
 
-/* Whether 4 x 4 tiles fill all four lines with whole vectors, and where these go, from channel 0 of sample 0. */
+/* Whether each vector of the four lines of 4 x 4 tiles lies in one row of tiles, and where these go, from channel 0 of sample
+ * 0. */
 static void winograd_places(const winograd_block *block, int64_t q, winograd_place *place) {
   for (int j = 0; j < 4; j++) place->at[j] = -LANES;
   place->whole = place->streams = 1;
+  place->cut = 0;
   for (int64_t r = block->first[q]; r < block->first[q + 1]; r++) {
     const winograd_run *run = &block->runs[r];
     const int64_t first = 4 * run->lane;
     if (!run->lines) continue;
-    place->whole &= run->lines == 4 && first % LANES == 0 && run->count % LANES == 0;
-    for (int64_t at = 0; place->whole && at < run->count; at += LANES) place->at[(first + at) / LANES] = run->y + at;
+    place->whole &= first % LANES == 0;
+    place->cut |= run->lines < 4 || run->count % LANES;
+    for (int64_t at = 0; place->whole && at < run->count; at += LANES) {
+      const int64_t j = (first + at) / LANES;
+      place->at[j] = run->y + at;
+      place->lines[j] = (int8_t)run->lines;
+      place->count[j] = (int8_t)vox_min(LANES, run->count - at);
+    }
   }
 }
 
@@ -599,7 +620,9 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   winograd_block block = {.images = (winograd_image *)(products + l->sums)};
   int64_t *off = (int64_t *)(block.images + l->images), depths = 0, rows = 0, cols = 0;
   block.first = off + l->taps;
-  block.runs = (winograd_run *)(block.first + l->vectors);
+  block.rows = (points_row *)(block.first + l->vectors);
+  block.runs = (winograd_run *)(block.rows + (l->squares ? l->vectors * LANES / ROW_TILES : 0));
+  if (l->squares) memset(block.rows, 0, (size_t)(l->vectors * LANES / ROW_TILES) * sizeof *block.rows);
   const int64_t h_first = vox_even_first(l->tile_rows, l->bands[1], it->band[1]);
   const int64_t h_last = vox_even_first(l->tile_rows, l->bands[1], it->band[1] + 1);
   for (int64_t i = 0; i < it->images; i++) {
@@ -634,7 +657,14 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   const int64_t share = l->shares ? it->share : 0, shares = vox_max(1, l->shares);
   points_offsets(&block.images[0].phase, &b, 1, off);
   const int64_t c_first = share < 0 ? l->inputs : vox_even_first(l->inputs, shares, share);
+  ivec most = {0};
   for (int64_t c = c_first; c < vox_even_first(l->inputs, shares, share + 1); c++) {
+    if (l->squares) {
+      const real *x = (const real *)job->x + (it->group * l->cin + c) * input;
+      most = points_squares(-block.images[0].phase.axis[2].offset0, block.rows, block.vectors, x, in_size[2],
+                            v + c * pixels, v_stride, most);
+      continue;
+    }
     /* padding is the same in all channels of a parity, and the last tiles reach a vector beyond */
     if (c == c_first || c % l->cin == 0) memset(scratch, 0, (size_t)(block.count * b.filled + LANES) * sizeof(real));
     for (int64_t i = 0; i < block.count; i++) {
@@ -646,6 +676,7 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
     }
     winograd_inputs(points[1], points[2], &block, scratch, off, v + c * pixels, v_stride);
   }
+  huge |= is_huge(most);
   if (l->shares && share >= 0) {
     if (huge) __atomic_store_n(shared_huge, 1, __ATOMIC_RELAXED);
     return;
@@ -665,7 +696,7 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
     places[q].pitch = size[2], places[q].next = plane;
     winograd_places(&block, q, &places[q]);
     places[q].whole &= l->tile[1] == 4 && l->tile[2] == 4 && spread[0] == 1 && spread[1] == 1;
-    for (int j = 0; j < 4; j++) places[q].streams &= streams && places[q].at[j] % LANES == 0;
+    for (int j = 0; j < 4; j++) places[q].streams &= streams && !places[q].cut && places[q].at[j] % LANES == 0;
   }
   for (int64_t i = 0; i < depth; i++) {
     const int64_t c = i / (taps * l->cin) * l->cin + i % l->cin, t = i / l->cin % taps;

@@ -159,6 +159,23 @@ static void draw_narrow(caller *c, int64_t lanes) {
   f->threads[1] = 2 + draw(c, most_threads - 1);
 }
 
+/* Images four tiles wide, whose rows go as they lie to Winograd's transform. */
+static void draw_rows_of_four(caller *c) {
+  fuzz_case *f = &c->now;
+  const int deep = draw(c, 4) == 0;
+  f->n = 1 + draw(c, 5), f->groups = PICK(c, 1, 1, 2);
+  f->cg = PICK(c, 1, 2, 3, 4, 5, 8, 9), f->kg = PICK(c, 1, 2, 3, 7, 8, 9);
+  for (int i = 0; i < 3; i++) {
+    f->kernel[i] = i ? 3 : deep ? PICK(c, 2, 3, 5) : 1;
+    f->stride[i] = i || f->kind == INPUT_GRAD || !deep ? 1 : PICK(c, 1, 2);
+    f->dilation[i] = i || !deep ? 1 : PICK(c, 1, 2);
+    f->pad[i] = i ? draw(c, 3) : deep * draw(c, 3), f->pad_after[i] = draw(c, 4) ? f->pad[i] : i ? draw(c, 3) : f->pad[i];
+    const int64_t depth = (f->kernel[i] - 1) * f->dilation[i] + 1 + deep * draw(c, 2);
+    f->spatial[i] = i == 2 ? 13 + draw(c, 4) : i ? 3 + draw(c, 15) : depth;
+    f->output[i] = (f->spatial[i] + f->pad[i] + f->pad_after[i] - (f->kernel[i] - 1) * f->dilation[i] - 1) / f->stride[i] + 1;
+  }
+}
+
 static void draw_conv(caller *c, int64_t budget) {
   fuzz_case *f = &c->now;
   f->type = draw(c, 4) == 0 ? VOX_F64 : VOX_F32;
@@ -195,6 +212,7 @@ static void draw_conv(caller *c, int64_t budget) {
   if (!depthwise && f->kind != WEIGHT_GRAD && draw(c, 100) == 0) draw_few_bands(c, lanes);
   const int narrow = !depthwise && f->kind != WEIGHT_GRAD && draw(c, 60) == 0;
   if (narrow) draw_narrow(c, lanes);
+  if (!depthwise && !narrow && draw(c, 50) == 0) draw_rows_of_four(c);
   f->activation = f->kind == WEIGHT_GRAD ? VOX_IDENTITY : PICK(c, VOX_IDENTITY, VOX_IDENTITY, VOX_RELU, VOX_LEAKY_RELU);
   f->bias = f->kind != WEIGHT_GRAD && draw(c, 2);
   f->planted = draw(c, 2);
