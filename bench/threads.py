@@ -4,7 +4,8 @@
     chrt --fifo 1 python bench/threads.py [LAYER...] # on another: nothing runs beside it, but in the pauses
 
 Both take turns, after a pause.  A round in which something else was ready to run counts only where most rounds are
-such; the last column says how many were not.
+such; the last column says how many were.  As real-time threads, both may stay on one processor for seconds: a layer
+that comes to 1.1 once and to 2 another time was not measured the first time.
 """
 
 from __future__ import annotations
