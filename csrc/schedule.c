@@ -391,7 +391,9 @@ static double winograd_band_cost(const vox_layout *l, const vox_unit *u, const v
   enum { ROW = 30, COLUMNS = 4 };
   if (!size[0] || !size[1] || !size[2]) return 0;
   const int64_t plane = size[1] * size[2], vectors = vox_ceil_div(size[0] * plane, u->lanes), rest = vectors % u->tile_v;
-  const double products = (double)vectors + 0.25 + (rest ? 0.125 * (double)(u->tile_v - rest) : 0);
+  const double odd = rest ? 0.125 * (double)(u->tile_v - rest) : 0;
+  const double lanes = l->by_channels ? (double)vox_round_up(size[0] * plane, 2) / (double)u->lanes : (double)vectors + odd;
+  const double products = lanes + 0.25;
   const double rows = (double)((size[1] - 1) * axis[1].step / axis[1].offset_step + axis[1].taps);
   const double gather = ROW * rows * (0.5 + (double)vox_ceil_div(size[2], u->lanes));
   const double slice = gather + COLUMNS * (double)l->positions * (double)vox_ceil_div(plane, u->lanes);
@@ -401,60 +403,53 @@ static double winograd_band_cost(const vox_layout *l, const vox_unit *u, const v
   return (double)(l->positions * axis[0].taps) * (double)l->cout * products + (double)slices * slice + memory;
 }
 
-/* Tiles of a band along each axis, those of the least cost: V, which has all slices, takes `most` tiles, or where there is
- * `room` for more of it and of products up to that.  L2 holds both for `fit`. */
+/* Tiles of a band along each axis, those by which threads end first: V, which has all slices, takes `most` tiles, or where
+ * there is `room` for more of it and of products up to that.  L2 holds both for `fit`.  All bands are taken `times` over; may
+ * one `alone` be all of them? */
 static void winograd_band(vox_layout *l, const vox_unit *u, const vox_axis *axis, int64_t fit, int64_t most, int64_t room,
-                          int shared) {
-  enum { MOST_DEPTHS = 8, TRIED = 64 };
+                          int shared, int64_t threads, double times, int alone) {
+  enum { MOST_DEPTHS = 8, TRIED = 64, TOGETHER = 160000 }; /* the last as threads share a band, in all channels */
   const int64_t taps = axis[0].taps, limit = vox_max(most, room);
+  const int merges = taps == 1 && shared; /* depths of whole planes */
   const int64_t columns[] = {even_piece(axis[2].count, limit / taps), vox_min(axis[2].count, 2 * u->lanes),
                              vox_min(axis[2].count, u->lanes)};
   double least = 0;
   for (int i = 0; i < 3; i++) {
     if (i && (columns[i] == columns[0] || columns[i] == columns[i - 1])) continue;
     for (int64_t d = 1; d <= (shared && taps > 1 ? vox_min(axis[0].count, MOST_DEPTHS) : 1); d++) {
-      const int64_t first = vox_max(1, vox_min(axis[1].count, limit / ((d + taps - 1) * columns[i])));
-      if ((i || d > 1) && (d + taps - 1) * columns[i] > limit) continue;
+      const int64_t w = columns[i], first = vox_max(1, vox_min(axis[1].count, limit / ((d + taps - 1) * w)));
+      if ((i || d > 1) && (d + taps - 1) * w > limit) continue;
       for (int64_t h = first; h > vox_max(0, first - TRIED); h--) {
-        const int64_t bands = vox_ceil_div(axis[1].count, h), w = columns[i];
+        const int64_t bands = vox_ceil_div(axis[1].count, h);
+        if (!alone && bands == 1 && (d == axis[0].count || merges) && w == axis[2].count) continue;
         /* bands along each axis, and those that are smaller */
         const int64_t sizes[3][2] = {{d, axis[0].count % d},
                                      {axis[1].count / bands + 1, axis[1].count / bands},
                                      {w, axis[2].count % w}};
-        const int64_t times[3][2] = {{axis[0].count / d, axis[0].count % d > 0},
-                                     {axis[1].count % bands, bands - axis[1].count % bands},
-                                     {axis[2].count / w, axis[2].count % w > 0}};
-        double cost = 0;
+        const int64_t counts[3][2] = {{axis[0].count / d, axis[0].count % d > 0},
+                                      {axis[1].count % bands, bands - axis[1].count % bands},
+                                      {axis[2].count / w, axis[2].count % w > 0}};
+        double cost[2] = {0, 0}, count[2] = {0, 0}; /* of the largest bands, and of the others */
         for (int part = 0; part < 8; part++) {
-          const int a = part >> 2, b = part >> 1 & 1, c = part & 1;
-          const double count = (double)times[0][a] * (double)times[1][b] * (double)times[2][c];
+          const int a = part >> 2, b = part >> 1 & 1, c = part & 1, rest = a || c || (b && counts[1][0]);
           const int64_t size[3] = {sizes[0][a], sizes[1][b], sizes[2][c]};
-          if (count > 0) cost += count * winograd_band_cost(l, u, axis, fit, size);
+          const double here = (double)counts[0][a] * (double)counts[1][b] * (double)counts[2][c];
+          if (here == 0) continue;
+          cost[rest] += here * winograd_band_cost(l, u, axis, fit, size);
+          count[rest] += here;
         }
-        if (least > 0 && cost >= least) continue;
-        least = cost;
+        double time = shared_time(threads, times * count[0], cost[0] / (count[0] > 0 ? count[0] : 1), times * count[1],
+                                  cost[1] / (count[1] > 0 ? count[1] : 1));
+        const double all = times * (count[0] + count[1]);
+        if (all < (double)threads) time = time * all / (double)threads + TOGETHER / (double)vox_max(1, l->inputs);
+        if (least > 0 && time >= least) continue;
+        least = time;
         l->band[0] = d, l->band[1] = vox_ceil_div(axis[1].count, bands), l->band[2] = w;
       }
     }
   }
-}
-
-/* Bands of rows of tiles, of `most` rows with one thread; where bands are few, all of them `times` over, as many as leave
- * no thread alone.  A single one stays so, since who packs the weights may not depend on threads. */
-static int64_t winograd_bands(int64_t count, int64_t most, int64_t row, int64_t lanes, int64_t threads, double times) {
-  const int64_t first = vox_ceil_div(count, most);
-  int64_t best = first;
-  double least = 0;
-  if (first == 1 || threads == 1 || times * (double)first >= 16 * (double)threads) return first;
-  for (int64_t bands = first; bands <= vox_min(count, first + threads); bands++) {
-    /* a quarter of a vector for each band, as its weights stream, and a fiftieth for what more bands read again */
-    const double many = times * (double)(count % bands), each = 0.25 + (double)vox_ceil_div((count / bands + 1) * row, lanes);
-    const double few = times * (double)(bands - count % bands), less = 0.25 + (double)vox_ceil_div(count / bands * row, lanes);
-    const double parts = times * (double)bands < (double)threads ? (double)threads / (times * (double)bands) : 1;
-    const double time = shared_time(threads, many, each, few, less) / parts * (1 + 0.02 * (double)(bands - first));
-    if (least == 0 || time < least) least = time, best = bands;
-  }
-  return best;
+  if (merges && l->band[1] == axis[1].count)
+    l->band[0] = even_piece(axis[0].count, vox_max(1, most / (l->band[1] * l->band[2])));
 }
 
 /* V of an item stays in L2 with the products of a panel; where vectors of tiles would be less full, or few, it does not,
@@ -496,21 +491,20 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   int64_t per_product;
   if (product((const int64_t[]){l->positions, vox_max(1, l->cout), size}, 3, &per_product)) return VOX_OVERFLOW;
   const int64_t room = l->fused ? 0 : vox_min(ROOM_BYTES / vox_max(per_tile, per_product), 4 * MOST_TILES);
-  /* depths that share nothing gather all their slices for themselves: no vector of tiles should be half empty */
-  winograd_band(l, u, ph.axis, 2 * fit, shared ? most : vox_max(most, depth_taps * u->lanes), room, shared);
-  l->images = 1;
-  if (depth_taps == 1 && shared && l->band[1] == ph.axis[1].count)
-    l->band[0] = even_piece(az->count, vox_max(1, most / (l->band[1] * l->band[2])));
   if (product((const int64_t[]){p->n, l->phases[1], l->phases[2]}, 3, &images)) return VOX_OVERFLOW;
+  /* depths that share nothing gather all their slices for themselves: no vector of tiles should be half empty */
+  const int64_t spacious = shared ? most : vox_max(most, depth_taps * u->lanes);
+  const double times = (double)images * (double)p->groups;
+  winograd_band(l, u, ph.axis, 2 * fit, spacious, room, shared, 1, times, 1);
+  /* who packs the weights on the way may not depend on threads, so a single band stays one */
+  const int alone = l->band[0] == az->count && l->band[1] == ph.axis[1].count && l->band[2] == ph.axis[2].count;
+  if (threads > 1 && !(alone && weights_serve_once(p)))
+    winograd_band(l, u, ph.axis, 2 * fit, spacious, room, shared, threads, times, !weights_serve_once(p));
+  l->images = 1;
   l->tile_rows = ph.axis[1].count;
   l->squares = l->band[2] == ph.axis[2].count && rows_of_four(u, ph.axis);
-  const double times = (double)images * (double)p->groups * (double)vox_ceil_div(az->count, l->band[0]) *
-                       (double)vox_ceil_div(ph.axis[2].count, l->band[2]);
-  const int64_t row = (l->band[0] + depth_taps - 1) * l->band[2];
-  const int64_t bands = winograd_bands(l->tile_rows, l->band[1], row, u->lanes, threads, times);
-  l->band[1] = vox_ceil_div(l->tile_rows, bands);
   for (int i = 0; i < 3; i++) {
-    l->bands[i] = i == 1 ? bands : vox_ceil_div(ph.axis[i].count, l->band[i]);
+    l->bands[i] = vox_ceil_div(ph.axis[i].count, l->band[i]);
     taps[i] = ph.axis[i].taps;
     slots[i] = i < 2 ? vox_axis_slots(&ph.axis[i]) : taps[i];
   }

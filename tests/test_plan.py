@@ -252,14 +252,15 @@ class TestWorkspaceLimit:
     def test_threads_are_fewer_before_the_algorithm_is_another(self):
         threads = vc.get_num_threads()
         try:
+            shape = (6, 32, 24, 24)  # an image is an item
             vc.set_num_threads(1)
-            one = vc.plan_conv2d(self.x, self.w, padding=1, backend="native")
+            one = vc.plan_conv2d(shape, self.w, padding=1, backend="native")
             limit = one.workspace_bytes
             vc.set_num_threads(3)
-            plan = vc.plan_conv2d(self.x, self.w, padding=1, workspace_limit=limit, backend="native")
+            plan = vc.plan_conv2d(shape, self.w, padding=1, workspace_limit=limit, backend="native")
             assert plan.algorithm == one.algorithm
             assert plan.workspace_bytes <= limit < one.workspace_bytes
-            x = np.random.default_rng(1).standard_normal(self.x).astype(np.float32)
+            x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
             oracle.assert_same_bits(plan(x), one(x))
         finally:
             vc.set_num_threads(threads)
