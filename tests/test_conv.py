@@ -222,3 +222,15 @@ def test_a_result_that_no_cache_would_keep_has_the_bits_of_its_channels_alone(sh
         np.testing.assert_array_equal(alone[:, 0], whole[:, k])
     strict = conv(x, w, bias, precision="strict", **options)
     assert np.abs(strict - whole).max() < 1e-4 * strict.std()
+
+
+@pytest.mark.parametrize("width", [14, 16])
+def test_an_infinity_stays_in_its_windows_where_four_tiles_are_a_row(width):
+    rng = np.random.default_rng(12)
+    x, w = rng.random((3, 8, width, width), np.float32), rng.random((9, 8, 3, 3), np.float32)
+    x[1, 2, 5, 6] = np.inf
+    plan = vc.plan_conv2d(x.shape, w, padding=1, algorithm="winograd", backend="native")
+    result, strict = plan(x), vc.conv2d(x, w, padding=1, precision="strict", backend="native")
+    assert np.isinf(result).sum() == 9 * 9
+    np.testing.assert_array_equal(np.isinf(result), np.isinf(strict))
+    np.testing.assert_allclose(result, strict, rtol=1e-4)
