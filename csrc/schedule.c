@@ -739,8 +739,9 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   if (__builtin_mul_overflow(l->items, l->parts, &l->items)) return VOX_OVERFLOW;
 
   /* sums wait between two blocks of channels; the offsets of taps and pixels, and two words where each vector goes */
-  l->sums = l->block >= l->cin ? 0 : per_part * l->columns;
-  if (__builtin_mul_overflow(l->block, t, &l->taps) ||
+  l->sums = 0;
+  if ((l->block < l->cin && __builtin_mul_overflow(per_part, l->columns, &l->sums)) ||
+      __builtin_mul_overflow(l->block, t, &l->taps) ||
       __builtin_add_overflow(l->taps, l->columns + 2 * l->columns / u->lanes, &l->offsets))
     return VOX_OVERFLOW;
   l->scratch = vox_round_up(l->scratch, VOX_ALIGN / size);
