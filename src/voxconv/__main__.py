@@ -16,13 +16,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 import voxconv
+from voxconv.plan import BACKENDS, PRECISIONS
 
 __all__ = ["main"]
 
 # RuntimeError: a backend or an optional package that was asked for is not there.
 USER_ERRORS = (ValueError, TypeError, OverflowError, MemoryError, OSError, RuntimeError)
-BACKENDS = ("auto", "native", "numba", "reference")
-PRECISIONS = ("default", "high", "strict")
 
 
 class _Parser(argparse.ArgumentParser):
