@@ -155,12 +155,13 @@ class _Conv(Module):
     def backward(self, grad_output: Array, input_grad: bool = True, bias_grad: bool = True) -> Array | None:
         """Three gradients: to the weight, the bias, unless it has its own already, and the input."""
         (x,) = self._restore()
-        weight = self.weight.data
+        shape, weight = x.shape, self.weight.data
         self.weight.accumulate(self._gradient("weight", x, weight.shape, grad_output))
+        del x  # so that its memory serves for the gradient to it
         if self.bias is not None and bias_grad:
             bias_gradient: Callable[..., Array] = getattr(grad, f"conv{self.rank}d_bias")
             self.bias.accumulate(bias_gradient(grad_output, backend=self.backend))
-        return self._gradient("input", x.shape, weight, grad_output) if input_grad else None
+        return self._gradient("input", shape, weight, grad_output) if input_grad else None
 
     def __repr__(self) -> str:
         return (

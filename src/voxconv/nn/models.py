@@ -22,9 +22,12 @@ def _layer(module: Any, name: str, rank: int) -> Any:
     return getattr(module, f"{name}{rank}d")
 
 
-def _backward(layer: Module, gradient: Array) -> Array:
-    """The gradient to the input, which is wanted here in any case."""
-    result = layer.backward(gradient)
+def _backward(layer: Module, held: list[Array]) -> Array:
+    """The gradient to the input, which is wanted here in any case; the other one, the last of the list, is taken out.
+
+    So nobody holds that while the layer goes on.
+    """
+    result = layer.backward(held.pop())
     assert result is not None
     return result
 
@@ -60,11 +63,11 @@ class _ResidualBlock(Module):
 
     def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
         """Both branches get the same gradient; their gradients to the input add up."""
-        gradient = _backward(self.last, grad_output)
-        inner = gradient
+        gradient = _backward(self.last, [grad_output])
+        inner = [gradient]
         for layer in (self.bn2, self.conv2, self.relu, self.bn1):
-            inner = _backward(layer, inner)
-        first = self.conv1.backward(inner, input_grad)
+            inner.append(_backward(layer, inner))
+        first = self.conv1.backward(inner.pop(), input_grad)
         shortcut = gradient if self.downsample is None else self.downsample.backward(gradient, input_grad)
         return first + shortcut if input_grad else None
 
@@ -166,28 +169,28 @@ class _UNet(Module):
 
     def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
         """The way back: each level's gradient comes from below, through the pool, and from across."""
-        gradient = _backward(self.head, grad_output)
-        across: list[Array] = []
+        held, across = [grad_output], list[Array]()
+        held.append(_backward(self.head, held))
         for level in range(self.depth):
-            joined = _backward(self._at("join", level), gradient)
+            joined = _backward(self._at("join", level), held)
             width = self.widths[level]
             across.append(joined[:, :width])
-            gradient = _backward(self._at("up", level), np.ascontiguousarray(joined[:, width:]))
-        result: Array | None = _backward(self._at("down", self.depth), gradient)
+            held.append(np.ascontiguousarray(joined[:, width:]))
+            held.append(_backward(self._at("up", level), held))
+        held.append(_backward(self._at("down", self.depth), held))
         for level in reversed(range(self.depth)):
-            assert result is not None
             pool, down = self._at("pool", level), self._at("down", level)
             assert isinstance(down, Sequential)
             assert isinstance(pool, maxpool._MaxPool)
             if down.last_relu is None:
-                gradient = _backward(pool, result) + across[level]
-                result = down.backward(gradient, input_grad or level > 0)
-                continue
-            conv, relu = down.last_relu
-            (y,) = relu._restore()
-            gradient = conv.rectify_pooled(y, pool, result, across[level])
-            result = down.backward(gradient, input_grad or level > 0, rectified=True)
-        return result
+                held.append(_backward(pool, held) + across.pop())
+            else:
+                conv, relu = down.last_relu
+                held.append(conv.rectify_pooled(*relu._restore(), pool, held.pop(), across.pop()))
+            result = down.backward(held.pop(), input_grad or level > 0, rectified=down.last_relu is not None)
+            if result is not None:
+                held.append(result)
+        return held.pop() if input_grad else None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, widths={self.widths})"

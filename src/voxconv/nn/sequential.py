@@ -87,6 +87,7 @@ class Sequential(Module):
             learned = (i for i, layer in enumerate(self.layers) if next(layer.parameters(), None) is not None)
             last = next(learned, len(self.layers))
         gradient: Array | None = grad_output
+        del grad_output  # what has been used up is held by nobody while the layers before it run
         for position, end in zip(reversed(starts), reversed((*starts[1:], len(self.layers))), strict=True):
             if end <= last:
                 break
@@ -103,6 +104,7 @@ class Sequential(Module):
                     gradient = layer.rectify_pooled(y, pool, gradient)
                 else:
                     gradient = layer.rectify(y, gradient)
+                del y
             gradient = layer.backward(gradient, wanted, bias_grad=False)
         return gradient if input_grad else None
 

@@ -77,12 +77,13 @@ class _ConvTranspose(Module):
     def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
         """Three gradients: to the weight, the bias and the input."""
         (x,) = self._restore()
-        name, weight = f"conv_transpose{self.rank}d", self.weight.data
+        name, shape, weight = f"conv_transpose{self.rank}d", x.shape, self.weight.data
         self.weight.accumulate(self._call(getattr(grad, f"{name}_weight"), x, weight.shape, grad_output))
+        del x  # so that its memory serves for the gradient to it
         if self.bias is not None:
             bias_gradient: Callable[..., Array] = getattr(grad, f"{name}_bias")
             self.bias.accumulate(bias_gradient(grad_output, backend=self.backend))
-        return self._call(getattr(grad, f"{name}_input"), x.shape, weight, grad_output) if input_grad else None
+        return self._call(getattr(grad, f"{name}_input"), shape, weight, grad_output) if input_grad else None
 
     def __repr__(self) -> str:
         return (
