@@ -6,7 +6,7 @@
 
 /* Code that was compiled against this file and kept on disk asks vox_abi() whether it still fits.  Count up VOX_ABI with
  * every change of a struct, an enumeration or a function below. */
-enum vox_version { VOX_ABI = 8 };
+enum vox_version { VOX_ABI = 9 };
 int64_t vox_abi(void);
 
 enum vox_status { VOX_OK = 0, VOX_AGAIN = 1, VOX_INVALID = -1, VOX_OVERFLOW = -2, VOX_NO_MEMORY = -3, VOX_OUTSIDE = -4 };
@@ -91,13 +91,13 @@ int vox_max_pool(const vox_window *p, int64_t threads, const void *x, void *y, i
 /* What a training step wants of a max-pool whose windows are two wide, lie side by side and cover the planes, of VOX_F32 or
  * VOX_F64: kernel and stride (1 or 2, 1 or 2, 2).  taps (planes, output) gets where in its window each maximum stands.  On
  * the way back a channel's planes are k apart; dx (planes, spatial) is dy where its tap was the maximum, else 0.  What may
- * be NULL: pooled (planes, output) are results of a ReLU, dy is 0 where they are <= 0; add (spatial) is added to dx, its
- * channels as close as dx's and its samples add_stride elements apart; output (planes, spatial) are results of a ReLU, dx is
- * 0 where they are <= 0; sums (k) gets the sums of dx. */
+ * be NULL: pooled (planes, output) are results of a ReLU, dy is 0 where they are <= 0; add is added to dx; output are results
+ * of a ReLU, dx is 0 where they are <= 0; sums (k) gets the sums of dx.  add's and output's channels are as close as dx's,
+ * their samples add_stride and output_stride elements apart. */
 int vox_max_pool_taps(const vox_window *p, int64_t threads, const void *x, void *y, uint8_t *taps, int64_t *cursor);
 int vox_max_pool_taps_grad(const vox_window *p, int64_t threads, int64_t k, const void *pooled, const void *dy,
-                           const uint8_t *taps, const void *output, const void *add, int64_t add_stride, void *dx,
-                           void *sums, int64_t *cursor);
+                           const uint8_t *taps, const void *output, int64_t output_stride, const void *add,
+                           int64_t add_stride, void *dx, void *sums, int64_t *cursor);
 
 /* out (planes, spatial) = 0, then values (planes, pooled) are stored or added at indices into a plane, in order.  Any
  * vox_type.  VOX_OUTSIDE, with some of out written, where an index is none of a plane's. */

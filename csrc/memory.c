@@ -7,21 +7,28 @@
 
 #include "problem.h"
 
-enum { MOST_KEPT = 128 };
-static const int64_t HUGE_PAGE = 2 << 20;
+enum { MOST_KEPT = 128, LEAST_REST = 4096 }; /* pieces; bytes of one that is cut off */
+static const int64_t HUGE_PAGE = 2 << 20, SHARED = (int64_t)256 << 20;
 
-/* Memory comes from the system in regions, each of the size of the request that found no room, and a later, smaller one
- * may take a piece.  Each piece begins with a line that says so much of it: */
+/* Memory comes from the system in regions, which begin with a line that says so much of them.  Requests share one, of which
+ * only what they have reached takes memory; where pieces lie side by side, what they leave can serve a larger one.  Requests
+ * that are large beside it have regions of their own, and later, smaller ones may take a piece. */
+typedef struct region {
+  int64_t size, used; /* bytes with this line: of addresses, and up to the end of the last piece */
+  int shared;
+} region;
+
+/* Each piece begins with a line, too: */
 typedef struct piece {
-  int64_t size, region; /* bytes of the piece with this line, and of its region */
-  int64_t age;          /* when it was given back */
-  int64_t gone;         /* while it is kept: bytes whose pages the system has back */
-  struct piece *next;   /* the next one that is kept, by address */
-  int first;            /* whether it begins its region */
+  int64_t size; /* bytes with this line */
+  region *region;
+  int64_t age;        /* when it was given back */
+  int64_t gone;       /* while it is kept: bytes whose pages the system has back */
+  struct piece *next; /* the next one that is kept, by address */
 } piece;
-_Static_assert(sizeof(piece) <= VOX_ALIGN, "a piece begins with one line");
+_Static_assert(sizeof(region) <= VOX_ALIGN && sizeof(piece) <= VOX_ALIGN, "both begin with one line");
 
-/* A piece is at least this part of its region: so much at most can a small one that stays hold back. */
+/* Of a region that is not shared a piece is at least this part: so much at most can a small one that stays hold back. */
 enum { LEAST_PART = 8 };
 
 static struct {
@@ -29,6 +36,7 @@ static struct {
   int64_t live, peak, kept, limit; /* bytes: handed out, most of that so far, kept in pages of ours, most of these */
   int64_t count, clock;            /* pieces kept, times that one was given back */
   piece *first;                    /* kept, by address */
+  region *growing;                 /* the shared one that is not full, or NULL */
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .limit = (int64_t)256 << 20};
 
 /* A child finds the pool whole, whatever other threads were about when it was forked. */
@@ -37,7 +45,10 @@ static void after_fork(void) { pthread_mutex_unlock(&pool.lock); }
 static void after_fork_in_child(void) { pthread_mutex_init(&pool.lock, NULL); }
 static void register_fork_handlers(void) { pthread_atfork(before_fork, after_fork, after_fork_in_child); }
 
-/* These five with the lock held. */
+/* These with the lock held. */
+
+static int ends_region(const piece *p) { return (char *)p + p->size == (char *)p->region + p->region->used; }
+static int is_region(const piece *p) { return (char *)p == (char *)p->region + VOX_ALIGN && ends_region(p); }
 
 static void keep(piece *p, piece **link) {
   p->next = *link;
@@ -54,18 +65,19 @@ static piece *take_out(piece **link) {
   return p;
 }
 
-/* The smallest piece that serves; what it has over is kept, unless that is less than an eighth, or a page. */
+/* The smallest piece that serves; what it has over is kept, unless that is less than a page. */
 static piece *find_kept(int64_t total) {
   piece **best = NULL;
   for (piece **link = &pool.first; *link; link = &(*link)->next) {
     const piece *p = *link;
-    if (p->size >= total && p->region / LEAST_PART <= total && (!best || p->size < (*best)->size)) best = link;
+    const int allowed = p->region->shared || p->region->size / LEAST_PART <= total;
+    if (p->size >= total && allowed && (!best || p->size < (*best)->size)) best = link;
   }
   if (!best) return NULL;
   piece *p = take_out(best);
   const int64_t over = p->size - total, gone = vox_max(0, p->gone - total);
   p->gone = 0;
-  if (over > total / 8 + 4096) {
+  if (over > LEAST_REST) {
     piece *rest = (piece *)((char *)p + total);
     *rest = (piece){.size = over, .region = p->region, .age = p->age, .gone = gone};
     p->size = total;
@@ -74,8 +86,32 @@ static piece *find_kept(int64_t total) {
   return p;
 }
 
-/* Of a region that is in use no piece can go, but its whole pages can: the next owner finds zeros there.  The oldest such
- * piece's; 0 if there is none. */
+/* More of the shared region, from the piece on that was its last. */
+static piece *grow(int64_t total) {
+  region *r = pool.growing;
+  piece **last = NULL;
+  if (!r) return NULL;
+  for (piece **link = &pool.first; *link; link = &(*link)->next)
+    if ((*link)->region == r && ends_region(*link)) last = link;
+  const int64_t before = last ? r->used - (*last)->size : r->used;
+  if (before + total > r->size) return NULL;
+  if (last) take_out(last);
+#if defined(MADV_HUGEPAGE)
+  if (r->used < 2 * HUGE_PAGE && before + total >= 2 * HUGE_PAGE) madvise(r, (size_t)r->size, MADV_HUGEPAGE);
+#endif
+  piece *p = (piece *)((char *)r + before);
+  *p = (piece){.size = total, .region = r};
+  r->used = before + total;
+  return p;
+}
+
+/* The whole pages of a piece behind its line; the next owner finds zeros there.  0 where the system does not take them. */
+static int discard(const piece *p, int64_t page) {
+  const int64_t start = vox_round_up((intptr_t)p + VOX_ALIGN, page), end = (intptr_t)p + p->size;
+  return end - end % page <= start || !madvise((void *)start, (size_t)(end - end % page - start), MADV_DONTNEED);
+}
+
+/* Of a region that is in use no piece can go, but its pages can.  The oldest such piece's; 0 if there is none. */
 static int return_pages(void) {
   const int64_t page = sysconf(_SC_PAGESIZE);
   piece *oldest = NULL;
@@ -85,24 +121,31 @@ static int return_pages(void) {
     if (whole > p->gone && (!oldest || p->age < oldest->age)) oldest = p, bytes = whole;
   }
   if (!oldest) return 0;
-  const int64_t start = vox_round_up((intptr_t)oldest + VOX_ALIGN, page), end = (intptr_t)oldest + oldest->size;
-  if (madvise((void *)start, (size_t)(end - end % page - start), MADV_DONTNEED)) return 0;
+  if (!discard(oldest, page)) return 0;
   pool.kept -= bytes - oldest->gone;
   oldest->gone = bytes;
   return 1;
 }
 
-/* Join what lies beside each other in a region; then the oldest whole regions go that are too many.  Returns these. */
+/* A region that is one piece, to be returned to the system with those that are `out` already. */
+static piece *take_region(piece **link, piece *out) {
+  piece *p = take_out(link);
+  if (p->region == pool.growing) pool.growing = NULL;
+  p->next = out;
+  return p;
+}
+
+/* Join what lies side by side, which is never in two regions, for these begin with their lines; then the oldest whole regions go that are too many.  Returns these. */
 static piece *give_back(piece *p) {
   piece **link = &pool.first, **before = NULL, *out = NULL;
   for (; *link && (uintptr_t)*link < (uintptr_t)p; link = &(*link)->next) before = link;
   p->age = ++pool.clock;
-  if (*link && (char *)p + p->size == (char *)*link && !(*link)->first) {
+  if (*link && (char *)p + p->size == (char *)*link) {
     piece *upper = take_out(link);
     p->size += upper->size;
     p->gone += upper->gone;
   }
-  if (before && (char *)*before + (*before)->size == (char *)p && !p->first) {
+  if (before && (char *)*before + (*before)->size == (char *)p) {
     piece *lower = take_out(before);
     lower->size += p->size;
     lower->gone += p->gone;
@@ -114,11 +157,9 @@ static piece *give_back(piece *p) {
   while (pool.count > MOST_KEPT || pool.kept > pool.limit) {
     piece **oldest = NULL;
     for (link = &pool.first; *link; link = &(*link)->next)
-      if ((*link)->size == (*link)->region && (!oldest || (*link)->age < (*oldest)->age)) oldest = link;
+      if (is_region(*link) && (!oldest || (*link)->age < (*oldest)->age)) oldest = link;
     if (!oldest) break;
-    p = take_out(oldest);
-    p->next = out;
-    out = p;
+    out = take_region(oldest, out);
   }
   while (pool.kept > pool.limit && return_pages()) {
   }
@@ -128,21 +169,29 @@ static piece *give_back(piece *p) {
 static void return_to_system(piece *p) {
   while (p) {
     piece *next = p->next;
-    free(p);
+    free(p->region);
     p = next;
   }
 }
 
-/* A region of its own.  Memory that pages of 2 MiB can hold asks for them. */
+/* A new region, shared if the request is small beside it and there is room for that.  Memory that pages of 2 MiB can hold asks
+ * for them. */
 static piece *fresh(int64_t total) {
-  const int64_t align = total >= 2 * HUGE_PAGE ? HUGE_PAGE : VOX_ALIGN;
-  void *region; /* aligned_alloc of C11 wants multiples of such an alignment */
-  if (posix_memalign(&region, (size_t)align, (size_t)total)) return NULL;
+  void *memory = NULL;
+  int shared = total <= SHARED / LEAST_PART;
+  if (total > INT64_MAX - VOX_ALIGN) return NULL;
+  /* aligned_alloc of C11 wants multiples of such an alignment */
+  if (shared && posix_memalign(&memory, (size_t)HUGE_PAGE, (size_t)SHARED)) shared = 0;
+  const int64_t size = shared ? SHARED : total + VOX_ALIGN, align = size >= 2 * HUGE_PAGE ? HUGE_PAGE : VOX_ALIGN;
+  if (!shared && posix_memalign(&memory, (size_t)align, (size_t)size)) return NULL;
 #if defined(MADV_HUGEPAGE)
-  if (align == HUGE_PAGE) madvise(region, (size_t)(total - total % HUGE_PAGE), MADV_HUGEPAGE);
+  if (total >= 2 * HUGE_PAGE) madvise(memory, (size_t)(size - size % HUGE_PAGE), MADV_HUGEPAGE);
 #endif
-  *(piece *)region = (piece){.size = total, .region = total, .first = 1};
-  return region;
+  region *r = memory;
+  piece *p = (piece *)((char *)memory + VOX_ALIGN);
+  *r = (region){.size = size, .used = total + VOX_ALIGN, .shared = shared};
+  *p = (piece){.size = total, .region = r};
+  return p;
 }
 
 void *vox_alloc(int64_t bytes) {
@@ -152,15 +201,17 @@ void *vox_alloc(int64_t bytes) {
   total -= total % VOX_ALIGN;
   pthread_once(&once, register_fork_handlers);
   pthread_mutex_lock(&pool.lock);
-  piece *p = find_kept(total);
+  piece *p = find_kept(total), *made = NULL;
+  if (!p && total <= SHARED / LEAST_PART) p = grow(total);
   pthread_mutex_unlock(&pool.lock);
-  if (!p) p = fresh(total);
+  if (!p) p = made = fresh(total);
   if (!p) {
     vox_release_memory();
-    p = fresh(total);
+    p = made = fresh(total);
   }
   if (!p) return NULL;
   pthread_mutex_lock(&pool.lock);
+  if (made && made->region->shared) pool.growing = made->region;
   pool.live += p->size;
   pool.peak = vox_max(pool.peak, pool.live);
   pthread_mutex_unlock(&pool.lock);
@@ -178,15 +229,17 @@ void vox_free(void *memory) {
 }
 
 void vox_release_memory(void) {
+  const int64_t page = sysconf(_SC_PAGESIZE);
   piece *out = NULL;
   pthread_mutex_lock(&pool.lock);
   for (piece **link = &pool.first; *link;) {
-    if ((*link)->size == (*link)->region) {
-      piece *p = take_out(link);
-      p->next = out;
-      out = p;
+    piece *p = *link;
+    if (is_region(p)) {
+      out = take_region(link, out);
+    } else if (p->region->shared && ends_region(p) && discard(p, page)) { /* as if it had never been reached */
+      p->region->used -= take_out(link)->size;
     } else {
-      link = &(*link)->next;
+      link = &p->next;
     }
   }
   while (return_pages()) {

@@ -142,7 +142,7 @@ typedef void vox_max_kernel(const vox_window *p, const vox_box *box, const void 
 /* The way back through a max-pool that kept its taps; vox_max_pool_taps_grad has the arguments. */
 typedef struct vox_taps_job {
   const vox_window *p;
-  int64_t n, k, add_stride;
+  int64_t n, k, output_stride, add_stride;
   const void *pooled, *dy, *output, *add;
   const uint8_t *taps;
   void *out, *sums;

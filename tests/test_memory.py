@@ -152,12 +152,30 @@ def test_pages_beside_a_result_that_stays_go_where_they_are_too_many():
 
 
 def test_the_oldest_regions_go_first():
-    held = [empty((LARGE + 1024 * i,), np.dtype(np.uint8)) for i in range(200)]
-    sizes, before = [array.nbytes for array in held], facts()["kept_bytes"]
+    held = [empty(((40 << 20) + (i << 18),), np.dtype(np.uint8)) for i in range(10)]
+    sizes = [array.nbytes for array in held]
     while held:
         held.pop(0)
-    kept = facts()["kept_bytes"] - before
-    assert sum(sizes[-120:]) <= kept <= sum(sizes[-128:]) + 128 * 64
+    assert sum(sizes[-6:]) <= facts()["kept_bytes"] <= sum(sizes[-6:]) + 6 * 128
+
+
+def test_requests_share_a_region_and_a_larger_one_takes_what_several_leave():
+    one, two, three, four = (empty((4 * LARGE,), np.dtype(np.uint8)) for _ in range(4))
+    first, step = one.ctypes.data, two.ctypes.data - one.ctypes.data
+    assert [a.ctypes.data for a in (two, three, four)] == [first + i * step for i in (1, 2, 3)]
+    del two, three
+    assert empty((8 * LARGE,), np.dtype(np.uint8)).ctypes.data == first + step
+    del four
+    last = empty((16 * LARGE,), np.dtype(np.uint8))  # what the end lacks is added to it
+    assert last.ctypes.data == first + step
+    before = facts()["kept_bytes"]
+    del last
+    assert before == 0
+    assert facts()["kept_bytes"] >= 16 * LARGE
+    release_memory()
+    assert facts()["kept_bytes"] == 0  # though one is still there
+    assert empty((4 * LARGE,), np.dtype(np.uint8)).ctypes.data == first + step
+    one[...] = 1
 
 
 def test_results_of_calls_are_recycled_and_stay_their_owners():

@@ -83,10 +83,11 @@ def by_loops(problem, gy, taps, pooled, output, add):
 
 
 def way_back(size, dtype, seed):
-    """A problem and its arrays of small integers; of what is added each sample is contiguous, no more."""
+    """A problem and its arrays of small integers; of the last two each sample is contiguous, no more."""
     problem = problem_of(size, dtype)
     rng = np.random.default_rng(seed)
-    output = np.maximum(oracle.integers(rng, problem.input_shape, dtype), 0)
+    shape = (problem.n, problem.c + 1, *problem.spatial)
+    output = np.maximum(oracle.integers(rng, shape, dtype), 0)[:, 1:]
     pooled, gy = (oracle.integers(rng, problem.output_shape, dtype) for _ in range(2))
     output.flat[0] = pooled.flat[-1] = np.nan
     taps = rng.integers(0, np.prod(problem.kernel), problem.output_shape, np.uint8)

@@ -111,12 +111,12 @@ static void taps_body(void *context, int64_t channel, int64_t slot) {
 }
 
 int vox_max_pool_taps_grad(const vox_window *p, int64_t threads, int64_t k, const void *pooled, const void *dy,
-                           const uint8_t *taps, const void *output, const void *add, int64_t add_stride, void *dx,
-                           void *sums, int64_t *cursor) {
+                           const uint8_t *taps, const void *output, int64_t output_stride, const void *add,
+                           int64_t add_stride, void *dx, void *sums, int64_t *cursor) {
   taps_call c = {.unit = vox_unit_used(p->type)};
   if (!in_pairs(p) || !c.unit || k < 1 || p->planes % k) return VOX_INVALID;
-  c.job = (vox_taps_job){.p = p, .n = p->planes / k, .k = k, .add_stride = add_stride, .pooled = pooled, .dy = dy,
-                         .output = output, .add = add, .taps = taps, .out = dx, .sums = sums};
+  c.job = (vox_taps_job){.p = p, .n = p->planes / k, .k = k, .output_stride = output_stride, .add_stride = add_stride,
+                         .pooled = pooled, .dy = dy, .output = output, .add = add, .taps = taps, .out = dx, .sums = sums};
   return vox_parallel(k, threads, vox_slice_end(), taps_body, &c, cursor);
 }
 

@@ -139,14 +139,15 @@ INLINE vec taps_store(const int alone, const int whole, vec v, int64_t n, const 
   return v;
 }
 
-/* One row of windows from q on, whose first element of dx is `to` and of what is added `plus`; `alone`: there is nothing to
- * add and no output. */
+/* One row of windows from q on, whose first element of dx is `to`, of output `seen` and of what is added `plus`; `alone`:
+ * there is nothing to add and no output. */
 INLINE void taps_spread(const int D, const int H, const int alone, const int form, const vox_taps_job *job, const pairs *at,
-                        int64_t q, int64_t to, int64_t plus, int64_t n, vec sum[2]) {
+                        int64_t q, int64_t to, int64_t seen, int64_t plus, int64_t n, vec sum[2]) {
   const int whole = form == ONE_ROW, split = form == TWO_ROWS && 2 * n < LANES;
   const int64_t high = form == TWO_ROWS ? H * at->row : LANES, left = form == TWO_ROWS ? 2 * n : 2 * n - LANES;
   const real *dy = (const real *)job->dy + q, *pooled = job->pooled ? (const real *)job->pooled + q : 0;
-  const real *add = job->add ? (const real *)job->add + plus : 0, *output = job->output ? (const real *)job->output + to : 0;
+  const real *add = job->add ? (const real *)job->add + plus : 0;
+  const real *output = job->output ? (const real *)job->output + seen : 0;
   real *dx = (real *)job->out + to;
   const uint8_t *places = job->taps + q;
   vec g = form == PART ? v_load_n(dy, n) : split ? v_halves(v_load_n(dy, n), v_load_n(dy + n, n)) : v_load(dy);
@@ -180,17 +181,18 @@ INLINE real taps_channel(const int D, const int H, const int alone, const vox_ta
       for (int64_t h = 0; h < p->output[1]; h++) {
         const int64_t line = d * D * at.slice + h * H * at.row;
         const int64_t q = plane * at.plane + (d * p->output[1] + h) * p->output[2];
-        const int64_t to = plane * at.image + line, plus = s * job->add_stride + channel * at.image + line;
+        const int64_t to = plane * at.image + line, here = channel * at.image + line;
+        const int64_t seen = s * job->output_stride + here, plus = s * job->add_stride + here;
         int64_t w = 0;
         if (two_rows(h, p->output[1], p->output[2])) {
-          taps_spread(D, H, alone, TWO_ROWS, job, &at, q, to, plus, p->output[2], sum);
+          taps_spread(D, H, alone, TWO_ROWS, job, &at, q, to, seen, plus, p->output[2], sum);
           h++;
           continue;
         }
         for (; w + LANES <= p->output[2]; w += LANES)
-          taps_spread(D, H, alone, ONE_ROW, job, &at, q + w, to + 2 * w, plus + 2 * w, LANES, sum);
+          taps_spread(D, H, alone, ONE_ROW, job, &at, q + w, to + 2 * w, seen + 2 * w, plus + 2 * w, LANES, sum);
         if (w < p->output[2])
-          taps_spread(D, H, alone, PART, job, &at, q + w, to + 2 * w, plus + 2 * w, p->output[2] - w, sum);
+          taps_spread(D, H, alone, PART, job, &at, q + w, to + 2 * w, seen + 2 * w, plus + 2 * w, p->output[2] - w, sum);
       }
     total += v_sum(sum[0] + sum[1]);
   }

@@ -165,17 +165,18 @@ static void run_pool_taps(caller *c) {
   vox_window p = window_of(f);
   const int type = (int)f->type;
   const int64_t size = sizes_of[type], k = f->kg, planes = f->n * k, image = volume(f->spatial), plane = volume(f->output);
-  const int64_t ins = planes * image, outs = planes * plane, taps = volume(f->kernel), apart = (k + 1) * image;
+  const int64_t ins = planes * image, outs = planes * plane, taps = volume(f->kernel);
+  const int64_t apart = (k + 1) * image, near = k * image + 3; /* samples of the ReLU's results, and of what is added */
   p.planes = planes;
-  make_operand(c, 0, type, ins, (int)f->data);
+  make_operand(c, 0, type, f->n * apart, (int)f->data);
   make_operand(c, 1, type, outs, (int)f->data);
-  make_operand(c, 2, type, f->n * apart, (int)f->data);
+  make_operand(c, 2, type, f->n * near, (int)f->data);
   char *y[2], *dx[2], *sums[2];
   uint8_t *tap[2];
   for (int run = 0; run < 2; run++) {
     const int64_t place = f->place[run];
-    const char *x = operand(c, 0, 0, ins * size, place, size), *dy = operand(c, 1, 1, outs * size, place, size);
-    const char *add = f->accumulate & 4 ? operand(c, 2, 2, f->n * apart * size, place, size) : NULL;
+    const char *x = operand(c, 0, 0, f->n * apart * size, place, size), *dy = operand(c, 1, 1, outs * size, place, size);
+    const char *add = f->accumulate & 4 ? operand(c, 2, 2, f->n * near * size, place, size) : NULL;
     int64_t cursor = 0;
     y[run] = output_block(c, 3, outs * size, place, size);
     tap[run] = output_block(c, 4 + run, outs, place, 1);
@@ -187,13 +188,14 @@ static void run_pool_taps(caller *c) {
     sums[run] = f->bias ? output_block(c, 8 + run, k * size, place, size) : NULL;
     cursor = 0;
     while (vox_max_pool_taps_grad(&p, f->threads[run], k, f->accumulate & 1 ? y[run] : NULL, dy, tap[run],
-                                  f->accumulate & 2 ? x : NULL, add, apart, dx[run], sums[run], &cursor) == VOX_AGAIN) {
+                                  f->accumulate & 2 ? x : NULL, apart, add, near, dx[run], sums[run],
+                                  &cursor) == VOX_AGAIN) {
     }
     check_canaries(c, dx[run], ins * size, place);
     if (f->bias) check_canaries(c, sums[run], k * size, place);
-    check_unchanged(c, 0, x, ins * size);
+    check_unchanged(c, 0, x, f->n * apart * size);
     check_unchanged(c, 1, dy, outs * size);
-    if (add) check_unchanged(c, 2, add, f->n * apart * size);
+    if (add) check_unchanged(c, 2, add, f->n * near * size);
   }
   if (memcmp(tap[0], tap[1], (size_t)outs)) fail(c, "taps differ between two runs");
   if (memcmp(dx[0], dx[1], (size_t)(ins * size))) fail(c, "bits differ between two runs");
@@ -202,7 +204,7 @@ static void run_pool_taps(caller *c) {
     double total = 0, all = 0;
     for (int64_t s = 0; s < f->n; s++)
       for (int64_t o = 0, q = (s * k + channel) * plane; o < plane; o++, q++) {
-        const int64_t first = (s * k + channel) * image, added = s * apart + channel * image;
+        const int64_t first = (s * k + channel) * image, added = s * near + channel * image;
         int64_t at[8], best = 0;
         for (int64_t t = 0; t < taps; t++) {
           const int64_t w = o % f->output[2] * 2 + t % 2, h = o / f->output[2] % f->output[1] * f->kernel[1] + t / 2 % f->kernel[1];
@@ -213,10 +215,10 @@ static void run_pool_taps(caller *c) {
         if (tap[0][q] != best) fail(c, "output %lld: tap %d, not %lld", (long long)q, tap[0][q], (long long)best);
         if (!same_element(type, y[1], q, c->masters[0], first + at[best])) fail(c, "maximum %lld", (long long)q);
         for (int64_t t = 0; t < taps; t++) {
-          const double x = c->wide[0][first + at[t]];
+          const double x = c->wide[0][first + at[t]], output = c->wide[0][s * apart + channel * image + at[t]];
           double v = t != best || (f->accumulate & 1 && x <= 0) ? 0 : c->wide[1][q], magnitude = fabs(v);
           if (f->accumulate & 4) v += c->wide[2][added + at[t]], magnitude += fabs(c->wide[2][added + at[t]]);
-          if (f->accumulate & 2 && x <= 0) v = magnitude = 0;
+          if (f->accumulate & 2 && output <= 0) v = magnitude = 0;
           check(c, type, f->data == INTEGERS || !(f->accumulate & 4), 0, first + at[t], load(type, dx[0], first + at[t]), v,
                 magnitude, 2);
           total += v;

@@ -126,8 +126,8 @@ class Backend(Protocol):
         """Gradient to the input of `max_pool_taps`, with what else a training step wants of the same pass.
 
         A ReLU's results before the pool: ``pooled``, shaped as grad_output, which is 0 where they are <= 0, or
-        ``output``, shaped as out, which is.  ``add`` (n, c, *spatial), of which each sample is contiguous, is added
-        before that; ``sums`` (c,) gets the sums of out over samples and positions.
+        ``output``, shaped as out, which is.  ``add``, shaped as out, is added before that.  Of these two each sample is
+        contiguous.  ``sums`` (c,) gets the sums of out over samples and positions.
         """
         ...
 

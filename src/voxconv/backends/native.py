@@ -449,13 +449,18 @@ def max_pool_taps_grad(
     """See `voxconv.backends.Backend.max_pool_taps_grad`."""
     if not problem.planes:
         return
-    # samples of what is added may lie apart, and a buffer has no gaps
-    place = ffi.NULL if add is None else ffi.cast("void *", add.__array_interface__["data"][0])
     _run(
         lib.vox_max_pool_taps_grad, _window_struct(problem), lib.vox_get_num_threads(), problem.c, _pointer(pooled),
-        _pointer(grad_output), ffi.from_buffer("uint8_t[]", taps), _pointer(output), place,
-        0 if add is None else add.strides[0] // add.itemsize, _pointer(out), _pointer(sums),
+        _pointer(grad_output), ffi.from_buffer("uint8_t[]", taps), *_samples(output), *_samples(add), _pointer(out),
+        _pointer(sums),
     )  # fmt: skip
+
+
+def _samples(array: Array | None) -> tuple[Any, int]:
+    """Where the first sample is and how many elements apart they lie: a buffer has no gaps."""
+    if array is None:
+        return ffi.NULL, 0
+    return ffi.cast("void *", array.__array_interface__["data"][0]), array.strides[0] // array.itemsize
 
 
 @lru_cache(maxsize=512)

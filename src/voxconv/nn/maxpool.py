@@ -86,8 +86,7 @@ class _MaxPool(Module):
         sums of what is returned.
         """
         taps, problem = self._restore()
-        y = np.ascontiguousarray(y, problem.dtype)
-        pooled, output = (y, None) if y.shape == problem.output_shape else (None, y.reshape(problem.input_shape))
+        pooled, output = (np.ascontiguousarray(y, problem.dtype), None) if y.shape == problem.output_shape else (None, y)
         return self._unpool(problem, grad_output, taps, pooled, output, add, sums)
 
     def _unpool(
@@ -99,8 +98,7 @@ class _MaxPool(Module):
         if gradient.shape != problem.output_shape:
             rule = f"must have the shape of the output, {problem.output_shape}"
             raise ValueError(rejection(name, "grad_output", f"array of shape {gradient.shape}", rule))
-        if add is not None and (add.dtype != problem.dtype or not add[:1].flags.c_contiguous):
-            add = np.ascontiguousarray(add, problem.dtype)
+        output, add = _samples(problem, output), _samples(problem, add)
         result = empty(problem.input_shape, problem.dtype)
         backend = choose_backend(name, self.backend)
         backend.max_pool_taps_grad(problem, gradient, taps, pooled, output, add, result, sums)
@@ -108,6 +106,13 @@ class _MaxPool(Module):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding})"
+
+
+def _samples(problem: WindowProblem, array: Array | None) -> Array | None:
+    """An array of the input's size, each sample of which is contiguous."""
+    if array is None or (array.dtype == problem.dtype and array[:1].flags.c_contiguous):
+        return array
+    return np.ascontiguousarray(array, problem.dtype)
 
 
 class MaxPool1d(_MaxPool):

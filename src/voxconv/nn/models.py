@@ -32,6 +32,12 @@ def _backward(layer: Module, held: list[Array]) -> Array:
     return result
 
 
+def _joined(*maps: Array) -> Array:
+    """Maps with their channels one after the other."""
+    shape = (len(maps[0]), sum(part.shape[1] for part in maps), *maps[0].shape[2:])
+    return np.concatenate(maps, axis=1, out=empty(shape, np.result_type(*maps)))
+
+
 class _ResidualBlock(Module):
     """``relu(bn2(conv2(relu(bn1(conv1(x))))) + x)``, the shortcut convolved where the shape changes."""
 
@@ -161,9 +167,11 @@ class _UNet(Module):
             x = self._at("pool", level)(across[level])
         x = self._at("down", self.depth)(x)
         for level in reversed(range(self.depth)):
-            both = across[level], self._at("up", level)(x)
-            shape = (len(x), sum(part.shape[1] for part in both), *both[0].shape[2:])
-            x = self._at("join", level)(np.concatenate(both, axis=1, out=empty(shape, np.result_type(*both))))
+            joined = _joined(across.pop(), self._at("up", level)(x))
+            down = self._at("down", level)
+            assert isinstance(down, Sequential)
+            down[-1]._save(joined[:, : self.widths[level]])  # the ReLU's result, which need not be there twice
+            x = self._at("join", level)(joined)
         answer: Array = self.head(x)
         return answer
 
