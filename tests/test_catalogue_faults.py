@@ -181,6 +181,7 @@ def test_h3_each_thread_is_refused_once(backend, preloaded):
 def h2_an_address_space_that_is_too_small(backend):
     x, w = numbers(1, 16, 64, 64), numbers(16, 16, 3, 3)
     expected = vc.conv2d(x, w, backend=backend)
+    vc.release_memory()  # and with it the addresses of memory that is kept
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20), hard))

@@ -86,8 +86,9 @@ class _MaxPool(Module):
         sums of what is returned.
         """
         taps, problem = self._restore()
-        pooled, output = (np.ascontiguousarray(y, problem.dtype), None) if y.shape == problem.output_shape else (None, y)
-        return self._unpool(problem, grad_output, taps, pooled, output, add, sums)
+        if y.shape == problem.output_shape:
+            return self._unpool(problem, grad_output, taps, np.ascontiguousarray(y, problem.dtype), None, add, sums)
+        return self._unpool(problem, grad_output, taps, None, y, add, sums)
 
     def _unpool(
         self, problem: WindowProblem, grad_output: Array, taps: Array, pooled: Array | None = None,

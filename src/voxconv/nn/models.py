@@ -194,7 +194,7 @@ class _UNet(Module):
                 held.append(_backward(pool, held) + across.pop())
             else:
                 conv, relu = down.last_relu
-                held.append(conv.rectify_pooled(*relu._restore(), pool, held.pop(), across.pop()))
+                held.append(conv.rectify_pooled(relu._restore()[0], pool, held.pop(), across.pop()))
             result = down.backward(held.pop(), input_grad or level > 0, rectified=down.last_relu is not None)
             if result is not None:
                 held.append(result)
