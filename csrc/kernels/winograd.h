@@ -367,6 +367,8 @@ INLINE void winograd_fused(const int depth, const real *u, const real *v, int64_
   winograd_put(M, M, lines, to, y);
 }
 
+enum { FUSED_VECTORS = 4 }; /* of tiles: what all output channels read, from L1 */
+
 NOINLINE void winograd_fused_tiles(int64_t depth, const real *u, const real *v, int64_t stride, const int64_t *off, vec bias,
                                    int activation, vec slope, const winograd_place *to, real *y) {
   switch (depth) {
@@ -711,17 +713,18 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
       m = vox_panel_width(l->panel, l->cout - k);
       mends |= winograd_pack(p, l, it->group, k, m, job->weight, u_stride, products + l->packing + (k - kb) * of_channel);
     }
-    for (int64_t k = kb; FUSED_DEPTH > 0 && l->fused && k < k_end; k++) {
-      const int64_t channel = it->group * l->cout + k;
-      real *y = (real *)job->y + channel * plane;
-      vec bias = v_set1(job->bias ? ((const real *)job->bias)[channel] : 0);
-      for (int64_t q = 0; q * LANES < outputs; q++) {
-        const int whole = places[q].whole;
-        winograd_fused_tiles(depth, weights + (k - kb) * of_channel, v + q * LANES, v_stride, off, bias, p->activation, slope,
-                             whole ? &places[q] : &parts, whole ? y : lines);
-        if (!whole) winograd_store(l, &block, q, size[2], spread, plane, streams, lines, y);
+    for (int64_t first = 0; FUSED_DEPTH > 0 && l->fused && first * LANES < outputs; first += FUSED_VECTORS)
+      for (int64_t k = kb; k < k_end; k++) {
+        const int64_t channel = it->group * l->cout + k;
+        real *y = (real *)job->y + channel * plane;
+        vec bias = v_set1(job->bias ? ((const real *)job->bias)[channel] : 0);
+        for (int64_t q = first; q < first + FUSED_VECTORS && q * LANES < outputs; q++) {
+          const int whole = places[q].whole;
+          winograd_fused_tiles(depth, weights + (k - kb) * of_channel, v + q * LANES, v_stride, off, bias, p->activation, slope,
+                               whole ? &places[q] : &parts, whole ? y : lines);
+          if (!whole) winograd_store(l, &block, q, size[2], spread, plane, streams, lines, y);
+        }
       }
-    }
     if (l->fused) continue;
     const int64_t next = l->late ? vox_min(k_last, k_end + l->k_block) - k_end : 0;
     for (int64_t i = 0; i < positions; i++) {
