@@ -221,10 +221,11 @@ static inline int64_t vox_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t vox_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t vox_ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 static inline int64_t vox_round_up(int64_t a, int64_t b) { return vox_ceil_div(a, b) * b; }
-/* Output channels of the panel that starts where `left` remain: full panels first, then 4, 2, 1, so that no weight is
- * padding. */
+/* Output channels of the panel that starts where `left` remain: full panels first, then a half, a quarter and so on, so that
+ * no weight is padding. */
 static inline int64_t vox_panel_width(int64_t panel, int64_t left) {
-  return left >= panel ? panel : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+  while (panel > left) panel /= 2;
+  return panel;
 }
 /* Where the i-th of so many even pieces of `count` begins: the first pieces get one more. */
 static inline int64_t vox_even_first(int64_t count, int64_t pieces, int64_t i) {

@@ -519,6 +519,8 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   l->late = weights_serve_once(p) && one_band(l) &&
             images <= (depth_taps == 1 ? vox_max(1, vox_min(most, MOST_TILES) / tiles) : 1);
   tiles *= l->images;
+  /* a single vector of tiles, whatever the threads are: twice as many sums to a load of it */
+  if (!l->fused && !l->by_channels && depth_taps == 1 && all <= u->lanes && images == 1) l->panel = 2 * u->tile_m;
 
   l->vectors = vox_ceil_div(tiles, u->lanes) + 1;
   if (band_plane(taps, slots, l->band[1] + vox_axis_halo(&ph.axis[1]), l->band[2], size, &l->plane) ||

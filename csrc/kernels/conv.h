@@ -277,11 +277,11 @@ static int conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_bo
                       end.plane, &end);
         continue;
       }
-      for (int64_t p0 = 0; p0 < o->pixels; p0 += width) {
+      for (int64_t p0 = 0, here; p0 < o->pixels; p0 += here * LANES) {
+        here = tile_vectors(vox_ceil_div(o->pixels - p0, LANES));
         end.places = places + p0 / LANES;
         end.lanes = lanes + p0;
-        pixel_tiles(m, vox_ceil_div(vox_min(width, o->pixels - p0), LANES), c0 > 0, depth,
-                    panel, scratch + p0, off, sums + (k0 - c->k_first) * l->columns + p0,
+        pixel_tiles(m, here, c0 > 0, depth, panel, scratch + p0, off, sums + (k0 - c->k_first) * l->columns + p0,
                     l->columns, last ? &end : NULL);
       }
     }
@@ -351,7 +351,7 @@ static void conv_pair(const vox_conv_job *job, const vox_phase *first, const vox
 static void pointwise_item(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, void *workspace) {
   const vox_layout *l = job->l;
   const conv_part c = conv_part_of(job, ph, it);
-  const int64_t plane = c.out.plane, width = l->vectors * LANES, q_first = it->band[2] * l->band[2];
+  const int64_t plane = c.out.plane, q_first = it->band[2] * l->band[2];
   const int64_t q_last = it->band[2] + 1 < l->bands[2] ? q_first + l->band[2] : plane;
   real *sums = (real *)workspace + l->scratch;
   int64_t *off = (int64_t *)(sums + l->sums);
@@ -370,8 +370,9 @@ static void pointwise_item(const vox_conv_job *job, const vox_phase *ph, const v
       channel_tiles(q_last - q_first, 0, l->cin, panel, c.x + q_first, off, NULL, y + q_first, plane, &end);
       continue;
     }
-    for (int64_t q = q_first; q < q_last; q += width) {
-      const int64_t v = vox_ceil_div(vox_min(width, q_last - q), LANES), at = vox_min(q, q_last - v * LANES);
+    for (int64_t q = q_first, v; q < q_last; q += v * LANES) {
+      v = tile_vectors(vox_ceil_div(q_last - q, LANES));
+      const int64_t at = vox_min(q, q_last - v * LANES);
       end.y = y + at;
       pixel_tiles(m, v, 0, l->cin, panel, c.x + at, off, NULL, 0, &end);
     }

@@ -1,7 +1,7 @@
 /* The two register tiles that all convolutions run on.  Sizes are compile-time constants after inlining, so the
  * accumulators are registers; `*_tiles` pick the instance. */
 
-enum { MOST_M = 9, MOST_V = 6 };
+enum { MOST_M = 16, MOST_V = 6 };
 
 /* Where the lanes of a vector of pixels go in an output channel: those of `mask`, in their order from `at` on where they
  * are `packed`, else each to its own offset. */
@@ -76,7 +76,7 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
       UNROLL for (int v = 0; v < V; v++) prefetch_write(end->y + i * end->plane + end->places[v].at);
   for (int64_t t = 0; t < n; t++, a += M) {
     const real *x = b + off[t];
-    prefetch_ahead(a);
+    prefetch_weights(a);
     if (M < V) { /* the fewer operands are held, the others pass */
       vec weight[MOST_M];
       UNROLL for (int i = 0; i < M; i++) weight[i] = v_opaque(v_set1(a[i]));
@@ -149,6 +149,10 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
 #define NARROW_V 6
 #define TILE_K 2
 
+/* Of so many vectors of pixels, those of the next tile: no vector stays alone that could be one of two, for which as many
+ * weights are loaded. */
+INLINE int64_t tile_vectors(int64_t left) { return left == TILE_V + 1 ? TILE_V - 1 : vox_min(left, TILE_V); }
+
 static void pixel_tiles(int64_t m, int64_t v, int accumulate, int64_t n, const real *a, const real *b,
                         const int64_t *off, real *c, int64_t ldc, const finish *end) {
   switch (m * 8 + v) {
@@ -159,6 +163,9 @@ static void pixel_tiles(int64_t m, int64_t v, int accumulate, int64_t n, const r
   case 4 * 8 + 4: pixel_tile(4, 4, accumulate, n, a, b, off, c, ldc, end); return;
   case 4 * 8 + 5: pixel_tile(4, 5, accumulate, n, a, b, off, c, ldc, end); return;
   case 4 * 8 + 6: pixel_tile(4, 6, accumulate, n, a, b, off, c, ldc, end); return;
+  case 16 * 8 + 1: pixel_tile(16, 1, accumulate, n, a, b, off, c, ldc, end); return;
+#else
+  case 8 * 8 + 1: pixel_tile(8, 1, accumulate, n, a, b, off, c, ldc, end); return;
 #endif
   case 4 * 8 + 1: pixel_tile(4, 1, accumulate, n, a, b, off, c, ldc, end); return;
   case 4 * 8 + 2: pixel_tile(4, 2, accumulate, n, a, b, off, c, ldc, end); return;
@@ -193,7 +200,7 @@ INLINE void channel_tile(const int V, const int T, int accumulate, int64_t n, co
   for (int64_t t = 0; t < n; t++, a += V * LANES) {
     const real *x = p_opaque(b + off[t]);
     vec weight[CHANNEL_V];
-    UNROLL for (int v = 0; v < V; v++) prefetch_ahead(a + v * LANES);
+    UNROLL for (int v = 0; v < V; v++) prefetch_weights(a + v * LANES);
     UNROLL for (int v = 0; v < V; v++) weight[v] = v_load(a + v * LANES);
     UNROLL for (int j = 0; j < T; j++) {
       vec pixel = v_set1(x[j]);
@@ -223,6 +230,12 @@ NOINLINE void channel_finish(const real *sums, int64_t count, real *rows, int64_
     }
 }
 
+/* Of so many pixels, those of the next tile, so that none has so few that its sums wait for each other. */
+INLINE int64_t channels_tile(int64_t count) {
+  const int64_t each = vox_ceil_div(count, vox_ceil_div(count, CHANNEL_T));
+  return vox_min(count, vox_round_up(each, 2));
+}
+
 /* `count` pixels.  Where `kept` is given the sums are there, or added to what is there, in the tiles' own order; where
  * `rows` is given they are finished. */
 static void channel_tiles(int64_t count, int accumulate, int64_t n, const real *a, const real *b, const int64_t *off,
@@ -230,7 +243,7 @@ static void channel_tiles(int64_t count, int accumulate, int64_t n, const real *
   real alone[CHANNEL_T * CHANNEL_V * LANES];
   for (int64_t j = 0, here; j < count; j += here) {
     real *sums = kept ? kept + j * CHANNEL_V * LANES : alone;
-    here = vox_min(CHANNEL_T, count - j);
+    here = channels_tile(count - j);
     if (here % 2 && j > 0 && !kept) /* an odd one at the end is found twice */
       j--, here++;
     else if (here % 2 && here > 1)
