@@ -576,13 +576,12 @@ static void winograd_mend(const vox_conv_job *job, const vox_item *it, const win
   }
 }
 
-/* Whether a panel's weights hold such a value. */
-static int panel_is_huge(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight) {
+/* Whether an output channel's weights hold such a value. */
+static int filter_is_huge(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k, const void *weight) {
   const weight_view w = view_weight(p, l, group, weight);
   const int64_t taps = p->kernel[0] * p->kernel[1] * p->kernel[2], lowest = w.tap < 0 ? 1 - taps : 0;
-  for (int64_t k = k0; k < k0 + m; k++)
-    for (int64_t c = 0; c < l->cin; c++)
-      if (has_huge(w.first + k * w.out + c * w.in + lowest, taps)) return 1;
+  for (int64_t c = 0; c < l->cin; c++)
+    if (has_huge(w.first + k * w.out + c * w.in + lowest, taps)) return 1;
   return 0;
 }
 
@@ -760,9 +759,9 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   if (streams) v_stream_end();
   if (!huge && !mends) return;
   for (int64_t k = k_first, m; k < k_last; k += m) {
-    m = mends ? vox_panel_width(l->panel, l->cout - k) : k_last - k_first;
-    /* which panels are summed again may not depend on who packed them, nor on what else was packed */
-    const int all = mends && panel_is_huge(p, l, it->group, k, m, job->weight);
+    m = mends ? 1 : k_last - k_first;
+    /* which channels are summed again may not depend on who packed them, nor on what else was packed */
+    const int all = mends && filter_is_huge(p, l, it->group, k, job->weight);
     for (int64_t i = 0; i < block.count && (all || huge); i++) {
       winograd_image *image = &block.images[i];
       const real *x = (const real *)job->x + (image->n * p->groups + it->group) * l->cin * input;
