@@ -46,7 +46,7 @@ typedef struct vox_layout {
   int64_t scratch, offsets, sums; /* elements of the three pieces of a thread's workspace */
   int64_t tile[3];         /* Winograd: outputs of a tile along each axis */
   int64_t positions;       /* Winograd: points at which a tile is multiplied */
-  int64_t images;          /* Winograd: samples, and residues of dilated axes, of an item */
+  int64_t images;          /* samples of an item; Winograd: and residues of dilated axes */
   int64_t runs;            /* Winograd: neighbouring tiles of a row within a vector, at most */
   int64_t tile_rows;       /* Winograd: rows of tiles of an image, which bands divide evenly, the first get one more */
   int64_t shares;          /* Winograd: of the input channels, transformed before, where all parts meet one V; else 0 */

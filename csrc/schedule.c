@@ -6,7 +6,7 @@
 enum { BLOCK_TAPS = 576, PANEL_TAPS = 512, BAND_BYTES = 200 * 1024, SUM_BYTES = 512 * 1024, CHUNK_PIXELS = 256 };
 enum { MOST_COLUMNS = 512, LEAST_GAIN = 22, MOST_DILATION = 64 }; /* the last for Winograd's images */
 /* An item ends within some milliseconds, since nothing interrupts it: the terms of sums in it. */
-enum { ITEM_TERMS = 1 << 25 };
+enum { ITEM_TERMS = 1 << 25, TOGETHER_TERMS = 1 << 22 };
 
 static int product(const int64_t *v, int n, int64_t *out) {
   *out = 1;
@@ -651,6 +651,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   l->cin = (gradient ? p->k : p->c) / p->groups;
   l->cout = (gradient ? p->c : p->k) / p->groups;
   l->panel = u->tile_m;
+  l->images = 1;
   if (p->algorithm == VOX_WINOGRAD) return winograd_layout(p, u, threads, l);
   if (windows_abut(p)) return upsample_layout(p, u, threads, l);
   if (is_narrow(p, l)) return narrow_layout(p, u, threads, l);
@@ -726,15 +727,19 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
 
   l->late = weights_serve_once(p) && p->n == 1 && one_band(l);
   const int64_t phases = l->phases[2] / (1 + l->pairs);
-  const int64_t visits[] = {p->n, p->groups, l->phases[0], l->phases[1], phases, l->bands[0], l->bands[1], l->bands[2]};
+  int64_t terms;
+  const int64_t work[] = {l->cout, l->cin, t, p->algorithm == VOX_DIRECT ? l->band[1] * l->band[2] : width};
+  if (product(work, 4, &terms)) return VOX_OVERFLOW;
+  /* small images share an item, and with it where their pixels go */
+  if (p->algorithm == VOX_DIRECT && !l->in_place && !l->pairs && one_band(l) && terms > 0)
+    l->images = vox_max(1, vox_min(TOGETHER_TERMS / terms, p->n / vox_max(1, threads)));
+  const int64_t images = vox_ceil_div(p->n, l->images);
+  const int64_t visits[] = {images, p->groups, l->phases[0], l->phases[1], phases, l->bands[0], l->bands[1], l->bands[2]};
   if (product(visits, 8, &l->items)) return VOX_OVERFLOW;
   /* output channels are shared out only where there are too few items: each part copies the band again */
   int64_t panels = vox_max(1, vox_ceil_div(l->cout, l->panel));
   if (l->items < 2 * threads) wide = vox_ceil_div(threads, vox_max(1, l->items));
   /* and where an item would keep a signal waiting */
-  int64_t terms;
-  const int64_t work[] = {l->cout, l->cin, t, p->algorithm == VOX_DIRECT ? l->band[1] * l->band[2] : width};
-  if (product(work, 4, &terms)) return VOX_OVERFLOW;
   wide = vox_max(wide, terms / ITEM_TERMS);
   const int64_t per_part = vox_ceil_div(panels, vox_max(1, vox_min(panels, wide))) * l->panel;
   l->parts = vox_max(1, vox_ceil_div(l->cout, per_part));

@@ -212,8 +212,10 @@ static void conv_body(void *context, int64_t index, int64_t slot) {
     call->unit->winograd_item(&call->job, &it, scratch);
     return;
   }
-  it.n = index % call->job.p->n;
-  phase_of(call->job.p, l, index / call->job.p->n * (l->pairs ? 2 : 1), &it, &phase);
+  const int64_t visits = vox_ceil_div(call->job.p->n, l->images);
+  it.n = index % visits * l->images;
+  it.images = vox_min(l->images, call->job.p->n - it.n);
+  phase_of(call->job.p, l, index / visits * (l->pairs ? 2 : 1), &it, &phase);
   if (l->narrow)
     call->unit->narrow_item(&call->job, &phase, &it, scratch);
   else if (l->upsamples)

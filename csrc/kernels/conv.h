@@ -83,6 +83,7 @@ INLINE int64_t line_offset(const vox_phase *ph, const int64_t *size, int64_t lin
 static void conv_places(const vox_phase *ph, const int64_t *size, int64_t line, int64_t w0, int64_t pitch, int64_t cols,
                         int64_t skip, int64_t pixels, place *places, int64_t *lanes) {
   const int64_t spread = ph->axis[2].spread;
+  const int dense = spread == 1 && ph->axis[1].spread == 1 && ph->axis[0].spread == 1 && cols == size[2]; /* no lanes */
   int64_t row = skip / pitch, col = skip - row * pitch;
   int64_t start = line_offset(ph, size, line + row) + w0 * spread;
   for (int64_t p = 0; p < pixels; p += LANES, places++, lanes += LANES) {
@@ -97,7 +98,7 @@ static void conv_places(const vox_phase *ph, const int64_t *size, int64_t line, 
       n = vox_min(count - i, (col < cols ? cols : pitch) - col);
       if (col >= cols) continue;
       const int64_t at = start + col * spread;
-      for (int64_t lane = 0; lane < n; lane++) lanes[i + lane] = at + lane * spread;
+      for (int64_t lane = 0; lane < n && !dense; lane++) lanes[i + lane] = at + lane * spread;
       if (!places->mask)
         places->at = at;
       else
@@ -219,9 +220,9 @@ static conv_part conv_part_of(const vox_conv_job *job, const vox_phase *ph, cons
 }
 
 /* The item's sums, which go to their places in the output or, in the order of its pixels, to `rows`, l->columns elements
- * an output channel.  Returns whether an Inf or a NaN is among weights that it packs itself. */
+ * an output channel; places and offsets are there where the image before had the `same`.  Returns whether an Inf or a NaN is among weights that it packs itself. */
 static int conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_box *o, const conv_part *c, void *workspace,
-                     real *rows) {
+                     real *rows, int same) {
   const vox_layout *l = job->l;
   const int direct = job->p->algorithm == VOX_DIRECT;
   const int64_t width = l->vectors * LANES, terms = l->cin * ph->taps;
@@ -236,7 +237,7 @@ static int conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_bo
     out.y = rows - c->k_first * l->columns;
     out.plane = l->columns;
     for (int64_t v = 0; v * LANES < o->pixels; v++) places[v] = (place){v * LANES, ALL_LANES, 1};
-  } else {
+  } else if (!same) {
     conv_places(ph, c->size, o->line, o->w0, o->pitch, o->cols, o->skip, o->pixels, places, lanes);
   }
 
@@ -256,7 +257,7 @@ static int conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_bo
       }
       /* tiles may run past the last channel's end by less than a tile */
       memset(scratch + channels * o->b.plane, 0, (size_t)width * sizeof(real));
-      if (c0 == 0) (l->dense ? points_offsets : band_offsets)(ph, &o->b, channels, off);
+      if (c0 == 0 && !same) (l->dense ? points_offsets : band_offsets)(ph, &o->b, channels, off);
     } else if (depth) {
       panel_pack(ph, o->q0, o->pixels, c->x + c0 * input, 0, depth, width, scratch);
       if (c0 == 0)
@@ -325,7 +326,7 @@ static void conv_pair(const vox_conv_job *job, const vox_phase *first, const vox
     if (!box[0].cols) return;
     if (r) rows[1] = rows[0] + (part[0].k_last - part[0].k_first) * l->columns;
     if (box[r].cols && phases[r].taps && l->cin)
-      nonfinite[r] = conv_sums(job, &phases[r], &box[r], &part[r], workspace, rows[r]);
+      nonfinite[r] = conv_sums(job, &phases[r], &box[r], &part[r], workspace, rows[r], 0);
   }
   const finish *out = &part[0].out;
   for (int64_t k = part[0].k_first; k < part[0].k_last; k++)
@@ -386,7 +387,10 @@ static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_it
   }
   conv_box box;
   if (!conv_box_of(job, ph, it, &box)) return;
-  const conv_part part = conv_part_of(job, ph, it);
-  const int nonfinite = conv_sums(job, ph, &box, &part, workspace, NULL);
-  conv_mend(job, ph, &box, &part, nonfinite, workspace);
+  vox_item image = *it;
+  for (int64_t i = 0; i < it->images; i++, image.n++) {
+    const conv_part part = conv_part_of(job, ph, &image);
+    const int nonfinite = conv_sums(job, ph, &box, &part, workspace, NULL, i > 0);
+    conv_mend(job, ph, &box, &part, nonfinite, workspace);
+  }
 }
