@@ -38,8 +38,9 @@ INLINE void gather_line(const real *line, int64_t size, int64_t step, int64_t at
   for (int64_t i = last; i < count; i++) to[i] = 0;
 }
 
-/* How a column of lines is read and written: whole, by masks, or by masks and all of it from the first vector. */
-enum { GATHER_WHOLE, GATHER_MASKED, GATHER_NARROW };
+/* How a column of lines is read and written: whole, by masks, or by masks and all of it from the first vector, or from the
+ * first half of the vectors. */
+enum { GATHER_WHOLE, GATHER_MASKED, GATHER_NARROW, GATHER_HALF };
 
 /* to[r * slot + l * pitch + i] = x[l * row + at + r + i * S] for r < R, l < lines, i < n <= LANES; 0 outside a line's
  * `size` elements.  R is 1 or S.  What lies `next` further will be wanted soon: lines are too short for the processor to

@@ -143,7 +143,7 @@ INLINE ivec points_column(const int mw, const int nw, const int D, const int for
                           int64_t at, int64_t n, const points_lines *lines, real *to, int64_t next, ivec most) {
   enum { MOST_LOADS = 8 };
   const int transforms = nw > 3; /* which huge values may not meet */
-  const int loads = mw * D, used = form == GATHER_NARROW ? D : loads;
+  const int loads = mw * D, used = form == GATHER_NARROW ? D : form == GATHER_HALF ? loads / 2 : loads;
   const int reads = form == GATHER_NARROW ? (nw + mw - 1) / mw : 1; /* the next from the next tile on */
   const vmask stored = v_range(0, n);
   vmask inside[MOST_POINTS], beyond[MOST_POINTS];
@@ -161,7 +161,7 @@ INLINE ivec points_column(const int mw, const int nw, const int D, const int for
       UNROLL for (int j = 0; j < loads; j++) {
         const real *p = x + s * loads + j * LANES;
         if (j >= used) {
-          in[j] = in[j - used];
+          in[j] = form == GATHER_HALF ? v_zero() : in[j - used];
           continue;
         }
         if (s == 0) prefetch(p + next);
@@ -173,8 +173,8 @@ INLINE ivec points_column(const int mw, const int nw, const int D, const int for
     }
     UNROLL for (int j = reads * mw; j < nw; j++) { /* the next tile's, and one element behind the last tile */
       const real *p = x + (mw * (LANES - 1) + j) * D;
-      const vec after = form == GATHER_WHOLE ? v_set1(*p) : v_load_masked(p, beyond[j]);
-      if (transforms) most = v_max_int(most, v_magnitude(after));
+      const vec after = form == GATHER_WHOLE ? v_set1(*p) : form == GATHER_HALF ? v_zero() : v_load_masked(p, beyond[j]);
+      if (transforms && form != GATHER_HALF) most = v_max_int(most, v_magnitude(after));
       d[j] = v_before(d[j - mw], after);
     }
     transform_input(nw, d, v);
@@ -212,12 +212,12 @@ INLINE ivec points_columns(const int mw, const int nw, const vox_axis *ax, int64
   for (int64_t i = 0; i < cols; i += LANES, at += LANES * ax->step, x += LANES * ax->step, to += LANES) {
     const int64_t n = vox_min(LANES, cols - i);
     const int whole = n == LANES && at >= 0 && at + D * (mw * (LANES - 1) + nw - 1) < size;
-    const int narrow = n < LANES && n * mw <= LANES;
+    const int narrow = n < LANES && n * mw <= LANES, rest = mw == 4 && n <= LANES / 2;
 #define COLUMN(D, FORM) points_column(mw, nw, D, FORM, x, row, size, at, n, lines, to, next, most)
     if (D == 1 || nw == 3) /* a direct sum's taps are neighbours */
-      most = whole ? COLUMN(1, GATHER_WHOLE) : narrow ? COLUMN(1, GATHER_NARROW) : COLUMN(1, GATHER_MASKED);
+      most = whole ? COLUMN(1, GATHER_WHOLE) : narrow ? COLUMN(1, GATHER_NARROW) : rest && size - at <= 2 * LANES ? COLUMN(1, GATHER_HALF) : COLUMN(1, GATHER_MASKED);
     else if (D == 2)
-      most = narrow ? COLUMN(2, GATHER_NARROW) : COLUMN(2, GATHER_MASKED);
+      most = narrow ? COLUMN(2, GATHER_NARROW) : rest && size - at <= 4 * LANES ? COLUMN(2, GATHER_HALF) : COLUMN(2, GATHER_MASKED);
     else
       most = points_apart(mw, nw, D, x, row, size, at, n, lines, to, most);
 #undef COLUMN
