@@ -20,7 +20,7 @@ from voxconv import problem as rules
 from voxconv.backends import NAMES, Backend, get_backend
 from voxconv.errors import MissingExtra, rejection
 from voxconv.problem import ConvProblem
-from voxconv.results import fill
+from voxconv.results import fill, is_free
 
 __all__ = [
     "ALGORITHMS",
@@ -281,9 +281,9 @@ class ConvPlan:
         """
         problem, backend = self.problem, self._choice.backend
         if self._batched and rules.is_ready(x, self._input_shape, problem.dtype):
-            if out is None and self._short is not None:
-                return self._short(x)  # type: ignore[no-any-return]
             ready: Array = x  # type: ignore[assignment]
+            if self._short is not None and (out is None or is_free(out, self._output_shape, problem.dtype, (ready,))):
+                return self._short(ready, out)  # type: ignore[no-any-return]
         else:
             ready = rules.planned_input(self._function, problem, self._batched, x)
         return fill(

@@ -13,7 +13,7 @@ from voxconv.errors import rejection
 from voxconv.memory import empty
 from voxconv.problem import is_ready, out_array
 
-__all__ = ["fill", "fill_all"]
+__all__ = ["fill", "fill_all", "is_free"]
 
 Array = npt.NDArray[Any]
 
@@ -31,7 +31,7 @@ def fill(
         if result.size:
             compute(result if batched else result.reshape(shape))
         return result
-    if batched and _is_free(out, shape, dtype, inputs):
+    if batched and is_free(out, shape, dtype, inputs):
         compute(out)  # type: ignore[arg-type]
         return out  # type: ignore[return-value]
     return fill_all(function, (("out", out, dtype),), shape, batched, inputs, compute)[0]
@@ -75,7 +75,7 @@ def fill_all(
     if batched:
         taken = list(inputs)
         for _, out, dtype in outs:
-            if not _is_free(out, shape, dtype, taken):
+            if not is_free(out, shape, dtype, taken):
                 break
             taken.append(out)  # type: ignore[arg-type]
         else:
@@ -104,7 +104,7 @@ def fill_all(
     return results
 
 
-def _is_free(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], taken: Sequence[Array | None]) -> bool:
+def is_free(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], taken: Sequence[Array | None]) -> bool:
     """Whether results can go straight into this array: nothing to check or convert, and no other array in its place."""
     if not is_ready(out, shape, dtype):
         return False

@@ -331,7 +331,8 @@ def short_conv(
 ) -> Callable[..., Array] | None:
     """A convolution of arrays that are ready, for calls so short that whatever Python does shows.
 
-    It takes an input, and where no packed weight and bias are given, these too.  None where a call is not so
+    It takes an input and, if there is one, an array for the result; or, where no packed weight and bias are given, the
+    input and these.  None where a call is not so
     short: where it may use several threads, or its result is recycled.
     """
     call = _call(problem, "conv", algorithm, packed is None)
@@ -341,8 +342,8 @@ def short_conv(
     size, struct, convolve, from_buffer = call.workspace_bytes(1), call.struct, lib.vox_conv_run, ffi.from_buffer
     pointer, held = packed and packed.pointer, _pointer(bias)
 
-    def run(x: Array, pointer: Any = pointer, b: Any = held) -> Array:
-        result = np.empty(shape, dtype)
+    def run(x: Array, out: Array | None = None, pointer: Any = pointer, b: Any = held) -> Array:
+        result = np.empty(shape, dtype) if out is None else out
         if size:
             _convolve_with(size, struct, 1, from_buffer(x), pointer, b, from_buffer(result))
         else:
@@ -353,7 +354,7 @@ def short_conv(
         pointer = take(call.packed_bytes)
         try:
             _check(lib.vox_conv_pack(struct, from_buffer(weight), pointer))
-            return run(x, pointer, _pointer(bias))
+            return run(x, None, pointer, _pointer(bias))
         finally:
             lib.vox_free(pointer)
 
