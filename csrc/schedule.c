@@ -408,7 +408,8 @@ static double winograd_band_cost(const vox_layout *l, const vox_unit *u, const v
  * one `alone` be all of them? */
 static void winograd_band(vox_layout *l, const vox_unit *u, const vox_axis *axis, int64_t fit, int64_t most, int64_t room,
                           int shared, int64_t threads, double times, int alone) {
-  enum { MOST_DEPTHS = 8, TRIED = 64, TOGETHER = 160000 }; /* the last as threads share a band, in all channels */
+  /* as threads share a band, in all channels; and all of the room must save this part of the time */
+  enum { MOST_DEPTHS = 8, TRIED = 64, TOGETHER = 160000, WORTH = 50 };
   const int64_t taps = axis[0].taps, limit = vox_max(most, room);
   const int merges = taps == 1 && shared; /* depths of whole planes */
   const int64_t columns[] = {even_piece(axis[2].count, limit / taps), vox_min(axis[2].count, 2 * u->lanes),
@@ -442,6 +443,8 @@ static void winograd_band(vox_layout *l, const vox_unit *u, const vox_axis *axis
                                   cost[1] / (count[1] > 0 ? count[1] : 1));
         const double all = times * (count[0] + count[1]);
         if (all < (double)threads) time = time * all / (double)threads + TOGETHER / (double)vox_max(1, l->inputs);
+        const int64_t beyond = vox_max(0, (d + taps - 1) * vox_ceil_div(axis[1].count, bands) * w - most);
+        time *= 1 + (double)beyond / (double)limit / WORTH;
         if (least > 0 && time >= least) continue;
         least = time;
         l->band[0] = d, l->band[1] = vox_ceil_div(axis[1].count, bands), l->band[2] = w;

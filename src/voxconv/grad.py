@@ -325,8 +325,9 @@ def _relu(
     y, gy = rules.relu_grad("relu", output, grad_output)
     chosen = choose_backend("relu", backend)
     channels = np.zeros(gy.shape[1], gy.dtype) if sums else None
+    read = (y,) if out is gy else (y, gy)  # element by element: the result may take the gradient's place
     gradient = fill(
-        "relu", out, gy.shape, True, gy.dtype, (y, gy), lambda result: chosen.relu_grad(y, gy, result, channels)
+        "relu", out, gy.shape, True, gy.dtype, read, lambda result: chosen.relu_grad(y, gy, result, channels)
     )
     return gradient, channels
 

@@ -120,16 +120,18 @@ class _Conv(Module):
         self._save(x)
         return y
 
-    def rectify(self, y: Array, grad_output: Array) -> Array:
+    def rectify(self, y: Array, grad_output: Array, in_place: bool = False) -> Array:
         """Pass the gradient to a ReLU's result y behind this layer, or to a pool's behind both, through the ReLU.
 
-        What comes out has the bias's gradient for its sums, which are taken in the same pass.
+        What comes out has the bias's gradient for its sums, which are taken in the same pass.  ``in_place``: it may
+        take the place of what came in.
         """
         shape = (-1, self.out_channels, math.prod(y.shape[-self.rank :]))
         arrays = y.reshape(shape), grad_output.reshape(shape)
+        out = arrays[1] if in_place else None
         if self.bias is None:
-            return grad.relu(*arrays, backend=self.backend).reshape(y.shape)
-        gradient, sums = grad.relu_bias(*arrays, backend=self.backend)
+            return grad.relu(*arrays, out=out, backend=self.backend).reshape(y.shape)
+        gradient, sums = grad.relu_bias(*arrays, out=out, backend=self.backend)
         self.bias.accumulate(sums)
         return gradient.reshape(y.shape)
 

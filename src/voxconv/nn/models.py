@@ -33,7 +33,7 @@ def _backward(layer: Module, held: list[Array]) -> Array:
 
 
 def _joined(*maps: Array) -> Array:
-    """Maps with their channels one after the other."""
+    """Copy maps, their channels one after the other."""
     shape = (len(maps[0]), sum(part.shape[1] for part in maps), *maps[0].shape[2:])
     return np.concatenate(maps, axis=1, out=empty(shape, np.result_type(*maps)))
 
@@ -180,10 +180,14 @@ class _UNet(Module):
         held, across = [grad_output], list[Array]()
         held.append(_backward(self.head, held))
         for level in range(self.depth):
-            joined = _backward(self._at("join", level), held)
+            join = self._at("join", level)
+            assert isinstance(join, Sequential)
+            joined = join.backward(held.pop(), fresh=True)
+            assert joined is not None
             width = self.widths[level]
-            across.append(joined[:, :width])
-            held.append(np.ascontiguousarray(joined[:, width:]))
+            across.append(_joined(joined[:, :width]))
+            held.append(_joined(joined[:, width:]))
+            del joined
             held.append(_backward(self._at("up", level), held))
         held.append(_backward(self._at("down", self.depth), held))
         for level in reversed(range(self.depth)):

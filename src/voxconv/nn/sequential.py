@@ -77,10 +77,13 @@ class Sequential(Module):
         assert isinstance(relu, ReLU)
         return conv, relu
 
-    def backward(self, grad_output: Array, input_grad: bool = True, rectified: bool = False) -> Array | None:
+    def backward(
+        self, grad_output: Array, input_grad: bool = True, rectified: bool = False, fresh: bool = False
+    ) -> Array | None:
         """Run the layers' backward passes from last to first.
 
-        ``rectified`` says that the gradient has been through `last_relu` and to the bias before it already.
+        ``rectified`` says that the gradient has been through `last_relu` and to the bias before it already, ``fresh``
+        that nobody else will look at it, so that what comes of it may take its place.
         """
         starts, last = self._restore(), 0
         if not input_grad:  # nothing before the first parameter is of use then
@@ -94,7 +97,7 @@ class Sequential(Module):
             assert gradient is not None
             layer, wanted = self.layers[position], input_grad or position > last
             if end == position + 1:
-                gradient = layer.backward(gradient, wanted)
+                gradient, fresh = layer.backward(gradient, wanted), False
                 continue
             assert isinstance(layer, _Conv)
             if not (rectified and end == len(self.layers)):
@@ -103,9 +106,10 @@ class Sequential(Module):
                 if isinstance(pool, _MaxPool):
                     gradient = layer.rectify_pooled(y, pool, gradient)
                 else:
-                    gradient = layer.rectify(y, gradient)
+                    gradient = layer.rectify(y, gradient, fresh)
                 del y
             gradient = layer.backward(gradient, wanted, bias_grad=False)
+            fresh = type(layer).backward is _Conv.backward  # which writes an array of its own and keeps none
         return gradient if input_grad else None
 
     def __repr__(self) -> str:
