@@ -8,7 +8,9 @@
 #include "kernels/tile.h"
 #include "kernels/gather.h"
 #include "kernels/points.h"
+#include "kernels/pack.h"
 #include "kernels/conv.h"
+#include "kernels/pairs.h"
 #include "kernels/upsample.h"
 #include "kernels/winograd.h"
 #include "kernels/weight_grad.h"
@@ -39,7 +41,9 @@ const vox_unit VOX_UNIT = {
     .tile_rows = {TILE_ROWS, TILE_ODD_ROWS},
     .tile_k = TILE_K,
     .conv_pack = conv_pack,
+    .conv_pack_grad = conv_pack_grad,
     .conv_item = conv_item,
+    .pairs_item = pairs_item,
     .upsample_pack = upsample_pack,
     .upsample_item = upsample_item,
     .narrow_item = narrow_item,

@@ -52,8 +52,7 @@ typedef struct vox_layout {
   int64_t shares;          /* Winograd: of the input channels, transformed before, where all parts meet one V; else 0 */
   int late;                /* an item packs the weights that it alone wants itself, `packing` among the sums */
   int64_t packing;
-  int pairs;               /* the input gradient's two column phases go together, and `pair` is where they meet */
-  int64_t pair;            /* among the sums */
+  int pairs;               /* an item has all phases of the input gradient, two columns' at a time, whose rows are the sums */
   int narrow;              /* so few output channels that the tiles of depthwise sums serve, `rows` at a time */
   int64_t rows;
   int upsamples;           /* windows of the input gradient lie side by side: bands are of its positions, flat */
@@ -66,6 +65,8 @@ typedef struct vox_layout {
 
 /* Words of an image's description in the workspace of a Winograd item, at most. */
 enum { VOX_IMAGE_WORDS = 48 };
+/* Row and depth phases of an item of pairs, at most, and what is known of each tap of the kernel. */
+enum { VOX_MOST_PAIRS = 8, VOX_TAP_WORDS = 3 };
 /* Winograd's tiles of dy whose products are summed before they meet the accumulators, and images that they may be of: more
  * hide those, fewer leave V in L2. */
 enum { VOX_CHUNK_TILES = 64 };
@@ -98,6 +99,7 @@ typedef struct vox_weight_layout {
   int64_t lanes;           /* output channels of a panel */
   int64_t panels, panel_parts;
   int squares;             /* Winograd: as above */
+  int in_place;            /* no window leaves the input, which the tiles read where it lies */
   int by_planes;           /* pixels stand in the lanes, and dy is read where it lies */
   int64_t block, blocks;   /* input channels of an item, and how many such blocks */
   int64_t band[3], bands[3]; /* pixels of a chunk */
@@ -160,7 +162,9 @@ typedef struct vox_unit {
   int64_t tile_rows[2], tile_k;            /* of the weight gradient's tiles: rows, vectors */
   int (*conv_pack)(const vox_conv *p, const vox_layout *l, const vox_phase *phase, int64_t group, int64_t k0,
                    int64_t m, int64_t c0, int64_t channels, const void *weight, void *packed);
+  int (*conv_pack_grad)(const vox_conv *p, const vox_layout *l, const void *weight, void *packed);
   void (*conv_item)(const vox_conv_job *job, const vox_phase *phase, const vox_item *item, void *scratch);
+  void (*pairs_item)(const vox_conv_job *job, const vox_phase *first, const vox_item *item, void *scratch);
   void (*upsample_pack)(const vox_conv *p, const vox_layout *l, const void *weight, void *packed);
   void (*upsample_item)(const vox_conv_job *job, const vox_item *item, void *scratch);
   int (*winograd_pack)(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
@@ -199,6 +203,8 @@ const vox_elem_unit *vox_elem_unit_of(int32_t type);
 
 /* schedule.c */
 void vox_conv_phase(const vox_conv *p, const int64_t residue[3], vox_phase *phase);
+/* What any phase of a gradient reads: as many taps along an axis as there are positions from their first to their last. */
+void vox_conv_both(const vox_conv *p, vox_phase *both);
 int vox_conv_layout(const vox_conv *p, const vox_unit *unit, int64_t threads, vox_layout *l);
 int vox_weight_layout_of(const vox_conv *p, const vox_unit *unit, int64_t threads, vox_weight_layout *l);
 void vox_winograd_phase(const vox_conv *p, const int64_t tile[3], const int64_t residue[3], vox_phase *phase);

@@ -7,6 +7,7 @@ enum { BLOCK_TAPS = 576, PANEL_TAPS = 512, BAND_BYTES = 200 * 1024, SUM_BYTES = 
 enum { MOST_COLUMNS = 512, LEAST_GAIN = 22, MOST_DILATION = 64 }; /* the last for Winograd's images */
 /* An item ends within some milliseconds, since nothing interrupts it: the terms of sums in it. */
 enum { ITEM_TERMS = 1 << 25, TOGETHER_TERMS = 1 << 22 };
+enum { PAIR_BYTES = 512 * 1024, LEAST_ROWS = 4 };
 
 static int product(const int64_t *v, int n, int64_t *out) {
   *out = 1;
@@ -98,6 +99,26 @@ void vox_conv_phase(const vox_conv *p, const int64_t residue[3], vox_phase *phas
   phase->before = 0;
   if (p->operation == VOX_CONV_INPUT_GRAD)
     phase->before = before[0] * p->kernel[1] * p->kernel[2] + all[0] * (before[1] * p->kernel[2] + all[1] * before[2]);
+}
+
+void vox_conv_both(const vox_conv *p, vox_phase *both) {
+  int64_t phases[3], first[3], last[3], most = 0;
+  for (int i = 0; i < 3; i++) most = vox_max(most, phases[i] = vox_min(p->stride[i], p->spatial[i]));
+  for (int64_t r = most - 1; r >= 0; r--) {
+    vox_conv_phase(p, (const int64_t[]){r % phases[0], r % phases[1], r % phases[2]}, both);
+    for (int i = 0; i < 3; i++) {
+      const vox_axis *a = &both->axis[i];
+      const int64_t low = a->offset0 + vox_axis_low(a), high = low + vox_axis_halo(a);
+      if (r == most - 1) first[i] = INT64_MAX, last[i] = INT64_MIN;
+      if (a->taps) first[i] = vox_min(first[i], low), last[i] = vox_max(last[i], high);
+    }
+  }
+  for (int i = 0; i < 3; i++) {
+    const int none = last[i] < first[i];
+    both->axis[i].taps = none ? 0 : last[i] - first[i] + 1;
+    both->axis[i].offset0 = none ? 0 : first[i];
+    both->axis[i].offset_step = 1;
+  }
 }
 
 /* The largest phase: bounds for every other. */
@@ -645,6 +666,13 @@ static int narrow_layout(const vox_conv *p, const vox_unit *u, int64_t threads, 
   return VOX_OK;
 }
 
+/* Whether a gradient's outputs that have a tap at all have one, and all of dy's pixels are theirs in their order. */
+static int one_tap_inside(const vox_conv *p) {
+  for (int i = 0; i < 3; i++)
+    if (p->kernel[i] != 1 || p->pad[i] != 0 || p->output[i] != (p->spatial[i] - 1) / p->stride[i] + 1) return 0;
+  return 1;
+}
+
 int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
   const int64_t size = p->type == VOX_F64 ? 8 : 4;
   const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
@@ -664,7 +692,19 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   const int64_t width = l->vectors * u->lanes;
 
   l->band[0] = 1;
-  l->pairs = p->algorithm == VOX_DIRECT && p->stride[2] == 2 && l->phases[2] == 2;
+  const int64_t pairs = l->phases[0] * l->phases[1];
+  l->pairs = p->algorithm == VOX_DIRECT && l->phases[2] == 2 && pairs <= VOX_MOST_PAIRS &&
+             (p->kernel[0] == 1 || p->dilation[0] == 1);
+  if (l->pairs) {
+    vox_phase both;
+    vox_conv_both(p, &both);
+    taps[0] = vox_max(1, both.axis[0].taps);
+    for (int i = 0; i < 3; i++) {
+      halo[i] = vox_axis_halo(&both.axis[i]);
+      l->phases[i] = 1;
+    }
+    if (product(p->kernel, 3, &t)) return VOX_OVERFLOW;
+  }
   if (p->algorithm == VOX_DIRECT) {
     l->block = vox_max(1, vox_min(l->cin, BLOCK_TAPS / vox_max(1, t)));
     l->band[2] = even_piece(count[2], MOST_COLUMNS);
@@ -672,14 +712,20 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
     if (__builtin_add_overflow(l->band[2], halo[2], &pitch)) return VOX_OVERFLOW;
     const int64_t pitches[2] = {pitch, l->band[2]}, columns[2] = {slots[2], taps[2]};
     const double visits = (double)p->n * (double)p->groups * (double)count[0] * (double)vox_ceil_div(count[2], l->band[2]);
-    const double times = visits * (double)(l->phases[0] * l->phases[1] * l->phases[2] / (1 + l->pairs));
+    const double times = visits * (double)(l->phases[0] * l->phases[1] * l->phases[2]);
+    if (l->pairs) { /* without a stop where L2 holds the thinnest band */
+      int64_t plane;
+      if (product((const int64_t[]){taps[0], LEAST_ROWS + halo[1], pitch, size}, 4, &plane)) return VOX_OVERFLOW;
+      l->block = vox_max(l->block, vox_min(l->cin, PAIR_BYTES / vox_max(1, plane)));
+    }
     for (int dense = 0; dense <= may_be_dense(p); dense++) {
       const int64_t row[] = {l->block, taps[0], slots[1], columns[dense], pitches[dense], size};
       if (product(row, 6, &line_bytes)) return VOX_OVERFLOW;
       int64_t most = vox_max(1, BAND_BYTES / line_bytes - halo[1]);
-      most = vox_min(most, vox_max(1, SUM_BYTES / (1 + l->pairs) / size / pitches[dense] / vox_max(1, l->cout)));
+      const int64_t waiting = l->pairs ? l->block < l->cin ? 2 * pairs : 0 : 1;
+      if (waiting) most = vox_min(most, vox_max(1, SUM_BYTES / waiting / size / pitches[dense] / vox_max(1, l->cout)));
       /* a tile should be full, and a thin band copies its halo too often */
-      most = vox_max(most, vox_max(4, vox_ceil_div(width, pitches[dense])));
+      most = vox_max(most, vox_max(LEAST_ROWS, vox_ceil_div(width, pitches[dense])));
       rows[dense] = rows_of_band(count[1], most, pitches[dense], l->band[2], u->lanes, 1, times, &vectors[dense]);
       /* a single band stays so, since who packs the weights may not depend on threads */
       if (threads > 1 && rows[dense] < count[1])
@@ -709,13 +755,21 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
       l->by_channels = by_channels(l->cout, u, count[2], l->cin);
       l->in_place = l->by_channels || count[2] >= width;
     }
+    const int64_t plane = count[0] * count[1] * count[2];
+    if (l->pairs && one_tap_inside(p) && (by_channels(l->cout, u, plane, l->cin) || plane >= width)) {
+      l->in_place = 1;
+      l->by_channels = by_channels(l->cout, u, plane, l->cin);
+      for (int i = 0; i < 2; i++) l->band[i] = l->bands[i] = 1;
+      count[2] = plane;
+    }
     if (l->in_place) { /* with their whole reduction in registers */
       const int64_t most = width * vox_max(1, BAND_BYTES / size / width / vox_max(1, l->cin));
       if (l->by_channels) l->panel = u->channels;
       l->band[2] = vox_min(count[2], l->by_channels ? count[2] : most);
       l->bands[2] = count[2] / l->band[2];
       l->block = l->cin;
-      l->scratch = l->columns = 0;
+      l->scratch = 0;
+      l->columns = l->pairs ? vox_round_up(2 * l->band[2], width) : 0;
     }
   } else {
     int64_t total;
@@ -729,7 +783,6 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   }
 
   l->late = weights_serve_once(p) && p->n == 1 && one_band(l);
-  const int64_t phases = l->phases[2] / (1 + l->pairs);
   int64_t terms;
   const int64_t work[] = {l->cout, l->cin, t, p->algorithm == VOX_DIRECT ? l->band[1] * l->band[2] : width};
   if (product(work, 4, &terms)) return VOX_OVERFLOW;
@@ -737,7 +790,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   if (p->algorithm == VOX_DIRECT && !l->in_place && !l->pairs && one_band(l) && terms > 0)
     l->images = vox_max(1, vox_min(TOGETHER_TERMS / terms, p->n / vox_max(1, threads)));
   const int64_t images = vox_ceil_div(p->n, l->images);
-  const int64_t visits[] = {images, p->groups, l->phases[0], l->phases[1], phases, l->bands[0], l->bands[1], l->bands[2]};
+  const int64_t visits[] = {images, p->groups, l->phases[0], l->phases[1], l->phases[2], l->bands[0], l->bands[1], l->bands[2]};
   if (product(visits, 8, &l->items)) return VOX_OVERFLOW;
   /* output channels are shared out only where there are too few items: each part copies the band again */
   int64_t panels = vox_max(1, vox_ceil_div(l->cout, l->panel));
@@ -750,17 +803,16 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
 
   /* sums wait between two blocks of channels; the offsets of taps and pixels, and two words where each vector goes */
   l->sums = 0;
-  if ((l->block < l->cin && __builtin_mul_overflow(per_part, l->columns, &l->sums)) ||
+  const int waits = l->block < l->cin;
+  if ((waits && !l->pairs && __builtin_mul_overflow(per_part, l->columns, &l->sums)) ||
       __builtin_mul_overflow(l->block, t, &l->taps) ||
-      __builtin_add_overflow(l->taps, l->columns + 2 * l->columns / u->lanes, &l->offsets))
+      __builtin_add_overflow(l->taps, l->pairs ? VOX_TAP_WORDS * t : l->columns + 2 * l->columns / u->lanes, &l->offsets))
     return VOX_OVERFLOW;
   l->scratch = vox_round_up(l->scratch, VOX_ALIGN / size);
-  l->pair = vox_round_up(l->sums, VOX_ALIGN / size);
-  int64_t rows = 0; /* of both phases of a pair */
-  if (l->pairs && (product((const int64_t[]){2, per_part, l->columns}, 3, &rows) ||
-                   __builtin_add_overflow(rows, u->lanes, &rows)))
+  if (l->pairs && (product((const int64_t[]){waits ? 2 * pairs * per_part : 2 * l->panel, l->columns}, 2, &l->sums) ||
+                   __builtin_add_overflow(l->sums, u->lanes, &l->sums)))
     return VOX_OVERFLOW;
-  if (__builtin_add_overflow(l->pair, vox_round_up(rows, VOX_ALIGN / size), &l->sums)) return VOX_OVERFLOW;
+  l->sums = vox_round_up(l->sums, VOX_ALIGN / size);
   l->packing = l->sums;
   if (l->late && (product((const int64_t[]){l->panel, vox_max(1, l->cin), t}, 3, &terms) ||
                   __builtin_add_overflow(l->sums, vox_round_up(terms, VOX_ALIGN / size), &l->sums)))
@@ -860,6 +912,7 @@ static int by_planes(const vox_unit *u, int64_t rows, const int64_t count[3]) {
 }
 
 int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, vox_weight_layout *l) {
+  enum { MOST_ROWS = 256 };
   const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0};
   int64_t taps[3], halo[3], slots[3], count[3];
   *l = (vox_weight_layout){0};
@@ -874,8 +927,13 @@ int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, 
   l->panels = vox_ceil_div(l->cout, l->lanes);
   if (p->algorithm == VOX_WINOGRAD) return winograd_weight_layout(p, u, threads, l);
 
+  l->in_place = p->algorithm == VOX_DIRECT;
+  for (int i = 0; i < 3; i++)
+    l->in_place &= l->phase.axis[i].offset0 >= 0 && (count[i] - 1) * l->phase.axis[i].step +
+                   vox_axis_offset(&l->phase.axis[i], l->phase.axis[i].taps - 1) < l->phase.axis[i].size;
   /* a vector's lanes are summed once a chunk, which is longer then */
   l->by_planes = p->algorithm == VOX_DIRECT && by_planes(u, l->cin * t, count);
+  l->in_place &= !l->by_planes;
 
   /* a chunk: whole lines, or a piece of one; by shape alone, since its sums are part of the result's bits */
   const int64_t chunk = l->by_planes ? 16 * CHUNK_PIXELS : CHUNK_PIXELS;
@@ -894,7 +952,7 @@ int vox_weight_layout_of(const vox_conv *p, const vox_unit *u, int64_t threads, 
       return VOX_OVERFLOW;
     l->plane = plane;
   }
-  l->block = vox_max(1, vox_min(vox_max(1, l->cin), vox_max(64 / vox_max(1, t / 9), 1)));
+  l->block = vox_max(1, vox_min(vox_max(1, l->cin), l->in_place ? vox_max(64, MOST_ROWS / t) : vox_max(64 / vox_max(1, t / 9), 1)));
   l->blocks = vox_ceil_div(l->cin, l->block);
   if (__builtin_mul_overflow(l->block, t, &l->rows)) return VOX_OVERFLOW;
   round_rows(u, l->rows, l);

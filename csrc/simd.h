@@ -790,6 +790,16 @@ INLINE vec v_halves(vec a, vec b) {
   return __builtin_shufflevector(a, b, 0, 2);
 #endif
 }
+/* Pairs of neighbouring lanes: every second one from the first on, then the others. */
+INLINE vec v_pairs(vec a) {
+#if LANES == 16
+  return __builtin_shufflevector(a, a, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+#elif LANES == 8
+  return __builtin_shufflevector(a, a, 0, 1, 4, 5, 2, 3, 6, 7);
+#else
+  return a;
+#endif
+}
 INLINE vec v_upper(vec a) {
 #if LANES == 16
   return __builtin_shufflevector(a, a, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);

@@ -165,18 +165,19 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
     *(int32_t *)packed = nonfinite;
     return VOX_OK;
   }
-  for (int64_t i = 0; i < l.phases[0] * l.phases[1] * l.phases[2]; i++) {
-    vox_item it;
-    vox_phase phase;
-    phase_of(&p, &l, i, &it, &phase);
-    if (!phase.taps) continue;
-    for (int64_t g = 0; g < p.groups; g++)
-      for (int64_t k = 0, m; k < l.cout; k += m) {
-        m = vox_panel_width(l.panel, l.cout - k);
-        int64_t at = (phase.before * p.groups + g * phase.taps) * l.cin * l.cout + k * l.cin * phase.taps;
-        nonfinite |= u->conv_pack(&p, &l, &phase, g, k, m, 0, l.cin, weight, (char *)packed + HEADER + at * size);
-      }
+  if (p.operation == VOX_CONV_INPUT_GRAD) {
+    *(int32_t *)packed = u->conv_pack_grad(&p, &l, weight, (char *)packed + HEADER);
+    return VOX_OK;
   }
+  vox_item it;
+  vox_phase phase;
+  phase_of(&p, &l, 0, &it, &phase);
+  for (int64_t g = 0; g < p.groups; g++)
+    for (int64_t k = 0, m; k < l.cout; k += m) {
+      m = vox_panel_width(l.panel, l.cout - k);
+      const int64_t at = (g * l.cout + k) * l.cin * phase.taps;
+      nonfinite |= u->conv_pack(&p, &l, &phase, g, k, m, 0, l.cin, weight, (char *)packed + HEADER + at * size);
+    }
   *(int32_t *)packed = nonfinite;
   return VOX_OK;
 }
@@ -215,11 +216,13 @@ static void conv_body(void *context, int64_t index, int64_t slot) {
   const int64_t visits = vox_ceil_div(call->job.p->n, l->images);
   it.n = index % visits * l->images;
   it.images = vox_min(l->images, call->job.p->n - it.n);
-  phase_of(call->job.p, l, index / visits * (l->pairs ? 2 : 1), &it, &phase);
+  phase_of(call->job.p, l, index / visits, &it, &phase);
   if (l->narrow)
     call->unit->narrow_item(&call->job, &phase, &it, scratch);
   else if (l->upsamples)
     call->unit->upsample_item(&call->job, &it, scratch);
+  else if (l->pairs)
+    call->unit->pairs_item(&call->job, &phase, &it, scratch);
   else
     call->unit->conv_item(&call->job, &phase, &it, scratch);
 }

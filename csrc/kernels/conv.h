@@ -1,75 +1,8 @@
-/* Convolution forward and backward to the data: packing of weights, and one item of the sum
+/* Convolution forward and backward to the data, one item of the sum
  *
  *   y[n, k, p] = act(b[k] + sum over (c, t) of  w[k, c, t] * x[n, c, base(p) + off(t)])
  *
  * Every output is one chain of fused additions in the order of (c, t), started from zero; the bias comes last. */
-
-/* A panel of TILE_M output channels, [cin][taps][TILE_M], whose weights w lie `out` and `in` apart, each with its taps in a
- * row: as many rows as a vector has lanes are turned at once.  What lies `ahead` will be wanted soon. */
-INLINE void conv_pack_squares(const real *w, int64_t out, int64_t in, int64_t cin, int64_t taps, int64_t ahead, real *packed) {
-  enum { TOGETHER = LANES / TILE_M, LINE = 64 / sizeof(real) };
-  for (int64_t c0 = 0; c0 < cin; c0 += TOGETHER) {
-    /* a gradient's channels lie far apart, each a few lines of memory: no processor guesses where the next one is */
-    if (out < in)
-      for (int64_t c = c0; c < c0 + TOGETHER; c++)
-        for (int64_t i = 0; i < TILE_M * taps; i += LINE) prefetch(w + c * in + ahead + i);
-    for (int64_t t = 0; t < taps; t += LANES) {
-      const int64_t n = vox_min(LANES, taps - t);
-      vec square[LANES];
-      UNROLL for (int r = 0; r < LANES; r++) {
-        const int64_t c = c0 + r / TILE_M;
-        square[r] = c < cin ? v_load_n(w + c * in + r % TILE_M * out + t, n) : v_zero();
-      }
-      v_transpose(square);
-      for (int s = 0; s < TOGETHER && c0 + s < cin; s++)
-        for (int64_t j = 0; j < n; j++)
-          memcpy(packed + ((c0 + s) * taps + t + j) * TILE_M, (const real *)&square[j] + s * TILE_M, TILE_M * sizeof(real));
-    }
-  }
-}
-
-/* One panel of m output channels of a phase, [cin * taps][m], of the channels from from_c on, from weight (k, c / groups,
- * kernel).  The input gradient swaps the roles of k and c.  Returns whether an Inf or a NaN is among them. */
-static int conv_pack(const vox_conv *p, const vox_layout *l, const vox_phase *ph, int64_t group, int64_t k0, int64_t m,
-                     int64_t from_c, int64_t cin, const void *weight, void *packed) {
-  enum { AHEAD = 8, LINE = 64 / sizeof(real) };
-  const int64_t *kernel = p->kernel;
-  const int64_t taps = kernel[0] * kernel[1] * kernel[2], step = ph->taps * m, together = vox_max(4, 16 / taps);
-  const int forward = p->operation == VOX_CONV;
-  const int64_t out_stride = forward ? l->cin * taps : taps, in_stride = forward ? taps : l->cout * taps;
-  const real *w = (const real *)weight + group * l->cin * l->cout * taps + k0 * out_stride + from_c * in_stride;
-  const vox_axis *a = ph->axis;
-  if (m == TILE_M && LANES % TILE_M == 0 && taps > 1 && ph->taps == taps) {
-    /* the next channels, or those of the next panel, which an item packs as soon as it is through with this one */
-    const int64_t ahead = l->late ? m * out_stride : AHEAD * in_stride;
-    conv_pack_squares(w, out_stride, in_stride, cin, taps, ahead, packed);
-    return has_nonfinite(packed, cin * step);
-  }
-  for (int64_t c0 = 0; c0 < cin; c0 += together) {
-    const int64_t channels = vox_min(together, cin - c0);
-    real *block = (real *)packed + c0 * step;
-    /* a gradient's channels lie far apart, each a few lines of memory: no processor guesses where the next one is */
-    if (!forward)
-      for (int64_t c = c0 + AHEAD; c < vox_min(cin, c0 + AHEAD + together); c++)
-        for (int64_t i = 0; i < m * taps; i += LINE) prefetch(w + c * in_stride + i);
-    for (int64_t td = 0; td < a[0].taps; td++)
-      for (int64_t th = 0; th < a[1].taps; th++)
-        for (int64_t tw = 0; tw < a[2].taps; tw++, block += m) {
-          const int64_t id = a[0].index0 + td * a[0].index_step, ih = a[1].index0 + th * a[1].index_step;
-          const int64_t iw = a[2].index0 + tw * a[2].index_step;
-          const real *from = w + c0 * in_stride + (id * kernel[1] + ih) * kernel[2] + iw;
-          real *to = block;
-          for (int64_t c = 0; c < channels; c++, from += in_stride, to += step)
-            if (m == TILE_M && out_stride == 1)
-              memcpy(to, from, TILE_M * sizeof(real));
-            else if (m == TILE_M)
-              UNROLL for (int i = 0; i < TILE_M; i++) to[i] = from[i * out_stride];
-            else
-              for (int64_t i = 0; i < m; i++) to[i] = from[i * out_stride];
-        }
-  }
-  return has_nonfinite(packed, cin * step);
-}
 
 /* Offset in an output channel of column 0 of a phase's line: lines count rows, then depths. */
 INLINE int64_t line_offset(const vox_phase *ph, const int64_t *size, int64_t line) {
@@ -168,7 +101,7 @@ typedef struct conv_box {
 static int conv_box_of(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, conv_box *o) {
   const vox_layout *l = job->l;
   *o = (conv_box){0};
-  if (job->p->algorithm == VOX_DIRECT) {
+  if (job->p->algorithm == VOX_DIRECT && !l->in_place) {
     o->d = it->band[0];
     o->h0 = it->band[1] * l->band[1];
     o->w0 = it->band[2] * l->band[2];
@@ -181,10 +114,11 @@ static int conv_box_of(const vox_conv_job *job, const vox_phase *ph, const vox_i
     o->line = o->d * ph->axis[1].count + o->h0;
     return 1;
   }
-  const int64_t width = l->vectors * LANES, total = ph->axis[0].count * ph->axis[1].count * ph->axis[2].count;
+  const int64_t width = l->in_place ? l->band[2] : l->vectors * LANES, end = (it->band[2] + 1) * width;
+  const int64_t total = ph->axis[0].count * ph->axis[1].count * ph->axis[2].count;
   o->q0 = it->band[2] * width;
   if (o->q0 >= total) return 0;
-  o->pixels = vox_min(width, total - o->q0);
+  o->pixels = (l->in_place && it->band[2] + 1 == l->bands[2] ? total : vox_min(end, total)) - o->q0;
   o->pitch = o->cols = ph->axis[2].count;
   o->line = o->q0 / o->pitch;
   o->lines = (o->q0 + o->pixels - 1) / o->pitch - o->line + 1;
@@ -219,10 +153,10 @@ static conv_part conv_part_of(const vox_conv_job *job, const vox_phase *ph, cons
   return c;
 }
 
-/* The item's sums, which go to their places in the output or, in the order of its pixels, to `rows`, l->columns elements
- * an output channel; places and offsets are there where the image before had the `same`.  Returns whether an Inf or a NaN is among weights that it packs itself. */
+/* The item's sums, which go to their places in the output; places and offsets are there where the image before had the `same`.
+ * Returns whether an Inf or a NaN is among weights that it packs itself. */
 static int conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_box *o, const conv_part *c, void *workspace,
-                     real *rows, int same) {
+                     int same) {
   const vox_layout *l = job->l;
   const int direct = job->p->algorithm == VOX_DIRECT;
   const int64_t width = l->vectors * LANES, terms = l->cin * ph->taps;
@@ -233,13 +167,7 @@ static int conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_bo
   finish out = c->out;
   out.places = places;
   out.lanes = lanes;
-  if (rows) {
-    out.y = rows - c->k_first * l->columns;
-    out.plane = l->columns;
-    for (int64_t v = 0; v * LANES < o->pixels; v++) places[v] = (place){v * LANES, ALL_LANES, 1};
-  } else if (!same) {
-    conv_places(ph, c->size, o->line, o->w0, o->pitch, o->cols, o->skip, o->pixels, places, lanes);
-  }
+  if (!same) conv_places(ph, c->size, o->line, o->w0, o->pitch, o->cols, o->skip, o->pixels, places, lanes);
 
   int nonfinite = 0;
   int64_t c0 = 0;
@@ -309,44 +237,6 @@ static void conv_mend(const vox_conv_job *job, const vox_phase *ph, const conv_b
   }
 }
 
-/* An item of two neighbouring column phases of a gradient at stride 2, whose outputs take turns: stored one by one, they
- * would take as long as their sums. */
-static void conv_pair(const vox_conv_job *job, const vox_phase *first, const vox_item *it, void *workspace) {
-  const vox_layout *l = job->l;
-  const int64_t residue[3] = {it->phase[0], it->phase[1], 1};
-  vox_phase phases[2] = {*first};
-  vox_conv_phase(job->p, residue, &phases[1]);
-  conv_box box[2];
-  conv_part part[2];
-  real *rows[2] = {(real *)workspace + l->scratch + l->pair, NULL};
-  int nonfinite[2] = {0, 0};
-  for (int r = 0; r < 2; r++) {
-    part[r] = conv_part_of(job, &phases[r], it);
-    if (!conv_box_of(job, &phases[r], it, &box[r])) box[r].cols = 0;
-    if (!box[0].cols) return;
-    if (r) rows[1] = rows[0] + (part[0].k_last - part[0].k_first) * l->columns;
-    if (box[r].cols && phases[r].taps && l->cin)
-      nonfinite[r] = conv_sums(job, &phases[r], &box[r], &part[r], workspace, rows[r], 0);
-  }
-  const finish *out = &part[0].out;
-  for (int64_t k = part[0].k_first; k < part[0].k_last; k++)
-    for (int64_t i = 0; i < box[0].lines; i++) {
-      real *to = out->y + k * out->plane + line_offset(first, part[0].size, box[0].line + i) + 2 * box[0].w0;
-      const vec alone = activate(v_set1(out->bias ? out->bias[k] : 0), out->activation, v_set1(out->slope));
-      for (int64_t j = 0; j < box[0].cols; j += LANES, to += 2 * LANES) {
-        const int64_t n = vox_min(LANES, box[0].cols - j) + vox_max(0, vox_min(LANES, box[1].cols - j));
-        vec v[2];
-        UNROLL for (int r = 0; r < 2; r++)
-          v[r] = phases[r].taps && l->cin ? v_load(rows[r] + (k - part[0].k_first) * l->columns + i * box[r].pitch + j) : alone;
-        prefetch_write(to + out->plane);
-        v_store_n(to, v_zip_low(v[0], v[1]), vox_min(LANES, n));
-        if (n > LANES) v_store_n(to + LANES, v_zip_high(v[0], v[1]), n - LANES);
-      }
-    }
-  for (int r = 0; r < 2; r++)
-    if (box[r].cols) conv_mend(job, &phases[r], &box[r], &part[r], nonfinite[r], workspace);
-}
-
 /* An item whose outputs lie as their inputs do, pixel by pixel.  A last tile that is not full begins earlier, and finds some
  * sums twice: so nothing is read, or written, that is not the item's. */
 static void pointwise_item(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, void *workspace) {
@@ -381,8 +271,8 @@ static void pointwise_item(const vox_conv_job *job, const vox_phase *ph, const v
 }
 
 static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, void *workspace) {
-  if (job->l->in_place || job->l->pairs) {
-    (job->l->in_place ? pointwise_item : conv_pair)(job, ph, it, workspace);
+  if (job->l->in_place) {
+    pointwise_item(job, ph, it, workspace);
     return;
   }
   conv_box box;
@@ -390,7 +280,7 @@ static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_it
   vox_item image = *it;
   for (int64_t i = 0; i < it->images; i++, image.n++) {
     const conv_part part = conv_part_of(job, ph, &image);
-    const int nonfinite = conv_sums(job, ph, &box, &part, workspace, NULL, i > 0);
+    const int nonfinite = conv_sums(job, ph, &box, &part, workspace, i > 0);
     conv_mend(job, ph, &box, &part, nonfinite, workspace);
   }
 }

@@ -175,6 +175,18 @@ static void band_offsets(const vox_phase *ph, const band *b, int64_t channels, i
   for (int64_t i = 0; i < (channels - 1) * ph->taps; i++, off++) *off = off[-ph->taps] + b->plane;
 }
 
+/* The same of a phase that is one of several whose band this is: `all` reads what any of them does, step by step. */
+static void band_offsets_within(const vox_phase *ph, const vox_phase *all, const band *b, int64_t channels, int64_t *off) {
+  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
+  for (int64_t td = 0; td < az->taps; td++)
+    for (int64_t th = 0; th < ay->taps; th++)
+      for (int64_t tw = 0; tw < ax->taps; tw++) {
+        const int64_t z = vox_axis_offset(az, td) - all->axis[0].offset0, h = vox_axis_offset(ay, th) - all->axis[1].offset0;
+        *off++ = (z * b->lines + h) * b->pitch + vox_axis_offset(ax, tw) - all->axis[2].offset0;
+      }
+  for (int64_t i = 0; i < (channels - 1) * ph->taps; i++, off++) *off = off[-ph->taps] + b->plane;
+}
+
 /* A panel: rows [row0, row0 + rows) of the (channel, tap) matrix, each of `width` elements of which the first `count`
  * are the outputs [q0, q0 + count) of the phase, in flat order, and the rest zero. */
 static void panel_pack(const vox_phase *ph, int64_t q0, int64_t count, const real *x, int64_t row0, int64_t rows,

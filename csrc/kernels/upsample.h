@@ -8,16 +8,27 @@
  * whole lines: nothing is stored element by element.  Positions are ragged at the end of the plane alone; the panel of
  * x is filled up with zeros there. */
 
+/* A few k at a time, so that what is read and what is written are whole lines. */
 static void upsample_pack(const vox_conv *p, const vox_layout *l, const void *weight, void *packed) {
-  const int64_t rows = p->kernel[0] * p->kernel[1], taps = 2 * rows;
-  real *to = packed;
+  enum { BLOCK = 16, HALF = LANES / 2 };
+  const int64_t rows = p->kernel[0] * p->kernel[1], taps = 2 * rows, step = l->cout * taps, row_step = l->cout * l->cin * 2;
   for (int64_t group = 0; group < p->groups; group++)
-    for (int64_t row = 0; row < rows; row++)
+    for (int64_t k0 = 0; k0 < l->cin; k0 += BLOCK)
       for (int64_t c0 = 0, m; c0 < l->cout; c0 += m / 2) {
-        const real *w = (const real *)weight + (group * l->cin * l->cout + c0) * taps + 2 * row;
+        const real *w = (const real *)weight + (group * l->cin + k0) * step + c0 * taps;
+        real *to = (real *)packed + group * rows * row_step + c0 * l->cin * 2;
         m = vox_panel_width(TILE_M, 2 * (l->cout - c0));
-        for (int64_t k = 0; k < l->cin; k++, w += l->cout * taps)
-          for (int64_t i = 0; i < m; i++) *to++ = w[i / 2 * taps + i % 2];
+        to += k0 * m;
+        for (int64_t k = 0; k < vox_min(BLOCK, l->cin - k0); k++, w += step, to += m)
+          if (m == TILE_M && taps == 4 && LANES > 2)
+            UNROLL for (int i = 0; i < TILE_M; i += HALF) { /* a vector has both rows of some channels */
+              const vec both = v_pairs(v_load(w + 2 * i));
+              memcpy(to + i, &both, HALF * sizeof(real));
+              memcpy(to + row_step + i, (const real *)&both + HALF, HALF * sizeof(real));
+            }
+          else
+            for (int64_t row = 0; row < rows; row++)
+              for (int64_t i = 0; i < m; i += 2) memcpy(to + row * row_step + i, w + i / 2 * taps + 2 * row, 2 * sizeof *w);
       }
 }
 

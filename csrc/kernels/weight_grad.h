@@ -82,24 +82,34 @@ static void weight_item(const vox_weight_job *job, int64_t item, void *workspace
     int64_t w0 = chunk % l->bands[2] * l->band[2], h0 = chunk / l->bands[2] % l->bands[1] * l->band[1];
     int64_t d = chunk / l->bands[2] / l->bands[1] % a[0].count, n = chunk / l->bands[2] / l->bands[1] / a[0].count;
     int64_t lines = vox_min(l->band[1], a[1].count - h0), cols = vox_min(l->band[2], a[2].count - w0);
-    int64_t pixels = lines * cols, band_pitch = 0;
+    int64_t pixels = lines * cols;
     const real *x = (const real *)job->x + ((n * p->groups + group) * l->cin + c0) * image;
     const real *dy = (const real *)job->dy + (n * p->groups + group) * l->cout * plane;
-    if (direct) {
+    int64_t down = cols, across = 1; /* from pixel to pixel of what the tiles read */
+    if (l->in_place) {
+      x += (d * a[0].step * a[1].size + h0 * a[1].step) * a[2].size + w0 * a[2].step;
+      down = a[1].step * a[2].size;
+      across = a[2].step;
+      for (int64_t i = 0; i < rows; i++) {
+        const int64_t t = i % ph->taps, td = t / a[2].taps / a[1].taps, th = t / a[2].taps % a[1].taps;
+        row[i] = i / ph->taps * image + (vox_axis_offset(&a[0], td) * a[1].size + vox_axis_offset(&a[1], th)) * a[2].size +
+                 vox_axis_offset(&a[2], t % a[2].taps);
+      }
+    } else if (direct) {
       band b = band_of(ph, lines, cols);
       band_copy(ph, &b, d, h0, w0, x, channels, scratch);
       band_offsets(ph, &b, channels, row);
-      band_pitch = b.pitch;
-      for (int64_t i = 0; i < pixels && !l->by_planes; i++) off[i] = i / cols * b.pitch + i % cols;
+      down = b.pitch;
     } else {
-      for (int64_t i = 0; i < pixels; i++) off[i] = i;
       for (int64_t i = 0; i < rows; i++) row[i] = i % l->tile_rows * pixels;
     }
     if (l->by_planes) {
-      plane_sums(l, first * l->lanes, vox_min(l->cout, last * l->lanes), rows, lines, cols, scratch, band_pitch, row,
+      plane_sums(l, first * l->lanes, vox_min(l->cout, last * l->lanes), rows, lines, cols, scratch, down, row,
                  dy + (d * a[1].count + h0) * a[2].count + w0, a[2].count, plane, chunk > 0, sums);
       continue;
     }
+    for (int64_t h = 0; h < lines; h++)
+      for (int64_t w = 0; w < cols; w++) off[h * cols + w] = h * down + w * across;
     /* rows that fill up the last tile repeat its first; their sums are never read */
     for (int64_t i = rows; i < l->rows; i++) row[i] = row[i - i % l->tile_rows];
     for (int64_t k = first; k < last; k++) {
@@ -115,7 +125,7 @@ static void weight_item(const vox_weight_job *job, int64_t item, void *workspace
         panel_pack(ph, q0, pixels, x, r, vox_min(l->tile_rows, rows - r), pixels, scratch);
       }
       for (int64_t k = first; k < last; k++)
-        row_tiles(l->tile_rows, l->lanes / LANES, chunk > 0, pixels, scratch, row + r, off,
+        row_tiles(l->tile_rows, l->lanes / LANES, chunk > 0, pixels, l->in_place ? x : scratch, row + r, off,
                   packed + (k - first) * pixels * l->lanes, sums + k * l->rows * l->lanes + r / l->tile_rows * tile);
     }
   }
