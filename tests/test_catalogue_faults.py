@@ -490,8 +490,8 @@ def test_i12_depthwise_of_a_large_kernel_is_cut_into_items():
     from voxconv._native import ffi, lib
 
     x = np.ones((1, 1, 128, 1100), np.float32)
-    plan = vc.plan_conv2d(x.shape, np.ones((1, 1, 101, 101), np.float32), backend="native")
-    assert plan.algorithm == "depthwise"
+    weight = np.ones((1, 1, 101, 101), np.float32)
+    plan = vc.plan_conv2d(x.shape, weight, algorithm="depthwise", backend="native")
     out, cursor = np.empty(plan.output_shape, np.float32), ffi.new("int64_t *")
     packed = plan._packed
     arrays = (ffi.from_buffer(x), packed.pointer, ffi.NULL, ffi.from_buffer(out), ffi.NULL)

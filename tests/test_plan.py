@@ -51,6 +51,17 @@ def test_a_plan_takes_what_was_planned(backend):
         planned(np.ones(X[1:], np.float32), out=np.ones(3, np.float32))
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "channels", "expected"),
+    [((3, 3), 1, 8, "depthwise"), ((5, 5), 2, 4, "depthwise"), ((7, 7), 1, 1, "depthwise"), ((7, 7), 2, 8, "direct"),
+     ((5, 20), (2, 8), 8, "direct"), ((3, 3), (1, 2), 1, "direct"), ((4, 4), 4, 8, "direct"), ((9, 9), 1, 1, "direct")],
+)  # fmt: skip
+def test_depthwise_is_chosen_where_it_has_tiles(kernel, stride, channels, expected):
+    weight = np.ones((channels, 1, *kernel), np.float32)
+    planned = vc.plan_conv2d((1, 1, 28, 28), weight, stride=stride, padding=2, backend="native", precision="strict")
+    assert planned.algorithm == expected
+
+
 def test_the_explanation_says_what_and_why(backend):
     planned = vc.plan_conv2d(X, W, padding=1, backend=backend)
     facts = json.loads(json.dumps(planned.explain(as_dict=True)))

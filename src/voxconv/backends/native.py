@@ -255,12 +255,21 @@ def _winograd_refusal(problem: ConvProblem, operation: str, algorithm: str, *, a
     return None
 
 
+def _has_depthwise_tile(problem: ConvProblem) -> bool:
+    """Whether a tile of compiled sums serves; without one depthwise visits each output once a tap."""
+    steps, sizes = set(problem.stride[-2:]), set(problem.kernel[-2:])
+    square = len(problem.kernel) > 1 and len(steps) == len(sizes) == 1 and set(problem.dilation[-2:]) == {1}
+    return square and (*sizes, *steps) in {(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)}
+
+
 def _depthwise_refusal(problem: ConvProblem, operation: str, *, asked: bool) -> str | None:
     c, k, groups = problem.c, problem.k, problem.groups
     if groups != c or (operation != "conv" and groups != k):
         return f"depthwise wants one channel a group: {c} -> {k} channels in {groups} groups"
     if not asked and k > 4 * groups and math.prod(problem.output) > SMALL_PLANE:
         return f"a plane gives {k // groups} outputs: direct loads it once for several of them, depthwise for each"
+    if not asked and operation == "conv" and not _has_depthwise_tile(problem):
+        return "depthwise has tiles for 3x3 and 5x5 at a stride of 1 or 2 and 7x7 at 1: direct's serve all kernels"
     if _call(problem, operation, "depthwise").workspace_bytes(1) < 0:
         return "it sums a channel's weight gradient in one piece, which here would take too long"
     return None
