@@ -135,7 +135,8 @@ static piece *take_region(piece **link, piece *out) {
   return p;
 }
 
-/* Join what lies side by side, which is never in two regions, for these begin with their lines; then the oldest whole regions go that are too many.  Returns these. */
+/* Join what lies side by side, which is never in two regions, for these begin with their lines; then the oldest whole regions
+ * go that are too many.  Returns these. */
 static piece *give_back(piece *p) {
   piece **link = &pool.first, **before = NULL, *out = NULL;
   for (; *link && (uintptr_t)*link < (uintptr_t)p; link = &(*link)->next) before = link;

@@ -207,7 +207,7 @@ static int conv_sums(const vox_conv_job *job, const vox_phase *ph, const conv_bo
         continue;
       }
       for (int64_t p0 = 0, here; p0 < o->pixels; p0 += here * LANES) {
-        here = tile_vectors(vox_ceil_div(o->pixels - p0, LANES));
+        here = tile_vectors(vox_ceil_div(o->pixels - p0, LANES), l->vectors);
         end.places = places + p0 / LANES;
         end.lanes = lanes + p0;
         pixel_tiles(m, here, c0 > 0, depth, panel, scratch + p0, off, sums + (k0 - c->k_first) * l->columns + p0,
@@ -262,7 +262,7 @@ static void pointwise_item(const vox_conv_job *job, const vox_phase *ph, const v
       continue;
     }
     for (int64_t q = q_first, v; q < q_last; q += v * LANES) {
-      v = tile_vectors(vox_ceil_div(q_last - q, LANES));
+      v = tile_vectors(vox_ceil_div(q_last - q, LANES), l->vectors);
       const int64_t at = vox_min(q, q_last - v * LANES);
       end.y = y + at;
       pixel_tiles(m, v, 0, l->cin, panel, c.x + at, off, NULL, 0, &end);

@@ -84,7 +84,6 @@ static void conv_column_sums(const conv_pairs *item, const conv_column *c, const
                              int64_t k0, int64_t m, int64_t row, int accumulate, int last, int64_t soon) {
   const vox_layout *l = item->l;
   const conv_box *o = &item->box;
-  const int64_t width = l->vectors * LANES;
   place places[MOST_V];
   for (int64_t v = 0; v < MOST_V; v++) places[v] = (place){.at = v * LANES, .mask = ALL_LANES, .packed = 1};
   finish end = c->part.out;
@@ -95,12 +94,12 @@ static void conv_column_sums(const conv_pairs *item, const conv_column *c, const
     channel_tiles(o->pixels, 0, depth, panel, from, c->off, NULL, c->rows + row, l->columns, &end);
     return;
   }
-  for (int64_t p0 = 0; p0 < o->pixels; p0 += width) {
+  for (int64_t p0 = 0, v; p0 < o->pixels; p0 += v * LANES) {
+    v = tile_vectors(vox_ceil_div(o->pixels - p0, LANES), l->vectors);
     /* in place a last tile that is not full begins earlier, and finds some sums twice */
-    const int64_t v = vox_ceil_div(vox_min(width, o->pixels - p0), LANES);
     const int64_t at = l->in_place ? vox_min(p0, o->pixels - v * LANES) : p0;
     end.y = c->rows + row + at;
-    for (int64_t q = 0; q < soon; q++) conv_zip_soon(item, c - c->column + 2 * q, k0, m, p0, width);
+    for (int64_t q = 0; q < soon; q++) conv_zip_soon(item, c - c->column + 2 * q, k0, m, p0, v * LANES);
     pixel_tiles(m, v, accumulate, depth, panel, from + at, c->off, end.y, l->columns, last ? &end : NULL);
   }
 }

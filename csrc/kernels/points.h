@@ -215,9 +215,11 @@ INLINE ivec points_columns(const int mw, const int nw, const vox_axis *ax, int64
     const int narrow = n < LANES && n * mw <= LANES, rest = mw == 4 && n <= LANES / 2;
 #define COLUMN(D, FORM) points_column(mw, nw, D, FORM, x, row, size, at, n, lines, to, next, most)
     if (D == 1 || nw == 3) /* a direct sum's taps are neighbours */
-      most = whole ? COLUMN(1, GATHER_WHOLE) : narrow ? COLUMN(1, GATHER_NARROW) : rest && size - at <= 2 * LANES ? COLUMN(1, GATHER_HALF) : COLUMN(1, GATHER_MASKED);
+      most = whole ? COLUMN(1, GATHER_WHOLE) : narrow ? COLUMN(1, GATHER_NARROW)
+             : rest && size - at <= 2 * LANES ? COLUMN(1, GATHER_HALF) : COLUMN(1, GATHER_MASKED);
     else if (D == 2)
-      most = narrow ? COLUMN(2, GATHER_NARROW) : rest && size - at <= 4 * LANES ? COLUMN(2, GATHER_HALF) : COLUMN(2, GATHER_MASKED);
+      most = narrow ? COLUMN(2, GATHER_NARROW)
+             : rest && size - at <= 4 * LANES ? COLUMN(2, GATHER_HALF) : COLUMN(2, GATHER_MASKED);
     else
       most = points_apart(mw, nw, D, x, row, size, at, n, lines, to, most);
 #undef COLUMN

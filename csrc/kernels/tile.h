@@ -149,9 +149,9 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
 #define NARROW_V 6
 #define TILE_K 2
 
-/* Of so many vectors of pixels, those of the next tile: no vector stays alone that could be one of two, for which as many
- * weights are loaded. */
-INLINE int64_t tile_vectors(int64_t left) { return left == TILE_V + 1 ? TILE_V - 1 : vox_min(left, TILE_V); }
+/* Of so many vectors of pixels, those of the next tile, `most` wide: no vector stays alone that could be one of two, for which
+ * as many weights are loaded. */
+INLINE int64_t tile_vectors(int64_t left, int64_t most) { return left == most + 1 ? most - 1 : vox_min(left, most); }
 
 static void pixel_tiles(int64_t m, int64_t v, int accumulate, int64_t n, const real *a, const real *b,
                         const int64_t *off, real *c, int64_t ldc, const finish *end) {
