@@ -19,10 +19,10 @@
 #include "kernels/narrow.h"
 #include "kernels/depthwise_weight.h"
 #include "kernels/pool_rows.h"
+#include "kernels/pair_pool.h"
 #include "kernels/avg_pool.h"
 #include "kernels/window.h"
 #include "kernels/spread.h"
-#include "kernels/pair_pool.h"
 #include "kernels/descend.h"
 #include "kernels/probe.h"
 

@@ -176,6 +176,43 @@ def test_avg_pool_and_its_gradient(case, mean, kind, backend, seed):
     oracle.assert_within(gx, exact, oracle.bound(size, math.prod(p.kernel), kind))
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("window", [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)])
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 7, 8, 9, 14, 15, 16, 17, 28, 33])
+@pytest.mark.parametrize("seed", [27])
+def test_means_of_windows_side_by_side(width, window, kind, seed, backend):
+    rng = np.random.default_rng(seed)
+    outputs = (2, 3, width)
+    covered = [count * taps for count, taps in zip(outputs, window, strict=True)]
+    for beside in ((0, 0, 0), (0, 0, 1), (1, 1, 1)):
+        size = [a + min(b, taps - 1) for a, b, taps in zip(covered, beside, window, strict=True)]
+        x = oracle.integers(rng, (3, 2, *size), kind)
+        inner = x[:, :, : covered[0], : covered[1], : covered[2]]
+        blocks = inner.reshape(6, 2, window[0], 3, window[1], width, window[2])
+        out = np.full((3, 2, *outputs), np.nan, kind)
+        y = vc.avg_pool3d(x, window, out=out, backend=backend)
+        sums = blocks.sum(axis=(2, 4, 6)).reshape(y.shape)
+        np.testing.assert_array_equal(y, sums / np.array(math.prod(window), kind))
+        gy = oracle.integers(rng, y.shape, kind)
+        expected = np.zeros_like(x)
+        share = np.broadcast_to((gy / math.prod(window)).reshape(6, 2, 1, 3, 1, width, 1), blocks.shape)
+        expected[:, :, : covered[0], : covered[1], : covered[2]] = share.reshape(inner.shape)
+        gx = vc.grad.avg_pool3d_input(gy, x.shape, window, out=np.full(x.shape, np.nan, kind), backend=backend)
+        oracle.assert_equal(gx, expected)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("size", [*range(1, 12), 14, 16, 20])
+@pytest.mark.parametrize("seed", [28])
+def test_a_mean_of_a_whole_plane(size, kind, seed, backend):
+    x = oracle.integers(np.random.default_rng(seed), (1, 37, size, size), kind)
+    x[0, 5, -1, -1] = np.nan  # which spoils no plane beside its own
+    y = vc.avg_pool2d(x, size, backend=backend)
+    np.testing.assert_array_equal(y, x.sum(axis=(2, 3), keepdims=True) / np.array(size * size, kind))
+    for planes in (1, 3, 16):
+        oracle.assert_same_bits(vc.avg_pool2d(x[:, :planes], size, backend=backend), y[:, :planes])
+
+
 COLUMNS = [
     ((1, 2, 17), (3,), {"padding": 2}),
     ((2, 3, 9), (4,), {"stride": 3, "dilation": 2}),

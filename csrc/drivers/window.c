@@ -43,28 +43,29 @@ static void window_body(void *context, int64_t item, int64_t slot) {
   }
 }
 
+/* Some 10 microseconds, so that sharing out costs little. */
+enum { SHORT = 1 << 16 };
+/* Here each item looks at all rows that are read: planes are cut only where they would keep a signal waiting. */
+enum { LONG = 1 << 25 };
+
 /* Planes of this size are written in items of about `most` terms, of which an element has `terms`; nothing interrupts an
  * item.  Runs of an output row share the walk over their taps, so short ones are cut only where windows are vast. */
 static int run(window_call *c, const int64_t size[3], int64_t most, int64_t terms, int64_t threads, int64_t *cursor) {
   enum { RUN = 256, VAST = 1 << 26 };
-  int64_t left = vox_max(vox_max(1, most / terms), vox_min(RUN, VAST / terms)), items = 1;
+  int64_t left = vox_max(vox_max(1, most / terms), vox_min(RUN, VAST / terms)), items = 1, few = vox_max(1, SHORT / terms);
   for (int i = 0; i < 3; i++) vox_normal_steps(c->p.output[i], c->p.kernel[i], &c->p.stride[i], &c->p.dilation[i]);
   for (int i = 2; i >= 0; i--) {
     c->size[i] = size[i];
     c->piece[i] = vox_min(size[i], vox_max(1, left));
     c->pieces[i] = vox_ceil_div(size[i], c->piece[i]);
     left /= c->piece[i];
+    few /= size[i];
     items *= c->pieces[i];
   }
-  c->together = items == 1 ? vox_max(1, left) : 1;
+  c->together = items == 1 ? vox_max(1, few) : 1;
   items *= vox_ceil_div(c->p.planes, c->together);
   return vox_parallel(items, threads, vox_slice_end(), window_body, c, cursor);
 }
-
-/* Some 10 microseconds, so that sharing out costs little. */
-enum { SHORT = 1 << 16 };
-/* Here each item looks at all rows that are read: planes are cut only where they would keep a signal waiting. */
-enum { LONG = 1 << 25 };
 
 /* Terms of an output, and of an element that outputs go back to, at most. */
 static int64_t window_terms(const vox_window *p, const int64_t other[3]) {

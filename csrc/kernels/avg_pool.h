@@ -6,19 +6,6 @@
  * ragged; the gradient goes the same way back.  Windows alone in their row are summed by lanes.  The order of an element's
  * additions depends on the window alone, not on the box. */
 
-/* Elements that the window at output (d, h, w) is divided by; padding included they may be more than an integer holds. */
-static real avg_divisor(const vox_window *p, int64_t d, int64_t h, int64_t w) {
-  if (p->divisor) return (real)p->divisor;
-  const int64_t at[3] = {d, h, w};
-  double count = 1;
-  for (int i = 0; i < 3; i++) {
-    int64_t start = at[i] * p->stride[i] - p->pad[i];
-    int64_t end = vox_min(start + p->kernel[i], p->spatial[i] + p->pad_after[i]);
-    count *= (double)(p->count_include_pad ? end - start : vox_min(end, p->spatial[i]) - vox_max(start, 0));
-  }
-  return (real)count;
-}
-
 /* The outputs among n from w on that share their divisor: those whose windows count all columns. */
 static void avg_alike(const vox_window *p, int64_t w, int64_t n, int64_t *first, int64_t *last) {
   const int64_t before = p->count_include_pad ? p->pad[2] : 0, after = p->count_include_pad ? p->pad_after[2] : 0;
@@ -27,23 +14,6 @@ static void avg_alike(const vox_window *p, int64_t w, int64_t n, int64_t *first,
     vox_inside(p->spatial[2] + before + after - p->kernel[2] + 1, p->stride[2], w * p->stride[2] - p->pad[2] + before, n, first,
                last);
 }
-
-/* a / divisor, without a division where that has the same bits. */
-typedef struct avg_scale {
-  vec divisor, inverse;
-  int exact;
-} avg_scale;
-static avg_scale avg_scale_of(real divisor) {
-#if VOX_DOUBLE
-  const lane_int fraction = (INT64_C(1) << 52) - 1;
-#else
-  const lane_int fraction = (1 << 23) - 1;
-#endif
-  lane_int bits;
-  memcpy(&bits, &divisor, sizeof bits);
-  return (avg_scale){v_set1(divisor), v_set1(1 / divisor), (bits & fraction) == 0};
-}
-INLINE vec avg_divide(const avg_scale *s, vec sum) { return s->exact ? sum * s->inverse : sum / s->divisor; }
 
 /* y[i] = sum[i] / divisor of output (d, h, w + i), for i < n; sum may be y. */
 static void avg_divide_row(const vox_window *p, int64_t d, int64_t h, int64_t w, int64_t n, const real *sum, real *y) {
@@ -82,38 +52,62 @@ static avg_box avg_box_of(const vox_window *p, int64_t d, int64_t h, int64_t w) 
   return b;
 }
 
+/* What is left of a row of so many columns behind its whole vectors, in some of the lanes. */
+INLINE vec avg_rest(const real *row, int64_t columns) {
+  if (columns < LANES) return v_load_n(row, columns);
+  return v_from_lane(LANES - columns % LANES, v_load(row + columns - LANES), v_zero());
+}
+
 /* Its sum, by lanes. */
 INLINE vec avg_box_lanes(const vox_window *p, const avg_box *b, const real *x) {
   vec sum[4] = {{0}};
-  if (b->slices * b->rows == 1 && b->columns < 4 * LANES) {
-    int64_t w = 0;
-    for (; w + LANES <= b->columns; w += LANES) sum[0] += v_load(x + b->first + w);
-    return w < b->columns ? sum[0] + v_load_n(x + b->first + w, b->columns - w) : sum[0];
-  }
   for (int64_t d = 0; d < b->slices; d++)
     for (int64_t h = 0; h < b->rows; h++) {
       const real *from = x + b->first + (d * p->spatial[1] + h) * p->spatial[2];
       int64_t w = 0;
       for (; w + 4 * LANES <= b->columns; w += 4 * LANES)
         UNROLL for (int i = 0; i < 4; i++) sum[i] += v_load(from + w + i * LANES);
-      for (; w < b->columns; w += LANES) sum[0] += v_load_n(from + w, vox_min(LANES, b->columns - w));
+      for (; w + LANES <= b->columns; w += LANES) sum[0] += v_load(from + w);
+      if (w < b->columns) sum[1] += avg_rest(from, b->columns);
     }
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
+/* The same of a plane that is one window of so many whole `vectors`. */
+INLINE vec avg_plane_lanes(const int vectors, int64_t image, const real *x) {
+  vec sum = vectors ? avg_rest(x, vox_max(LANES, image)) : v_load_n(x, image);
+  UNROLL for (int i = 0; i < vectors; i++) sum += v_load(x + i * LANES);
+  return sum;
+}
+/* The means of LANES planes at a time, of the others one by one. */
+INLINE void avg_short_planes(const int vectors, int64_t image, int64_t planes, real divisor, const real *x, real *y) {
+  const avg_scale scale = avg_scale_of(divisor);
+  int64_t at = 0;
+  for (; at + LANES <= planes; at += LANES) {
+    vec sum[LANES];
+    UNROLL for (int i = 0; i < LANES; i++, x += image) sum[i] = avg_plane_lanes(vectors, image, x);
+    UNROLL for (int half = LANES / 2; half; half /= 2) /* in the order of v_sum */
+      UNROLL for (int i = 0; i < half; i++)
+        sum[i] = v_zip_low(sum[i], sum[i + half]) + v_zip_high(sum[i], sum[i + half]);
+    v_store(y + at, avg_divide(&scale, sum[0]));
+  }
+  for (; at < planes; at++, x += image) y[at] = v_sum(avg_plane_lanes(vectors, image, x)) / divisor;
+}
 
-/* One window a plane: the sums of LANES of them at a time, each in the order of v_sum. */
+/* One window a plane. */
 static void avg_planes(const vox_window *p, int64_t planes, const real *x, real *y) {
   const int64_t image = p->spatial[0] * p->spatial[1] * p->spatial[2];
   const avg_box b = avg_box_of(p, 0, 0, 0);
-  const avg_scale scale = avg_scale_of(avg_divisor(p, 0, 0, 0));
-  for (int64_t at = 0, n; at < planes; at += n) {
-    vec sum[LANES] = {{0}};
-    n = vox_min(LANES, planes - at);
-    for (int64_t i = 0; i < n; i++) sum[i] = avg_box_lanes(p, &b, x + (at + i) * image);
-    UNROLL for (int half = LANES / 2; half; half /= 2)
-      UNROLL for (int i = 0; i < half; i++)
-        sum[i] = v_zip_low(sum[i], sum[i + half]) + v_zip_high(sum[i], sum[i + half]);
-    v_store_n(y + at, avg_divide(&scale, sum[0]), n);
+  const real divisor = avg_divisor(p, 0, 0, 0);
+  switch (b.columns == image ? image / LANES : -1) {
+  case 0: avg_short_planes(0, image, planes, divisor, x, y); break;
+  case 1: avg_short_planes(1, image, planes, divisor, x, y); break;
+  case 2: avg_short_planes(2, image, planes, divisor, x, y); break;
+  case 3: avg_short_planes(3, image, planes, divisor, x, y); break;
+  case 4: avg_short_planes(4, image, planes, divisor, x, y); break;
+  case 5: avg_short_planes(5, image, planes, divisor, x, y); break;
+  case 6: avg_short_planes(6, image, planes, divisor, x, y); break;
+  default:
+    for (int64_t i = 0; i < planes; i++) y[i] = v_sum(avg_box_lanes(p, &b, x + i * image)) / divisor;
   }
 }
 
@@ -244,6 +238,10 @@ static void avg_pool(const vox_window *p, const vox_box *box, const void *x_, vo
   real *y = (real *)y_ + box->plane * outputs;
   if (outputs == 1) {
     avg_planes(p, box->planes, x, y);
+    return;
+  }
+  if (pairs_inside(p)) {
+    pairs_means(p, box, x_, y_);
     return;
   }
   for (int64_t i = 0; i < box->planes; i++, x += image, y += outputs) {
@@ -408,13 +406,22 @@ static void avg_pool_grad(const vox_window *p, const vox_box *box, const void *d
   const int64_t *size = p->spatial, image = size[0] * size[1] * size[2], outputs = p->output[0] * p->output[1] * p->output[2];
   const real *dy = (const real *)dy_ + box->plane * outputs;
   real *dx = (real *)dx_ + box->plane * image;
-  int whole = outputs == 1 && avg_box_of(p, 0, 0, 0).columns == image;
-  for (int i = 0; i < 3; i++) whole &= box->first[i] == 0 && box->last[i] == size[i];
+  int uncut = 1;
+  for (int i = 0; i < 3; i++) uncut &= box->first[i] == 0 && box->last[i] == size[i];
+  const int whole = uncut && outputs == 1 && avg_box_of(p, 0, 0, 0).columns == image;
   const real divisor = avg_divisor(p, 0, 0, 0);
+  if (uncut && outputs > 1 && pairs_inside(p)) {
+    pairs_means_grad(p, box->planes, dy, dx);
+    return;
+  }
   for (int64_t i = 0; i < box->planes; i++, dy += outputs, dx += image) {
     if (whole) {
       const vec share = v_set1(dy[0] / divisor) + v_zero();
-      for (int64_t j = 0; j < image; j += LANES) v_store_n(dx + j, share, vox_min(LANES, image - j));
+      for (int64_t j = 0, left = (box->planes - i) * image; j < image; j += LANES) /* over the next plane's begin */
+        if (j + LANES <= left)
+          v_store(dx + j, share);
+        else
+          v_store_n(dx + j, share, image - j);
     } else if (p->kernel[2] > MOST_COLUMNS) {
       avg_scatter(p, box, dy, dx);
     } else {

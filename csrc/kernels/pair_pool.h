@@ -1,7 +1,8 @@
-/* Max-pooling where windows are two wide and lie side by side; and where they cover the plane its gradient for training, with
- * what else a training step wants of the same pass.
+/* Pooling where windows are two wide and lie side by side; the gradient of means; and where windows cover the plane that of
+ * maxima for training, with what else a training step wants of the same pass.
  *
  *   y[q] = max over taps t of  x[q * kernel + t],   tap[q] = the t where it stands, the first of equals, the last NaN
+ *   y[q] = sum over taps t of  x[q * kernel + t] / divisor
  *
  *   dx[at] = f(at, (g[q] where t(at) == tap[q], else 0) + add[at]),   q the window that `at` lies in
  *
@@ -14,10 +15,12 @@ enum { PART, ONE_ROW, TWO_ROWS };
 
 typedef struct pairs {
   int64_t row, slice, plane, image; /* elements of x: to the next row and slice; of planes of y and x */
+  avg_scale scale;                  /* of means */
 } pairs;
 static pairs pairs_of(const vox_window *p) {
   const int64_t row = p->spatial[2], slice = row * p->spatial[1];
-  return (pairs){row, slice, p->output[0] * p->output[1] * p->output[2], slice * p->spatial[0]};
+  return (pairs){row, slice, p->output[0] * p->output[1] * p->output[2], slice * p->spatial[0],
+                 avg_scale_of(avg_divisor(p, 0, 0, 0))};
 }
 
 /* Whether windows are such pairs, all inside of the plane, though they need not cover it. */
@@ -32,15 +35,15 @@ static int pairs_inside(const vox_window *p) {
 /* Whether one vector takes the rows h and h + 1 of so many windows. */
 static int two_rows(int64_t h, int64_t end, int64_t width) { return 2 * width <= LANES && h + 1 < end; }
 
-/* What is kept of where a maximum stands: nothing, its tap as a byte, or its index in the plane. */
-enum { NO_PLACES, TAPS, INDICES };
+/* What is looked for: means, or maxima and of where they stand nothing, the tap as a byte, or the index in the plane. */
+enum { MEANS, NO_PLACES, TAPS, INDICES };
 
 /* n windows beside each other, the first of which is q in all planes and begins at element `first` of the plane x.  Unless with
- * care, a NaN is lost, but marked. */
+ * care, a NaN among maxima is lost, but marked. */
 INLINE void pairs_find(const int D, const int H, const int form, const int care, const int kind, const pairs *at, const real *x,
                        int64_t first, int64_t q, int64_t n, real *y, void *places, ivec *nan) {
   const int whole = form == ONE_ROW, apart = form == TWO_ROWS && 2 * n < LANES;
-  vec best = v_zero();
+  vec best = v_zero(), sum[2] = {v_zero(), v_zero()};
   ivec place = {0};
   UNROLL for (int t = 0; t < D * H; t++) {
     const int64_t line = t / H * at->slice + t % H * at->row;
@@ -50,8 +53,10 @@ INLINE void pairs_find(const int D, const int H, const int form, const int care,
                      : form == TWO_ROWS ? v_load_n(from + H * at->row, 2 * n)
                      : 2 * n > LANES    ? v_load_n(from + LANES, 2 * n - LANES)
                                         : v_zero();
-    const vec pair[2] = {v_even_mixed(low, high), v_odd_mixed(low, high)};
     if (whole) prefetch_ahead(from), prefetch_ahead(from + LANES);
+    sum[0] += low, sum[1] += high;
+    if (kind == MEANS) continue;
+    const vec pair[2] = {v_even_mixed(low, high), v_odd_mixed(low, high)};
     if (!care) *nan = v_mark(*nan, v_unordered(low, high));
     UNROLL for (int i = 0; i < 2; i++) {
       const ivec here = (ivec){0} + (lane_int)(kind == TAPS ? 2 * t + i : line + i);
@@ -60,6 +65,7 @@ INLINE void pairs_find(const int D, const int H, const int form, const int care,
       best = t + i == 0 ? pair[0] : care ? v_select(better, pair[i], best) : v_max(pair[i], best);
     }
   }
+  if (kind == MEANS) best = avg_divide(&at->scale, v_even_mixed(sum[0], sum[1]) + v_odd_mixed(sum[0], sum[1]));
   best = v_unmixed(best);
   place = (ivec)v_unmixed((vec)place);
   const ivec upper = (ivec)v_upper((vec)place);
@@ -126,6 +132,38 @@ static int pairs_indices(const vox_window *p, const vox_box *box, const void *x,
 }
 static void max_pool_taps(const vox_window *p, const vox_box *box, const void *x, void *y, void *taps) {
   if (pairs_box(0, TAPS, p, box, x, y, taps)) pairs_box(1, TAPS, p, box, x, y, taps);
+}
+
+static void pairs_means(const vox_window *p, const vox_box *box, const void *x, void *y) {
+  vox_box one = *box;
+  for (; one.plane < box->plane + box->planes; one.plane++) pairs_box(0, MEANS, p, &one, x, y, 0);
+}
+
+/* dx of so many planes, row by row in the order of memory: what vectors write beyond a row, the next rows write again. */
+static void pairs_means_grad(const vox_window *p, int64_t planes, const real *dy, real *dx) {
+  const pairs at = pairs_of(p);
+  const int64_t width = p->output[2], reach = vox_round_up(width, LANES), *size = p->spatial;
+  const real *dx_end = dx + planes * at.image, *dy_end = dy + planes * at.plane;
+  for (int64_t i = 0; i < planes; i++, dy += at.plane)
+    for (int64_t z = 0; z < size[0]; z++)
+      for (int64_t row = 0; row < size[1]; row++, dx += at.row) {
+        const int64_t d = z >> (p->kernel[0] == 2), h = row >> (p->kernel[1] == 2);
+        const int64_t n = d < p->output[0] && h < p->output[1] ? width : 0;
+        const real *from = dy + (n ? (d * p->output[1] + h) * width : 0);
+        const int whole = dy_end - from >= reach && dx_end - dx >= 2 * reach;
+        for (int64_t w = 0; w < n; w += LANES) {
+          const int64_t left = 2 * (n - w);
+          const vec g = avg_divide(&at.scale, whole ? v_load(from + w) : v_load_n(from + w, vox_min(LANES, n - w))) + v_zero();
+          if (whole) {
+            v_store(dx + 2 * w, v_zip_low(g, g));
+            if (left > LANES) v_store(dx + 2 * w + LANES, v_zip_high(g, g));
+          } else {
+            v_store_n(dx + 2 * w, v_zip_low(g, g), vox_min(LANES, left));
+            if (left > LANES) v_store_n(dx + 2 * w + LANES, v_zip_high(g, g), vox_min(LANES, left - LANES));
+          }
+        }
+        for (int64_t w = 2 * n; w < at.row; w++) dx[w] = 0;
+      }
 }
 
 /* n elements of dx and what they add to the channel's sum. */

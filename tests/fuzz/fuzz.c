@@ -239,14 +239,24 @@ static void draw_shuffled(caller *c, int64_t lanes) {
   }
 }
 
-/* Windows two wide side by side; a max-pool's need not cover the plane.  Two short rows share a vector. */
+/* Windows two wide side by side; but where taps are kept they need not cover the plane.  Two short rows share a vector. */
 static void draw_pairs(caller *c) {
   fuzz_case *f = &c->now;
   for (int i = 0; i < 3; i++) {
     f->kernel[i] = f->stride[i] = i == 2 ? 2 : 1 + draw(c, 2), f->dilation[i] = 1, f->pad[i] = f->pad_after[i] = 0;
     f->output[i] = i == 2 ? boundary(c, vox_isa_lanes(vox_isa_used(), (int)f->type) / 2, 200) : 1 + draw(c, 4);
-    f->spatial[i] = f->kernel[i] * f->output[i] + (f->kind == MAX_POOL && draw(c, 4) == 0);
+    f->spatial[i] = f->kernel[i] * f->output[i] + (f->kind != POOL_TAPS && draw(c, 4) == 0);
   }
+}
+
+/* One window a plane, of which means take as many as a vector has lanes. */
+static void draw_planes(caller *c) {
+  fuzz_case *f = &c->now;
+  for (int i = 0; i < 3; i++) {
+    f->kernel[i] = f->spatial[i] = i == 0 ? 1 + draw(c, 2) : 1 + draw(c, 11), f->stride[i] = f->dilation[i] = f->output[i] = 1;
+    f->pad[i] = f->pad_after[i] = 0;
+  }
+  f->n = boundary(c, vox_isa_lanes(vox_isa_used(), (int)f->type), 40);
 }
 
 /* Rows of several strips, as means are cut: windows of few columns or many, a step apart that leaves gaps, and a row that goes
@@ -272,8 +282,9 @@ static void draw_window(caller *c, int64_t budget) {
   f->n = PICK(c, 0, 1, 1, 2, 3);
   draw_geometry(c, vox_isa_lanes(vox_isa_used(), VOX_F32), budget / 2, mean || f->kind == MAX_POOL, !mean);
   if (f->kind == MAX_POOL && f->type <= VOX_F64 && draw(c, 2)) draw_shuffled(c, vox_isa_lanes(vox_isa_used(), (int)f->type));
-  if (f->kind == MAX_POOL && f->type <= VOX_F64 && draw(c, 4) == 0) draw_pairs(c);
+  if ((mean || f->kind == MAX_POOL) && f->type <= VOX_F64 && draw(c, 4) == 0) draw_pairs(c);
   if (mean && draw(c, 8) == 0) draw_strips(c), f->n = f->n > 1 ? 1 : f->n;
+  if (mean && draw(c, 8) == 0) draw_planes(c);
   f->count_include_pad = draw(c, 2);
   f->divisor = draw(c, 4) ? 0 : 1 + draw(c, 9);
   f->indexed = f->kind == MAX_POOL && draw(c, 2);
