@@ -304,7 +304,7 @@ static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, in
   /* of an odd kernel's parities, those with a tap less have a point less */
   const double points = (double)(p->stride[1] == 1 ? nh * nw : (2 * nh - p->kernel[1] % 2) * (2 * nw - p->kernel[2] % 2));
   /* without a stop in memory: measured over a direct sum of as few channels, and more where lines end within a vector */
-  const double whole = points / n * depth + output[wide], few = 2.1 * depth + (wide < 2 && out[2] % u->lanes ? 7 : 2);
+  const double whole = points / n * depth + output[wide], few = 1.75 * depth + (wide < 2 && out[2] % u->lanes ? 5.2 : 2.2);
   const double each = winograd_fuses(p, u, mh, mw, depth) ? few : whole;
   const double products = tile_vectors(p, u, mh, mw, depth * (double)vox_parities(p), outputs) * (each * outputs + input[wide] * inputs);
   const double apart = p->dilation[2] > 2 ? APART * (double)nw * (double)out[1] * (double)vox_min(p->dilation[2], out[2]) : 0;
@@ -480,7 +480,7 @@ static void winograd_band(vox_layout *l, const vox_unit *u, const vox_axis *axis
  * the positions are visited one by one and everything else streams.  Small images share an item, and with it a visit of the weights; depths
  * share the slices that they read. */
 static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
-  enum { V_BYTES = 448 * 1024, ROOM_BYTES = 2 << 20, FUSED_BYTES = 24 * 1024, LATE_BYTES = 2 << 20, STREAMED_BYTES = 24 << 20 };
+  enum { V_BYTES = 448 * 1024, ROOM_BYTES = 2 << 20, FUSED_BYTES = 64 * 1024, LATE_BYTES = 2 << 20, STREAMED_BYTES = 24 << 20 };
   enum { LEAST_VECTORS = 3, MOST_TILES = 128, MOST_LATE = 8 };
   const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0}, line = VOX_ALIGN / size;
   int64_t taps[3], slots[3], per_tile, images, visits, terms, wide = 1;

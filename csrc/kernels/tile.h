@@ -138,7 +138,7 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
 #define TILE_PLANES 2
 #define CHANNEL_T 6
 #endif
-/* Winograd's sums of few terms keep 16 outputs and as many operands: measured with AVX-512 alone. */
+/* Most terms of Winograd's sums that go on to outputs at once: with 16 registers of 32 bytes it gains nothing. */
 #if defined(VOX_ISA_avx512)
 #define FUSED_DEPTH 4
 #else

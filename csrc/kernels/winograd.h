@@ -309,15 +309,10 @@ INLINE void winograd_put(const int mh, const int mw, vec lines[4][4], const wino
   }
 }
 
-/* One channel of products s, positions `stride` apart, back to mh lines of mw vectors of outputs. */
-INLINE void winograd_output(const int mh, const int mw, const int nh, const int nw, const real *s, int64_t stride, vec bias,
-                            int activation, vec slope, const winograd_place *to, real *y) {
-  vec rows[MOST_POINTS][MOST_POINTS], d[MOST_POINTS], line[MOST_POINTS], columns[MOST_POINTS], lines[4][4];
-  UNROLL for (int j = 0; j < nw; j++) {
-    UNROLL for (int i = 0; i < nh; i++) d[i] = v_load(s + (i * nw + j) * stride);
-    transform_output(mh, nh, d, line);
-    UNROLL for (int i = 0; i < mh; i++) rows[i][j] = line[i];
-  }
+/* Lines of products that are transformed along the rows already, to mh lines of mw vectors of outputs. */
+INLINE void winograd_lines(const int mh, const int mw, const int nw, const vec rows[MOST_POINTS][MOST_POINTS], vec bias,
+                           int activation, vec slope, const winograd_place *to, real *y) {
+  vec columns[MOST_POINTS], lines[4][4];
   UNROLL for (int i = 0; i < mh; i++) {
     transform_output(mw, nw, rows[i], columns);
     UNROLL for (int j = 0; j < mw; j++) columns[j] = activate(columns[j] + bias, activation, slope);
@@ -326,57 +321,74 @@ INLINE void winograd_output(const int mh, const int mw, const int nh, const int 
   winograd_put(mh, mw, lines, to, y);
 }
 
-/* Sums of `depth` terms for a vector of 4 x 4 tiles, from the transformed weights of one output channel, [position][term],
- * to outputs, without a stop in memory: the transform along rows takes the columns of points as they come. */
-INLINE void winograd_fused(const int depth, const real *u, const real *v, int64_t stride, const int64_t *off, vec bias,
-                           int activation, vec slope, const winograd_place *to, real *y) {
-  enum { M = 4, N = 6 };
-  vec sum[M][M], lines[M][M], before[M];
-  UNROLL for (int i = 0; i < M; i++) before[i] = v_zero();
-  UNROLL for (int j = 0; j < N; j++) {
-    vec s[N], r[M];
-    UNROLL for (int i = 0; i < N; i++) {
-      const real *weight = u + (i * N + j) * depth, *x = v + (i * N + j) * stride;
-      s[i] = v_set1(weight[0]) * v_load(x + off[0]);
-      UNROLL for (int t = 1; t < depth; t++) s[i] = v_fma(v_set1(weight[t]), v_load(x + off[t]), s[i]);
-    }
-    transform_output(M, N, s, r);
-    UNROLL for (int i = 0; i < M; i++) {
-      const vec even = before[i] + r[i], odd = before[i] - r[i];
-      if (j == 0) sum[i][0] = r[i] + bias;
-      if (j == 2) {
-        sum[i][0] += even;
-        sum[i][1] = v_fma(v_set1(POINT_P), odd, bias);
-        sum[i][2] = v_scale_add(0.5, even, bias);
-        sum[i][3] = v_fma(v_set1(POINT_P / 2), odd, bias);
-      }
-      if (j == 4) {
-        sum[i][0] += even;
-        sum[i][1] = v_fma(v_set1(POINT_Q), odd, sum[i][1]);
-        sum[i][2] = v_scale_add(2, even, sum[i][2]);
-        sum[i][3] = v_fma(v_set1(2 * POINT_Q), odd, sum[i][3]);
-      }
-      if (j == 5) sum[i][3] += r[i];
-      before[i] = r[i];
-    }
+/* One channel of products s, positions `stride` apart, to outputs. */
+INLINE void winograd_output(const int mh, const int mw, const int nh, const int nw, const real *s, int64_t stride, vec bias,
+                            int activation, vec slope, const winograd_place *to, real *y) {
+  vec rows[MOST_POINTS][MOST_POINTS], d[MOST_POINTS], line[MOST_POINTS];
+  UNROLL for (int j = 0; j < nw; j++) {
+    UNROLL for (int i = 0; i < nh; i++) d[i] = v_load(s + (i * nw + j) * stride);
+    transform_output(mh, nh, d, line);
+    UNROLL for (int i = 0; i < mh; i++) rows[i][j] = line[i];
   }
-  UNROLL for (int i = 0; i < M; i++) {
-    UNROLL for (int j = 0; j < M; j++) sum[i][j] = activate(sum[i][j], activation, slope);
-    winograd_zip(M, sum[i], lines[i]);
-  }
-  winograd_put(M, M, lines, to, y);
+  winograd_lines(mh, mw, nw, rows, bias, activation, slope, to, y);
 }
 
-enum { FUSED_VECTORS = 4 }; /* of tiles: what all output channels read, from L1 */
+/* Sums of few terms are made for so many output channels and neighbouring vectors of 4 x 4 tiles at once as registers hold
+ * of a column of points, and transformed along it; so little is left that L1 keeps it until they are all there. */
+enum { FUSED_M = 4, FUSED_N = 6, FUSED_K = 2, FUSED_Q = 2, FUSED_LINES = FUSED_M * FUSED_N * LANES };
 
-NOINLINE void winograd_fused_tiles(int64_t depth, const real *u, const real *v, int64_t stride, const int64_t *off, vec bias,
-                                   int activation, vec slope, const winograd_place *to, real *y) {
-  switch (depth) {
-  case 1: winograd_fused(1, u, v, stride, off, bias, activation, slope, to, y); return;
-  case 2: winograd_fused(2, u, v, stride, off, bias, activation, slope, to, y); return;
-  case 3: winograd_fused(3, u, v, stride, off, bias, activation, slope, to, y); return;
-  case 4: winograd_fused(4, u, v, stride, off, bias, activation, slope, to, y); return;
+/* Sums of `depth` terms for K output channels and Q vectors, [channel][vector][line of outputs][point]; from the weights of
+ * one channel, [position][term], to the next's `channel`. */
+INLINE void winograd_fused(const int K, const int Q, const int depth, const real *u, int64_t channel, const real *v,
+                           int64_t stride, const int64_t *off, real *kept) {
+  for (int j = 0; j < FUSED_N; j++, u += depth, v += stride, kept += LANES) {
+    vec s[FUSED_K][FUSED_Q][FUSED_N], line[FUSED_M];
+    UNROLL for (int i = 0; i < FUSED_N; i++) {
+      const real *weight = u + i * FUSED_N * depth, *x = v + i * FUSED_N * stride;
+      UNROLL for (int t = 0; t < depth; t++) {
+        vec tiles[FUSED_Q];
+        UNROLL for (int q = 0; q < Q; q++) tiles[q] = v_opaque(v_load(x + off[t] + q * LANES));
+        UNROLL for (int k = 0; k < K; k++) {
+          const vec w = v_opaque(v_set1(weight[k * channel + t]));
+          UNROLL for (int q = 0; q < Q; q++) s[k][q][i] = t ? v_fma(w, tiles[q], s[k][q][i]) : w * tiles[q];
+        }
+      }
+    }
+    UNROLL for (int k = 0; k < K; k++)
+      UNROLL for (int q = 0; q < Q; q++) {
+        transform_output(FUSED_M, FUSED_N, s[k][q], line);
+        UNROLL for (int i = 0; i < FUSED_M; i++)
+          v_store(kept + (k * FUSED_Q + q) * FUSED_LINES + i * FUSED_N * LANES, line[i]);
+      }
   }
+}
+
+static void winograd_fused_sums(int64_t k, int64_t q, int64_t depth, const real *u, int64_t channel, const real *v,
+                                int64_t stride, const int64_t *off, real *kept) {
+#define FUSED(k, q, depth)                                              \
+  case (k * 4 + q) * 8 + depth:                                         \
+    winograd_fused(k, q, depth, u, channel, v, stride, off, kept); \
+    return
+#define EACH_DEPTH(k, q) \
+  FUSED(k, q, 1);        \
+  FUSED(k, q, 2);        \
+  FUSED(k, q, 3);        \
+  FUSED(k, q, 4)
+  switch ((k * 4 + q) * 8 + depth) {
+    EACH_DEPTH(1, 1);
+    EACH_DEPTH(1, 2);
+    EACH_DEPTH(2, 1);
+    EACH_DEPTH(2, 2);
+  }
+#undef EACH_DEPTH
+#undef FUSED
+}
+
+NOINLINE void winograd_fused_output(const real *kept, vec bias, int activation, vec slope, const winograd_place *to, real *y) {
+  vec rows[MOST_POINTS][MOST_POINTS];
+  UNROLL for (int i = 0; i < FUSED_M; i++)
+    UNROLL for (int j = 0; j < FUSED_N; j++) rows[i][j] = v_load(kept + (i * FUSED_N + j) * LANES);
+  winograd_lines(FUSED_M, FUSED_M, FUSED_N, rows, bias, activation, slope, to, y);
 }
 
 /* The tile forms that exist, as compile-time constants. */
@@ -653,6 +665,7 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   winograd_runs(job, &b, &block);
   const int64_t pixels = block.vectors * LANES, v_stride = odd_lines(l->inputs * pixels + LANES);
   const int64_t tiles = (block.count * block.slices - (taps - 1)) * block.tiles, outputs = vox_round_up(tiles, LANES);
+  const int64_t vectors = outputs / LANES;
 
   int huge = 0, mends = job->nonfinite;
   const int64_t share = l->shares ? it->share : 0, shares = vox_max(1, l->shares);
@@ -689,12 +702,13 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   const real *u = (const real *)job->packed + it->group * positions * depth * l->cout;
   const int64_t spread[2] = {block.images[0].phase.axis[1].spread, block.images[0].phase.axis[2].spread};
   const vec slope = v_set1((real)p->slope);
-  real lines[4 * 4 * LANES];
+  real lines[4 * 4 * LANES] __attribute__((aligned(VECTOR_BYTES))); /* or each load waits for two stores */
+  real kept[FUSED_K * FUSED_Q * FUSED_LINES] __attribute__((aligned(VECTOR_BYTES)));
   const int streams = l->streams && is_aligned(job->y) && size[2] % LANES == 0 && plane % LANES == 0;
   winograd_place *places = (winograd_place *)(block.runs + l->runs);
   const winograd_place parts = {.at = {0, LANES, 2 * LANES, 3 * LANES}, .pitch = l->tile[2] * LANES};
   for (int64_t q = 0; q * LANES < outputs; q++) {
-    places[q].pitch = size[2], places[q].next = plane;
+    places[q].pitch = size[2], places[q].next = l->fused ? FUSED_K * plane : plane;
     winograd_places(&block, q, &places[q]);
     places[q].whole &= l->tile[1] == 4 && l->tile[2] == 4 && spread[0] == 1 && spread[1] == 1;
     for (int j = 0; j < 4; j++) places[q].streams &= streams && !places[q].cut && places[q].at[j] % LANES == 0;
@@ -712,16 +726,19 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
       m = vox_panel_width(l->panel, l->cout - k);
       mends |= winograd_pack(p, l, it->group, k, m, job->weight, u_stride, products + l->packing + (k - kb) * of_channel);
     }
-    for (int64_t first = 0; FUSED_DEPTH > 0 && l->fused && first * LANES < outputs; first += FUSED_VECTORS)
-      for (int64_t k = kb; k < k_end; k++) {
-        const int64_t channel = it->group * l->cout + k;
-        real *y = (real *)job->y + channel * plane;
-        vec bias = v_set1(job->bias ? ((const real *)job->bias)[channel] : 0);
-        for (int64_t q = first; q < first + FUSED_VECTORS && q * LANES < outputs; q++) {
-          const int whole = places[q].whole;
-          winograd_fused_tiles(depth, weights + (k - kb) * of_channel, v + q * LANES, v_stride, off, bias, p->activation, slope,
-                               whole ? &places[q] : &parts, whole ? y : lines);
-          if (!whole) winograd_store(l, &block, q, size[2], spread, plane, streams, lines, y);
+    /* all output channels read what few vectors are made of from L1 */
+    for (int64_t q = 0; FUSED_DEPTH > 0 && l->fused && q < vectors; q += FUSED_Q)
+      for (int64_t k = kb; k < k_end; k += FUSED_K) {
+        const int64_t channels = vox_min(FUSED_K, k_end - k), wide = vox_min(FUSED_Q, vectors - q);
+        winograd_fused_sums(channels, wide, depth, weights + (k - kb) * of_channel, of_channel, v + q * LANES, v_stride, off, kept);
+        for (int64_t i = 0; i < channels * wide; i++) {
+          const int64_t channel = it->group * l->cout + k + i / wide, at = q + i % wide;
+          const real *sums = kept + (i / wide * FUSED_Q + i % wide) * FUSED_LINES;
+          const int whole = places[at].whole;
+          real *y = (real *)job->y + channel * plane;
+          winograd_fused_output(sums, v_set1(job->bias ? ((const real *)job->bias)[channel] : 0), p->activation, slope,
+                                whole ? &places[at] : &parts, whole ? y : lines);
+          if (!whole) winograd_store(l, &block, at, size[2], spread, plane, streams, lines, y);
         }
       }
     if (l->fused) continue;
