@@ -106,6 +106,9 @@ CONV = [
     _conv("3x3-four-tiles-valid", 2, 8, 9, (5, 16), (3, 3)),
     _conv("3x3-four-tiles-full", 2, 8, 9, (19, 13), (3, 3), padding=((1, 0), (2, 1))),
     _conv("3x3-four-tiles-fused", 5, 3, 10, (15, 14), (3, 3), padding=1),
+    # few terms: two output channels and two vectors of tiles at once, the last of either alone
+    *(_conv(f"3x3-fused-{c}", 1, c, 7, (12, 64), (3, 3), padding=1) for c in (1, 4, 5, 6)),
+    _conv("3d-fused-two-maps", 1, 2, 3, (3, 12, 64), (3, 3, 3), padding=1),
     *(_conv(f"3d-four-tiles-{d}", 2, 5, 9, (d, 6, 14), (d, 3, 3), padding=1) for d in (3, 7)),
     # few pixels, so output channels are the lanes: one map, and two of which each has an odd number of tiles
     *(_conv(f"channel-lanes-1x1-{h}x{w}", 1, 260, 64, (h, w), (1, 1)) for h, w in ((1, 1), (3, 3), (5, 7), (7, 7))),

@@ -140,7 +140,7 @@ INLINE void pixel_tile(const int M, const int V, int accumulate, int64_t n, cons
 #endif
 /* Most terms of Winograd's sums that go on to outputs at once: with 16 registers of 32 bytes it gains nothing. */
 #if defined(VOX_ISA_avx512)
-#define FUSED_DEPTH 4
+#define FUSED_DEPTH 6
 #else
 #define FUSED_DEPTH 0
 #endif

@@ -365,15 +365,17 @@ INLINE void winograd_fused(const int K, const int Q, const int depth, const real
 
 static void winograd_fused_sums(int64_t k, int64_t q, int64_t depth, const real *u, int64_t channel, const real *v,
                                 int64_t stride, const int64_t *off, real *kept) {
-#define FUSED(k, q, depth)                                              \
-  case (k * 4 + q) * 8 + depth:                                         \
+#define FUSED(k, q, depth)                                         \
+  case (k * 4 + q) * 8 + depth:                                    \
     winograd_fused(k, q, depth, u, channel, v, stride, off, kept); \
     return
 #define EACH_DEPTH(k, q) \
   FUSED(k, q, 1);        \
   FUSED(k, q, 2);        \
   FUSED(k, q, 3);        \
-  FUSED(k, q, 4)
+  FUSED(k, q, 4);        \
+  FUSED(k, q, 5);        \
+  FUSED(k, q, 6)
   switch ((k * 4 + q) * 8 + depth) {
     EACH_DEPTH(1, 1);
     EACH_DEPTH(1, 2);
