@@ -109,8 +109,12 @@ def is_free(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], taken: Se
     if not is_ready(out, shape, dtype):
         return False
     target: Array = out  # type: ignore[assignment]
-    shared = (array is not None and np.may_share_memory(target, array) for array in taken)
-    return target.flags.writeable and target.size > 0 and not any(shared)
+    if not target.flags.writeable or target.size == 0:
+        return False
+    for array in taken:  # noqa: SIM110 - a generator takes longer than all the rest
+        if array is not None and np.may_share_memory(target, array):
+            return False
+    return True
 
 
 def _no_room(function: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> MemoryError:
