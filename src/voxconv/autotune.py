@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv.backends import Backend
+from voxconv.memory import empty
 from voxconv.problem import ConvProblem
 
 __all__ = ["cache_path", "fastest"]
@@ -109,7 +110,7 @@ def fastest(
     if known is not None or len(candidates) == 1:
         return known or candidates[0]
     x = np.random.default_rng(0).standard_normal(problem.input_shape, problem.dtype.type)
-    out = np.empty(problem.output_shape, problem.dtype)
+    out = empty(problem.output_shape, problem.dtype)
     packed = [backend.pack(problem, "conv", algorithm, weight) for backend, algorithm in candidates]
     seconds: list[list[float]] = [[] for _ in candidates]
     rounds, done = 2, 0
