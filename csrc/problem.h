@@ -57,6 +57,8 @@ typedef struct vox_layout {
   int64_t rows;
   int upsamples;           /* windows of the input gradient lie side by side: bands are of its positions, flat */
   int64_t k_block;         /* Winograd: output channels between two inverse transforms */
+  int64_t depth_block;     /* Winograd: input channels that an item meets, and packs the weights of, before the next */
+  int64_t kept;            /* Winograd: from the products to sums of theirs that wait for the next, in another order; else 0 */
   int streams;             /* Winograd: results that no cache would keep go past them */
   int squares;             /* Winograd: four tiles are a row of an image, which is read where it lies */
   int fused;               /* Winograd: so few input channels that products stay in registers up to the outputs */
@@ -167,8 +169,8 @@ typedef struct vox_unit {
   void (*pairs_item)(const vox_conv_job *job, const vox_phase *first, const vox_item *item, void *scratch);
   void (*upsample_pack)(const vox_conv *p, const vox_layout *l, const void *weight, void *packed);
   void (*upsample_item)(const vox_conv_job *job, const vox_item *item, void *scratch);
-  int (*winograd_pack)(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
-                       int64_t stride, void *packed);
+  int (*winograd_pack)(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t k1, int64_t c0, int64_t c1,
+                       const void *weight, int64_t stride, void *packed);
   void (*narrow_item)(const vox_conv_job *job, const vox_phase *phase, const vox_item *item, void *scratch);
   void (*winograd_item)(const vox_conv_job *job, const vox_item *item, void *scratch);
   void (*weight_item)(const vox_weight_job *job, int64_t item, void *scratch);

@@ -262,9 +262,10 @@ static int rows_of_four(const vox_unit *u, const vox_axis *axis) {
  * `points` of them packed: as they stream, and for a gradient, which packs at every call, a share of that; as measured for
  * one image, it is less for many. */
 static double weight_time(const vox_conv *p, const vox_unit *u, double taps, double points) {
-  enum { PER_TAP = 36, PER_POINT = 12, SQUARE = 8 }; /* the last of a point of 3 x 3 taps, whose form is compiled in */
-  const double packing = p->operation == VOX_CONV_INPUT_GRAD ? 1 / (double)u->lanes / (double)p->spatial[0] : 0;
-  if (points > taps && taps == 9) return (0.5 + packing * SQUARE) * points;
+  enum { PER_TAP = 36, PER_POINT = 12, SQUARE = 140, SQUARE_POINT = 5 }; /* the latter of 3 x 3 taps, compiled in */
+  const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
+  const double packing = gradient ? 1 / (double)u->lanes / (double)p->spatial[0] : 0;
+  if (gradient && points > taps && taps == 9) return 0.15 * points + packing * (SQUARE + SQUARE_POINT * points);
   return 0.5 * points + packing * (PER_POINT * points + (points > taps ? PER_TAP * taps : 0));
 }
 
@@ -274,7 +275,7 @@ static double tile_vectors(const vox_conv *p, const vox_unit *u, int64_t mh, int
   const double h = (double)vox_ceil_div(vox_ceil_div(out[1], p->dilation[1]), mh) * (double)p->dilation[1];
   const double w = (double)vox_ceil_div(vox_ceil_div(out[2], p->dilation[2]), mw) * (double)p->dilation[2];
   double all = h * w * (double)out[0];
-  if (p->operation == VOX_CONV && all <= 4 * (double)u->lanes && by_channels((int64_t)outputs, u, (int64_t)all, (int64_t)depth))
+  if (all <= 4 * (double)u->lanes && by_channels((int64_t)outputs, u, (int64_t)all, (int64_t)depth))
     return (double)vox_round_up((int64_t)all, 2) / (double)u->lanes / (double)out[0];
   all /= (double)u->lanes;
   return (all < 1e9 ? (double)(int64_t)(all + 1 - 1e-9) : all) / (double)out[0];
@@ -482,6 +483,7 @@ static void winograd_band(vox_layout *l, const vox_unit *u, const vox_axis *axis
 static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
   enum { V_BYTES = 448 * 1024, ROOM_BYTES = 2 << 20, FUSED_BYTES = 64 * 1024, LATE_BYTES = 2 << 20, STREAMED_BYTES = 24 << 20 };
   enum { LEAST_VECTORS = 3, MOST_TILES = 128, MOST_LATE = 8 };
+  enum { LATE_CHANNELS = 32, WHOLE_BYTES = 600 * 1024, BLOCK_BYTES = 320 * 1024 }; /* of the gradient's weights, packed late */
   const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0}, line = VOX_ALIGN / size;
   int64_t taps[3], slots[3], per_tile, images, visits, terms, wide = 1;
   vox_phase ph;
@@ -566,12 +568,25 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   if (__builtin_mul_overflow(visits, l->parts, &l->items)) return VOX_OVERFLOW;
   if (few && l->parts > 1) l->shares = vox_min(l->inputs, vox_ceil_div(2 * threads, visits));
   l->k_block = !l->fused && l->columns <= V_BYTES / size / l->positions ? l->panel : per_part;
+  l->depth_block = vox_max(1, l->cin);
   int64_t of_channel, packing = 0;
-  if (product((const int64_t[]){l->positions, vox_max(1, l->inputs), depth_taps, size}, 4, &of_channel)) return VOX_OVERFLOW;
+  if (product((const int64_t[]){l->positions, vox_parities(p), depth_taps, size}, 4, &of_channel)) return VOX_OVERFLOW;
+  if (l->late && p->operation == VOX_CONV_INPUT_GRAD && depth_taps == 1 && !l->fused) {
+    l->k_block = vox_min(per_part, vox_round_up(LATE_CHANNELS, l->panel));
+    if (l->cin > WHOLE_BYTES / of_channel / l->k_block) { /* with as much of V, and the weights that come next */
+      l->k_block = vox_min(per_part, vox_round_up(2 * LATE_CHANNELS, l->panel));
+      l->depth_block = vox_min(l->cin, vox_round_up(vox_max(1, BLOCK_BYTES / of_channel / l->k_block), u->lanes));
+    }
+  }
+  if (__builtin_mul_overflow(of_channel, l->depth_block, &of_channel)) return VOX_OVERFLOW;
   if (l->late) l->k_block = vox_min(l->k_block, vox_round_up(vox_max(1, LATE_BYTES / of_channel), l->panel));
   if (product((const int64_t[]){l->positions, l->vectors, u->lanes, l->fused ? 0 : l->k_block}, 4, &l->sums) ||
       __builtin_add_overflow(l->sums, l->positions * 2 * line, &l->sums))
     return VOX_OVERFLOW;
+  if (l->by_channels && l->depth_block < l->cin) {
+    l->kept = l->sums;
+    if (__builtin_mul_overflow(l->sums, 2, &l->sums)) return VOX_OVERFLOW;
+  }
   l->packing = l->sums;
   if (l->late && (product((const int64_t[]){of_channel / size, l->k_block}, 2, &packing) ||
                   __builtin_add_overflow(l->sums, l->positions * 2 * line, &l->sums) ||

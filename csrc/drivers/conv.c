@@ -159,7 +159,7 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
         m = vox_panel_width(l.panel, l.cout - k);
         const int64_t at = (g * l.cout * l.positions + (l.fused ? k * l.positions : k)) * depth;
         const int64_t stride = l.fused ? depth : depth * l.cout;
-        nonfinite |= u->winograd_pack(&p, &l, g, k, m, weight, stride, (char *)packed + HEADER + at * size);
+        nonfinite |= u->winograd_pack(&p, &l, g, k, k + m, 0, l.cin, weight, stride, (char *)packed + HEADER + at * size);
       }
     memcpy((char *)packed + HEADER + winograd_bytes(&p, l.tile), weight, (size_t)weight_bytes(&p));
     *(int32_t *)packed = nonfinite;

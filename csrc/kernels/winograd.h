@@ -145,7 +145,7 @@ typedef struct weight_view {
   int64_t out, in, tap;
 } weight_view;
 
-enum { PACK_AHEAD = 4 }; /* channels, and vectors of each position: too many streams for the processor to follow */
+enum { PACK_AHEAD = 4 };
 
 static weight_view view_weight(const vox_conv *p, const vox_layout *l, int64_t group, const void *weight) {
   const int64_t taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
@@ -181,7 +181,6 @@ INLINE ivec winograd_filters(const int kh, const int kw, const int nh, const int
   for (int i = 0; i < nh; i++) {
     transform_weight(nw, tw, rows[i], line);
     for (int j = 0; j < nw; j++, to += stride) {
-      prefetch_write(to + PACK_AHEAD * LANES);
       if (lanes == LANES)
         v_store(to, line[j]);
       else
@@ -205,48 +204,60 @@ FORM(5, 5, 2)
 FORM(4, 4, 1)
 #undef FORM
 
-/* One panel of m output channels, [parity, depth tap, channel][m], of each position; positions are `stride` apart: a group's panels,
- * so that one position's weights are one stream, or those of an item that packs them itself.  A vector holds neighbouring
- * elements of the panel's two axes, of which m or LANES divides the other. */
-static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t m, const void *weight,
-                         int64_t stride, void *packed) {
+/* Panels of m output channels, [panel][parity, depth tap, channel][m], of each position: of output channels [k0, k1) and
+ * input channels [c0, c1).  Positions are `stride` apart: a group's panels, so that one position's weights are one stream, or
+ * those that an item packs itself.  A vector holds neighbouring elements of the panel's two axes, of which m or LANES divides
+ * the other.  Where an input channel's weights lie side by side, all panels of it are read before the next. */
+static int winograd_pack(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t k1, int64_t c0, int64_t c1,
+                         const void *weight, int64_t stride, void *packed) {
   const weight_view w = view_weight(p, l, group, weight);
   const int kh = (int)p->kernel[1], kw = (int)p->kernel[2], every = (int)p->stride[2];
   const int nh = (int)vox_winograd_points(p, l->tile, 1), nw = (int)vox_winograd_points(p, l->tile, 2);
-  const int64_t plane = kh * kw, count = l->cin * m, lowest = w.tap < 0 ? (plane - 1) * w.tap : 0;
-  const int64_t ahead = l->late ? m * w.out : PACK_AHEAD * w.in; /* the next panel, or the next channels */
-  int64_t apart[LANES];
-  for (int i = 0; i < LANES; i++) apart[i] = i / m * w.in + i % m * w.out;
+  const int64_t plane = kh * kw, lowest = w.tap < 0 ? (plane - 1) * w.tap : 0;
+  const int64_t slices = vox_parities(p) * p->kernel[0], of_channel = (l->fused ? l->positions : 1) * slices * (c1 - c0);
   filters_form *const filters = nw == 6 ? filters_66 : nh == 6 ? filters_64 : nh == 5 ? filters_55 : filters_44;
+  const int by_in = w.in > w.out;
   ivec most = {0};
-  for (int64_t t = 0; t < vox_parities(p) * p->kernel[0]; t++) {
-    const int64_t parity = t / p->kernel[0], td = t % p->kernel[0];
-    const int row = (int)vox_parity(p, parity, 1), column = (int)vox_parity(p, parity, 2);
-    real *u = (real *)packed + t * count;
-    const real *first = w.first + k0 * w.out + td * plane * w.tap + lowest;
-    for (int64_t e = 0; e < count; e += LANES) {
-      const real *from = first + e / m * w.in + e % m * w.out;
-      const int64_t lanes = vox_min(LANES, count - e);
-      for (int i = 0; i < lanes; i++) prefetch(from + apart[i] + ahead);
-      if (lanes < LANES || kh != 3)
-        most = winograd_filters(kh, kw, nh, nw, every, row, column, w.tap < 0, lanes, from, apart, u + e, stride, most);
-      else
-        most = filters(row, column, w.tap < 0, from, apart, u + e, stride, most);
+  for (int64_t k = k0, wide; k < k1; k += wide) {
+    const int64_t m = vox_panel_width(l->panel, k1 - k), count = (c1 - c0) * m, step = vox_max(m, LANES);
+    const int64_t ahead = l->late && !by_in ? m * w.out : PACK_AHEAD * w.in; /* the next panel, or the next channels */
+    int64_t apart[LANES];
+    wide = by_in && m == l->panel ? (k1 - k) / m * m : m;
+    for (int i = 0; i < LANES; i++) apart[i] = i / m * w.in + i % m * w.out;
+    for (int64_t t = 0; t < slices; t++) {
+      const int64_t parity = t / p->kernel[0], td = t % p->kernel[0];
+      const int row = (int)vox_parity(p, parity, 1), column = (int)vox_parity(p, parity, 2);
+      for (int64_t e0 = 0; e0 < count; e0 += step)
+        for (int64_t at = k; at < k + wide; at += m) {
+          real *u = (real *)packed + (at - k0) * of_channel + t * count;
+          const real *first = w.first + at * w.out + c0 * w.in + td * plane * w.tap + lowest;
+          for (int64_t e = e0; e < vox_min(e0 + step, count); e += LANES) {
+            const real *from = first + e / m * w.in + e % m * w.out;
+            const int64_t lanes = vox_min(LANES, count - e);
+            for (int i = 0; i < lanes; i++) prefetch(from + apart[i] + ahead);
+            if (lanes < LANES || kh != 3)
+              most = winograd_filters(kh, kw, nh, nw, every, row, column, w.tap < 0, lanes, from, apart, u + e, stride, most);
+            else
+              most = filters(row, column, w.tap < 0, from, apart, u + e, stride, most);
+          }
+        }
     }
   }
   return is_huge(most);
 }
 
-/* Asks for a share of the filters of output channels [k0, k0 + count), which are packed next. */
-static void prefetch_filters(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t count, int64_t share,
-                             int64_t shares, const void *weight) {
+/* Asks for a share of the filters of output channels [k0, k1) and input channels [c0, c1), which are packed next. */
+static void prefetch_filters(const vox_conv *p, const vox_layout *l, int64_t group, int64_t k0, int64_t k1, int64_t c0,
+                             int64_t c1, int64_t share, int64_t shares, int64_t here, const void *weight) {
   const weight_view w = view_weight(p, l, group, weight);
   const int64_t taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
   const int by_in = w.in > w.out;
-  const int64_t rows = by_in ? l->cin : count, row = (by_in ? count : l->cin) * taps;
-  const real *first = w.first + k0 * w.out - (w.tap < 0 ? taps - 1 : 0);
-  for (int64_t r = vox_even_first(rows, shares, share); r < vox_even_first(rows, shares, share + 1); r++)
-    for (int64_t i = 0; i < row; i += VOX_ALIGN / (int64_t)sizeof(real)) prefetch(first + r * (by_in ? w.in : w.out) + i);
+  const int64_t rows = by_in ? c1 - c0 : k1 - k0, row = (by_in ? k1 - k0 : c1 - c0) * taps;
+  const real *first = w.first + k0 * w.out + c0 * w.in - (w.tap < 0 ? taps - 1 : 0);
+  const int64_t apart = by_in ? w.in : w.out, line = VOX_ALIGN / (int64_t)sizeof(real), lines = vox_ceil_div(row, line);
+  int64_t at = vox_even_first(rows * lines, shares, share), end = vox_even_first(rows * lines, shares, share + here);
+  for (int64_t r = lines ? at / lines : 0; at < end; r++)
+    for (int64_t i = at - r * lines; i < lines && at < end; i++, at++) prefetch(first + r * apart + i * line);
 }
 
 /* The transform along the columns of tiles that lie side by side, to V: positions `stride` apart. */
@@ -624,7 +635,7 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   const vox_conv *p = job->p;
   const vox_layout *l = job->l;
   const int64_t points[3] = {1, vox_winograd_points(p, l->tile, 1), vox_winograd_points(p, l->tile, 2)};
-  const int64_t positions = l->positions, taps = p->kernel[0], depth = taps * l->inputs;
+  const int64_t positions = l->positions, taps = p->kernel[0], depth = taps * l->inputs, slices = taps * vox_parities(p);
   const int64_t *in_size = p->operation == VOX_CONV ? p->spatial : p->output;
   const int64_t *size = p->operation == VOX_CONV ? p->output : p->spatial;
   const int64_t input = in_size[0] * in_size[1] * in_size[2], plane = size[0] * size[1] * size[2];
@@ -721,47 +732,57 @@ static void winograd_item(const vox_conv_job *job, const vox_item *it, void *wor
   }
   for (int64_t kb = k_first; kb < k_last; kb += l->k_block) {
     const int64_t k_end = vox_min(k_last, kb + l->k_block), stride = odd_lines((k_end - kb) * outputs);
-    const int64_t of_channel = l->fused ? positions * depth : depth; /* from one channel's weights to the next's */
-    const int64_t u_stride = l->fused ? depth : l->late ? odd_lines((k_end - kb) * depth) : l->cout * depth;
-    const real *weights = l->late ? products + l->packing : u + kb * of_channel;
-    for (int64_t k = kb, m; l->late && k < k_end; k += m) {
-      m = vox_panel_width(l->panel, l->cout - k);
-      mends |= winograd_pack(p, l, it->group, k, m, job->weight, u_stride, products + l->packing + (k - kb) * of_channel);
-    }
-    /* all output channels read what few vectors are made of from L1 */
-    for (int64_t q = 0; FUSED_DEPTH > 0 && l->fused && q < vectors; q += FUSED_Q)
-      for (int64_t k = kb; k < k_end; k += FUSED_K) {
-        const int64_t channels = vox_min(FUSED_K, k_end - k), wide = vox_min(FUSED_Q, vectors - q);
-        winograd_fused_sums(channels, wide, depth, weights + (k - kb) * of_channel, of_channel, v + q * LANES, v_stride, off, kept);
-        for (int64_t i = 0; i < channels * wide; i++) {
-          const int64_t channel = it->group * l->cout + k + i / wide, at = q + i % wide;
-          const real *sums = kept + (i / wide * FUSED_Q + i % wide) * FUSED_LINES;
-          const int whole = places[at].whole;
-          real *y = (real *)job->y + channel * plane;
-          winograd_fused_output(sums, v_set1(job->bias ? ((const real *)job->bias)[channel] : 0), p->activation, slope,
-                                whole ? &places[at] : &parts, whole ? y : lines);
-          if (!whole) winograd_store(l, &block, at, size[2], spread, plane, streams, lines, y);
+    int64_t c0 = 0, c1;
+    do { /* a part of the sums, of weights that L2 holds */
+      c1 = vox_min(c0 + l->depth_block, l->cin);
+      const int64_t d0 = c0 * slices, terms_here = (c1 - c0) * slices;
+      const int64_t of_channel = l->fused ? positions * depth : terms_here; /* from one channel's weights to the next's */
+      const int64_t u_stride = l->fused ? depth : l->late ? odd_lines((k_end - kb) * terms_here) : l->cout * depth;
+      const real *weights = l->late ? products + l->packing : u + kb * of_channel;
+      if (l->late) mends |= winograd_pack(p, l, it->group, kb, k_end, c0, c1, job->weight, u_stride, products + l->packing);
+      /* all output channels read what few vectors are made of from L1 */
+      for (int64_t q = 0; FUSED_DEPTH > 0 && l->fused && q < vectors; q += FUSED_Q)
+        for (int64_t k = kb; k < k_end; k += FUSED_K) {
+          const int64_t channels = vox_min(FUSED_K, k_end - k), wide = vox_min(FUSED_Q, vectors - q);
+          winograd_fused_sums(channels, wide, depth, weights + (k - kb) * of_channel, of_channel, v + q * LANES, v_stride, off,
+                              kept);
+          for (int64_t i = 0; i < channels * wide; i++) {
+            const int64_t channel = it->group * l->cout + k + i / wide, at = q + i % wide;
+            const real *sums = kept + (i / wide * FUSED_Q + i % wide) * FUSED_LINES;
+            const int whole = places[at].whole;
+            real *y = (real *)job->y + channel * plane;
+            winograd_fused_output(sums, v_set1(job->bias ? ((const real *)job->bias)[channel] : 0), p->activation, slope,
+                                  whole ? &places[at] : &parts, whole ? y : lines);
+            if (!whole) winograd_store(l, &block, at, size[2], spread, plane, streams, lines, y);
+          }
+        }
+      if (l->fused) break;
+      const int ends = c1 == l->cin;
+      const int64_t next_k = ends ? k_end : kb, next_end = ends ? vox_min(k_last, k_end + l->k_block) : k_end;
+      const int64_t next_c = ends ? 0 : c1;
+      for (int64_t i = 0; i < positions; i++) {
+        int64_t first, terms;
+        vox_parities_at(p, i / points[2] == points[1] - 1, i % points[2] == points[2] - 1, &first, &terms);
+        first *= taps * l->cin, terms = vox_min(terms * taps * l->cin, terms_here);
+        for (int64_t k = kb, m; k < k_end; k += m) {
+          m = vox_panel_width(l->panel, l->cout - k);
+          if (l->late && next_k < next_end)
+            prefetch_filters(p, l, it->group, next_k, next_end, next_c, vox_min(next_c + l->depth_block, l->cin),
+                             i * (k_end - kb) + k - kb, positions * (k_end - kb), m, job->weight);
+          const real *panel = weights + i * u_stride + (k - kb) * of_channel + first * m, *from = v + i * v_stride;
+          real *to = products + i * stride + (k - kb) * outputs;
+          if (l->by_channels)
+            channel_tiles(tiles, d0 > 0, terms, panel, from, off + d0 + first, l->kept ? to + l->kept : NULL, ends ? to : NULL,
+                          outputs, NULL);
+          else
+            for (int64_t p0 = 0; p0 < outputs; p0 += TILE_V * LANES)
+              pixel_tiles(m, vox_min(TILE_V, (outputs - p0) / LANES), d0 > 0, terms, panel, from + p0, off + d0 + first,
+                          to + p0, outputs, NULL);
         }
       }
+      c0 = c1;
+    } while (c0 < l->cin);
     if (l->fused) continue;
-    const int64_t next = l->late ? vox_min(k_last, k_end + l->k_block) - k_end : 0;
-    for (int64_t i = 0; i < positions; i++) {
-      if (next) prefetch_filters(p, l, it->group, k_end, next, i, positions, job->weight);
-      int64_t first, terms;
-      vox_parities_at(p, i / points[2] == points[1] - 1, i % points[2] == points[2] - 1, &first, &terms);
-      first *= taps * l->cin, terms *= taps * l->cin;
-      for (int64_t k = kb, m; k < k_end; k += m) {
-        m = vox_panel_width(l->panel, l->cout - k);
-        const real *panel = weights + i * u_stride + (k - kb) * depth + first * m, *from = v + i * v_stride;
-        real *to = products + i * stride + (k - kb) * outputs;
-        if (l->by_channels)
-          channel_tiles(tiles, 0, terms, panel, from, off + first, NULL, to, outputs, NULL);
-        else
-          for (int64_t p0 = 0; p0 < outputs; p0 += TILE_V * LANES)
-            pixel_tiles(m, vox_min(TILE_V, (outputs - p0) / LANES), 0, terms, panel, from + p0, off + first, to + p0, outputs,
-                        NULL);
-      }
-    }
     for (int64_t k = kb; k < k_end; k++) {
       int64_t channel = it->group * l->cout + k;
       vec bias = v_set1(job->bias ? ((const real *)job->bias)[channel] : 0);

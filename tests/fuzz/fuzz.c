@@ -204,6 +204,13 @@ static void draw_conv(caller *c, int64_t budget) {
       f->spatial[i] = f->output[i] = i ? 9 + draw(c, 2) : 1;
     }
   }
+  if (deep && !pointwise && f->kind == INPUT_GRAD && draw(c, 2)) { /* several blocks of weights that an item packs itself */
+    f->n = 1 + draw(c, 3), f->groups = 1, f->cg = PICK(c, 33, 40, 64, 72, 96), f->kg = PICK(c, 130, 190, 260);
+    for (int i = 0; i < 3; i++) {
+      f->kernel[i] = i ? 3 : 1, f->pad[i] = f->pad_after[i] = i > 0, f->stride[i] = f->dilation[i] = 1;
+      f->spatial[i] = f->output[i] = i ? 2 + draw(c, 7) : 1;
+    }
+  }
   if (flat && f->n) f->n = 1;
   if (flat) f->kg = 1 + draw(c, 20);
   if (wide && f->kind != WEIGHT_GRAD) draw_wide_rows(c);
