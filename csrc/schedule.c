@@ -291,7 +291,7 @@ static int winograd_fuses(const vox_conv *p, const vox_unit *u, int64_t mh, int6
 static double winograd_time(const vox_conv *p, const vox_unit *u, int64_t mh, int64_t mw, double depth, double outputs) {
   /* measured, the gather and the stores included, of a point and channel; the second where rows of tiles fill vectors, the
    * third where four tiles are a row; with 16 registers the direct sum is slower, and two images are such a vector */
-  static const double input[] = {15, 11, 4}, measured[2][3] = {{12, 10, 4}, {9, 7.5, 9}};
+  static const double input[] = {15, 11, 4}, measured[2][3] = {{12, 10, 4}, {9, 7, 9}};
   const double *output = measured[u->tile_m < 8];
   enum { APART = 65 }; /* of a row and column point, whose elements are read one by one */
   const int64_t *out = p->operation == VOX_CONV ? p->output : p->spatial;
