@@ -528,7 +528,7 @@ INLINE void winograd_transform(const int nh, int64_t nw, const winograd_block *b
       UNROLL for (int i = 0; i < nh; i++) v_store(v + (i * nw + j) * stride + q * LANES, line[i]);
     }
 }
-static void winograd_inputs(int64_t nh, int64_t nw, const winograd_block *block, const real *scratch, const int64_t *off,
+INLINE void winograd_inputs(int64_t nh, int64_t nw, const winograd_block *block, const real *scratch, const int64_t *off,
                             real *v, int64_t stride) {
   switch (nh) {
   case 8: winograd_transform(8, nw, block, scratch, off, v, stride); return;
