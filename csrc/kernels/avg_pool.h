@@ -134,8 +134,9 @@ INLINE void clear_ends(real *row, int64_t left, int64_t n, int64_t pitch) {
   for (int64_t i = left + n / LANES * LANES; i < pitch; i += LANES) v_store(row + i, v_zero());
 }
 
-/* to[i] = sum over slices and rows of from[i], i < n; what follows to the next whole vector is set to zero. */
-INLINE void add_rows(int64_t slices, int64_t slice, int64_t rows, int64_t row, const real *from, int64_t n, real *to) {
+/* to[i] = sum over slices and rows of from[i], i < n, over the divisor if there is one; what follows to the next whole vector is set to zero. */
+INLINE void add_rows(int64_t slices, int64_t slice, int64_t rows, int64_t row, const avg_scale *scale, const real *from,
+                     int64_t n, real *to) {
   for (int64_t i = 0; i < n; i += LANES) {
     const int64_t m = vox_min(LANES, n - i);
     vec sum = v_zero();
@@ -144,18 +145,21 @@ INLINE void add_rows(int64_t slices, int64_t slice, int64_t rows, int64_t row, c
         const real *p = from + d * slice + h * row + i;
         sum += m == LANES ? v_load(p) : v_load_n(p, m);
       }
-    v_store(to + i, sum);
+    v_store(to + i, scale ? avg_divide(scale, sum) : sum);
   }
 }
-static void avg_rows(int64_t slices, int64_t slice, int64_t rows, int64_t row, const real *from, int64_t n, real *to) {
-  if (slices == 1 && rows == 2)
-    add_rows(1, 0, 2, row, from, n, to);
+static void avg_rows(int64_t slices, int64_t slice, int64_t rows, int64_t row, const avg_scale *scale, const real *from,
+                     int64_t n, real *to) {
+  if (slices == 1 && rows == 1)
+    add_rows(1, 0, 1, 0, scale, from, n, to);
+  else if (slices == 1 && rows == 2)
+    add_rows(1, 0, 2, row, scale, from, n, to);
   else if (slices == 1 && rows == 3)
-    add_rows(1, 0, 3, row, from, n, to);
+    add_rows(1, 0, 3, row, scale, from, n, to);
   else if (slices == 2 && rows == 2)
-    add_rows(2, slice, 2, row, from, n, to);
+    add_rows(2, slice, 2, row, scale, from, n, to);
   else
-    add_rows(slices, slice, rows, row, from, n, to);
+    add_rows(slices, slice, rows, row, scale, from, n, to);
 }
 
 /* y[i] = sum of taps [i * step, i * step + taps) of a row of sums, i < n; over the divisor, if there is one for all. */
@@ -217,8 +221,8 @@ static void avg_strip(const vox_window *p, const vox_box *box, int64_t w, int64_
         real *row = band + (h - top) * pitch;
         vox_inside(size[1], 1, h * step[1] - pad[1], p->kernel[1], &h0, &h1);
         const real *source = x + ((d * step[0] - pad[0] + d0) * size[1] + h * step[1] - pad[1] + h0) * size[2] + from;
-        clear_ends(row, from - at, to - from, pitch);
-        avg_rows(d1 - d0, size[1] * size[2], h1 - h0, size[2], source, to - from, row + (from - at));
+        if (d == box->first[0] && top == box->first[1]) clear_ends(row, from - at, to - from, pitch);
+        avg_rows(d1 - d0, size[1] * size[2], h1 - h0, size[2], 0, source, to - from, row + (from - at));
       }
       for (int64_t h = top; h < end; h++) {
         real *result = y + (d * out[1] + h) * out[2] + w;
@@ -317,6 +321,59 @@ INLINE void add_share(real *to, int64_t n, vec share) {
   }
 }
 
+/* Whether all windows have one divisor. */
+static int avg_all_alike(const vox_window *p) {
+  int alike = 1;
+  for (int i = 0; i < 3; i++) {
+    const int64_t before = p->count_include_pad ? 0 : p->pad[i], after = p->count_include_pad ? p->pad_after[i] : 0;
+    alike &= before == 0 && (p->output[i] - 1) * p->stride[i] - p->pad[i] + p->kernel[i] <= p->spatial[i] + after;
+  }
+  return alike || p->divisor;
+}
+
+/* A row of dx, n columns from `at` of the padded row on, from the shares of the outputs over them. */
+static void spread_row(int64_t taps, int64_t step, const real *shares, int64_t at, int64_t n, real *dx) {
+  if (step == 1 && taps == 3)
+    spread_taps(1, 3, shares, at, n, dx);
+  else if (step == 1)
+    spread_taps(1, taps, shares, at, n, dx);
+  else if (taps == 3)
+    spread_taps(2, 3, shares, at, n, dx);
+  else
+    spread_taps(2, taps, shares, at, n, dx);
+}
+
+/* Columns [from, to) of all rows of the box, of windows at most two columns apart with one divisor. */
+static void avg_strip_grad_alike(const vox_window *p, const vox_box *box, int64_t from, int64_t to, const real *dy, real *dx) {
+  const int64_t *size = p->spatial, *out = p->output, step = p->stride[2], taps = p->kernel[2], at = from + p->pad[2];
+  const int64_t halo = vox_ceil_div(taps, step) - 1, base = at / step - halo;
+  const int64_t pitch = vox_round_up(vox_round_up((to - 1 + p->pad[2]) / step - at / step + 1, LANES) + halo, LANES);
+  const avg_scale scale = avg_scale_of(avg_divisor(p, 0, 0, 0));
+  int64_t w0, w1, d0, d1;
+  outputs_over(p, 2, from, to, &w0, &w1);
+  real shares[BAND + BEYOND];
+  const int64_t count = vox_max(0, w1 - w0);
+  clear_ends(shares, w0 - base, count, pitch);
+  for (int64_t z = box->first[0]; z < box->last[0]; z++) {
+    int64_t seen[2] = {0, 0};
+    outputs_over(p, 0, z, z + 1, &d0, &d1);
+    for (int64_t row = box->first[1]; row < box->last[1]; row++) {
+      real *result = dx + (z * size[1] + row) * size[2] + from;
+      int64_t first, last;
+      outputs_over(p, 1, row, row + 1, &first, &last);
+      if (row > box->first[1] && first == seen[0] && last == seen[1]) {
+        memcpy(result, result - size[2], (size_t)(to - from) * sizeof(real));
+        continue;
+      }
+      const int64_t slices = vox_max(0, d1 - d0), rows = vox_max(0, last - first);
+      const real *source = dy + (slices && rows ? (d0 * out[1] + first) * out[2] + w0 : 0);
+      avg_rows(slices, out[1] * out[2], rows, out[2], &scale, source, count, shares + (w0 - base));
+      spread_row(taps, step, shares, at, to - from, result);
+      seen[0] = first, seen[1] = last;
+    }
+  }
+}
+
 /* Columns [from, to) of all rows of the box. */
 static void avg_strip_grad(const vox_window *p, const vox_box *box, int64_t from, int64_t to, const real *dy, real *dx) {
   const int64_t *size = p->spatial, *out = p->output, step = p->stride[2], taps = p->kernel[2], at = from + p->pad[2];
@@ -361,10 +418,8 @@ static void avg_strip_grad(const vox_window *p, const vox_box *box, int64_t from
         outputs_over(p, 1, row, row + 1, &first, &last);
         if (row > top && first == seen[0] && last == seen[1])
           memcpy(result, result - size[2], (size_t)(to - from) * sizeof(real));
-        else if (step == 1)
-          spread_taps(1, taps, sum, at, to - from, result);
-        else if (step == 2)
-          spread_taps(2, taps, sum, at, to - from, result);
+        else if (step <= 2)
+          spread_row(taps, step, sum, at, to - from, result);
         else if (taps <= step)
           spread_apart(taps, step, sum + (w0 - base), w0 * step - at, w1 - w0, to - from, result);
         else {
@@ -409,6 +464,7 @@ static void avg_pool_grad(const vox_window *p, const vox_box *box, const void *d
   int uncut = 1;
   for (int i = 0; i < 3; i++) uncut &= box->first[i] == 0 && box->last[i] == size[i];
   const int whole = uncut && outputs == 1 && avg_box_of(p, 0, 0, 0).columns == image;
+  const int alike = p->stride[2] <= 2 && avg_all_alike(p);
   const real divisor = avg_divisor(p, 0, 0, 0);
   if (uncut && outputs > 1 && pairs_inside(p)) {
     pairs_means_grad(p, box->planes, dy, dx);
@@ -427,7 +483,7 @@ static void avg_pool_grad(const vox_window *p, const vox_box *box, const void *d
     } else {
       for (int64_t from = box->first[2], to; from < box->last[2]; from = to) {
         to = vox_min(from + COLUMNS, box->last[2]);
-        avg_strip_grad(p, box, from, to, dy, dx);
+        (alike ? avg_strip_grad_alike : avg_strip_grad)(p, box, from, to, dy, dx);
       }
     }
   }
