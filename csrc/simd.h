@@ -455,6 +455,17 @@ INLINE vec v_max(vec a, vec b) {
 #endif
 }
 
+/* mask ? v_max(a, b) : other */
+INLINE vec v_max_masked(vmask mask, vec a, vec b, vec other) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (vec)_mm512_mask_max_pd((__m512d)other, mask, (__m512d)a, (__m512d)b);
+#elif defined(VOX_ISA_avx512)
+  return (vec)_mm512_mask_max_ps((__m512)other, mask, (__m512)a, (__m512)b);
+#else
+  return v_select(mask, v_max(a, b), other);
+#endif
+}
+
 /* y < 0 ? a : y; a NaN stays. */
 INLINE vec v_if_negative(vec y, vec a) {
 #if defined(VOX_ISA_avx512) && VOX_DOUBLE
@@ -708,6 +719,19 @@ INLINE vec v_before(vec a, vec b) {
   return __builtin_shufflevector(a, b, 1, 2, 3, 4);
 #else
   return __builtin_shufflevector(a, b, 1, 2);
+#endif
+}
+
+/* Lanes `from`, below 2 * LANES, of a and then b. */
+INLINE vec v_pick(vec a, vec b, ivec from) {
+#if defined(VOX_ISA_avx512) && VOX_DOUBLE
+  return (vec)_mm512_permutex2var_pd((__m512d)a, (__m512i)from, (__m512d)b);
+#elif defined(VOX_ISA_avx512)
+  return (vec)_mm512_permutex2var_ps((__m512)a, (__m512i)from, (__m512)b);
+#else
+  vec c;
+  for (int i = 0; i < LANES; i++) c[i] = from[i] < LANES ? a[from[i]] : b[from[i] - LANES];
+  return c;
 #endif
 }
 

@@ -106,6 +106,25 @@ def test_special_values(row, value, place, planes, backend):
     np.testing.assert_array_equal(at, place)
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("window", [(3, 3, 1, 1), (5, 5, 1, 1), (2, 3, 1, 1), (1, 9, 1, 1), (9, 1, 1, 1), (3, 5, 2, 3)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 7), (4, 8), (14, 15), (5, 16), (3, 17), (20, 20), (9, 33)])
+@pytest.mark.parametrize("seed", [29])
+def test_maxima_over_ends_of_rows(size, window, kind, seed, backend):
+    rng = np.random.default_rng(seed)
+    taps, gaps = window[:2], window[2:]
+    # windows of even size begin at the element itself
+    before = [k // 2 * g if k % 2 else 0 for k, g in zip(taps, gaps, strict=True)]
+    pads = tuple((b, (k - 1) * g - b) for b, k, g in zip(before, taps, gaps, strict=True))
+    x = rng.choice([-np.inf, -1.5, -0.0, 0.0, 2.0], (1, 5, *size)).astype(kind)
+    x[0, 1] = -np.inf
+    x[0, 3, size[0] // 2, -1] = np.nan
+    options = {"stride": 1, "padding": pads, "dilation": gaps}
+    y = vc.max_pool2d(x, taps, **options, backend="reference")
+    assert y.shape == x.shape
+    oracle.assert_same_bits(vc.max_pool2d(x, taps, **options, backend=backend), y)
+
+
 @max_pools
 @pytest.mark.parametrize("kind", ["float32", "float64"])
 @pytest.mark.parametrize("seed", [22])

@@ -78,8 +78,8 @@ static int64_t window_terms(const vox_window *p, const int64_t other[3]) {
 int vox_max_pool(const vox_window *p, int64_t threads, const void *x, void *y, int64_t *indices, int64_t *cursor) {
   if (window_valid(p)) return VOX_INVALID;
   const vox_unit *u = vox_unit_used(p->type);
-  window_call c = {.p = *p, .max_kernel = u ? u->max_pool : vox_elem_unit_of(p->type)->max_pool, .from = x, .to = y,
-                   .places = indices};
+  window_call c = {.p = *p, .max_kernel = u ? u->max_pool : vox_elem_unit_of(p->type)->max_pool, .at_once = 1, .from = x,
+                   .to = y, .places = indices};
   return run(&c, p->output, SHORT, window_terms(p, p->spatial), threads, cursor);
 }
 

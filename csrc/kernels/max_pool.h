@@ -387,7 +387,7 @@ static void max_group(pool_group *g, int64_t first, int64_t last) {
 }
 #endif
 
-static void max_pool(const vox_window *p, const vox_box *box, const void *x_, void *y_, void *places) {
+static void max_plane(const vox_window *p, const vox_box *box, const void *x_, void *y_, void *places) {
   int64_t *indices = places;
   const int64_t *size = p->spatial, *out = p->output, from = box->plane * out[0] * out[1] * out[2];
   const elem *x = (const elem *)x_ + box->plane * size[0] * size[1] * size[2];
@@ -422,4 +422,16 @@ static void max_pool(const vox_window *p, const vox_box *box, const void *x_, vo
         max_window(&r, col + first * dilation, last - first, dilation, (elem *)y_ + at + w, indices ? indices + at + w : 0);
       }
     }
+}
+
+static void max_pool(const vox_window *p, const vox_box *box, const void *x, void *y, void *places) {
+  vox_box one = *box;
+  const int64_t last = box->plane + box->planes;
+#ifdef ELEM_VECTORS
+  if (!places && flat_fits(p, box)) {
+    flat_planes(p, box, x, y);
+    return;
+  }
+#endif
+  for (; one.plane < last; one.plane++) max_plane(p, &one, x, y, places);
 }

@@ -256,6 +256,17 @@ static void draw_pairs(caller *c) {
   }
 }
 
+/* Maxima at a stride of 1, as many as elements, of planes so small that vectors run over the ends of rows. */
+static void draw_flat(caller *c) {
+  fuzz_case *f = &c->now;
+  for (int i = 0; i < 3; i++) {
+    f->kernel[i] = i ? PICK(c, 1, 2, 3, 3, 5, 5, 9) : 1, f->stride[i] = 1, f->dilation[i] = i && draw(c, 4) == 0 ? 2 : 1;
+    f->pad[i] = f->dilation[i] * (draw(c, 2) ? f->kernel[i] / 2 : draw(c, f->kernel[i]));
+    f->pad_after[i] = f->dilation[i] * (f->kernel[i] - 1) - f->pad[i];
+    f->spatial[i] = f->output[i] = i == 0 ? 1 : i == 1 ? 1 + draw(c, 9) : 1 + draw(c, 40);
+  }
+}
+
 /* One window a plane, of which means take as many as a vector has lanes. */
 static void draw_planes(caller *c) {
   fuzz_case *f = &c->now;
@@ -292,6 +303,7 @@ static void draw_window(caller *c, int64_t budget) {
   if ((mean || f->kind == MAX_POOL) && f->type <= VOX_F64 && draw(c, 4) == 0) draw_pairs(c);
   if (mean && draw(c, 8) == 0) draw_strips(c), f->n = f->n > 1 ? 1 : f->n;
   if (mean && draw(c, 8) == 0) draw_planes(c);
+  if (f->kind == MAX_POOL && f->type <= VOX_F64 && draw(c, 4) == 0) draw_flat(c);
   f->count_include_pad = draw(c, 2);
   f->divisor = draw(c, 4) ? 0 : 1 + draw(c, 9);
   f->indexed = f->kind == MAX_POOL && draw(c, 2);
