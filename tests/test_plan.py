@@ -14,6 +14,7 @@ import voxconv as vc
 from cases import CONV
 from problems import operands
 from voxconv import backends, explain, machine, plan
+from voxconv import problem as rules
 from voxconv.errors import MissingExtra
 
 named = pytest.mark.parametrize("case", CONV, ids=lambda case: case.name)
@@ -60,6 +61,21 @@ def test_depthwise_is_chosen_where_it_has_tiles(kernel, stride, channels, expect
     weight = np.ones((channels, 1, *kernel), np.float32)
     planned = vc.plan_conv2d((1, 1, 28, 28), weight, stride=stride, padding=2, backend="native", precision="strict")
     assert planned.algorithm == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "dilation", "to_input", "to_weight"),
+    [((28, 28), (3, 3), 1, 1, "depthwise", "depthwise"), ((28, 28), (7, 7), 2, 1, "depthwise", "depthwise"),
+     ((28, 28), (4, 4), 1, 1, "direct", "direct"), ((28, 28), (3, 3), 1, 2, "direct", "direct"),
+     ((28, 28), (9, 9), 1, 1, "direct", "depthwise"), ((16, 16), (3, 4), 1, 1, "direct", "depthwise"),
+     ((7, 7), (4, 4), 1, 1, "depthwise", "depthwise"), ((400,), (31,), 1, 1, "direct", "direct"),
+     ((400,), (5,), 2, 1, "depthwise", "direct")],
+)  # fmt: skip
+def test_depthwise_gradients_are_direct_where_that_pays(shape, kernel, stride, dilation, to_input, to_weight):
+    x, w = np.ones((2, 8, *shape), np.float32), np.ones((8, 1, *kernel), np.float32)
+    problem = rules.conv(f"conv{len(shape)}d", len(shape), x, w, None, stride, max(kernel) // 2, dilation, 8)[0]
+    for operation, expected in (("conv_input_grad", to_input), ("conv_weight_grad", to_weight)):
+        assert plan.choose(problem, operation, "native", precision="strict").algorithm == expected
 
 
 def test_the_explanation_says_what_and_why(backend):

@@ -34,6 +34,9 @@ WINOGRAD_GAIN = 1.16
 SMALL_PLANE = 1024
 """Up to so many outputs a plane, direct's band costs more than depthwise's repeated loads."""
 
+TINY_PLANE, FEW_TAPS, WIDE_ROW = 196, 16, 20
+"""Of depthwise gradients without a tile, where direct pays: least outputs; to the weight, most taps, least columns."""
+
 FLOPS_A_THREAD = 1 << 20
 """Small work stays on the caller's thread: another takes microseconds to come, or 100 where it sleeps."""
 
@@ -262,13 +265,24 @@ def _has_depthwise_tile(problem: ConvProblem) -> bool:
     return square and (*sizes, *steps) in {(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)}
 
 
+def _direct_pays(problem: ConvProblem, operation: str) -> bool:
+    """Whether direct is faster where depthwise has no tile; as measured, with AVX-512 and AVX2, float32 and float64."""
+    if operation == "conv":
+        return True
+    if math.prod(problem.output) < TINY_PLANE:
+        return False
+    if operation == "conv_input_grad":  # a strided one's direct sums go by phases, which cost as much as few taps
+        return set(problem.stride) == {1}
+    return len(problem.kernel) == 1 or (math.prod(problem.kernel) <= FEW_TAPS and problem.output[-1] >= WIDE_ROW)
+
+
 def _depthwise_refusal(problem: ConvProblem, operation: str, *, asked: bool) -> str | None:
     c, k, groups = problem.c, problem.k, problem.groups
     if groups != c or (operation != "conv" and groups != k):
         return f"depthwise wants one channel a group: {c} -> {k} channels in {groups} groups"
     if not asked and k > 4 * groups and math.prod(problem.output) > SMALL_PLANE:
         return f"a plane gives {k // groups} outputs: direct loads it once for several of them, depthwise for each"
-    if not asked and operation == "conv" and not _has_depthwise_tile(problem):
+    if not asked and not _has_depthwise_tile(problem) and _direct_pays(problem, operation):
         return "depthwise has tiles for 3x3 and 5x5 at a stride of 1 or 2 and 7x7 at 1: direct's serve all kernels"
     if _call(problem, operation, "depthwise").workspace_bytes(1) < 0:
         return "it sums a channel's weight gradient in one piece, which here would take too long"
