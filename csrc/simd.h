@@ -535,9 +535,9 @@ INLINE void v_store_bytes(uint8_t *p, ivec a, int64_t n) {
 /* Lanes [first, LANES) of a, the others of b. */
 INLINE vec v_from_lane(int64_t first, vec a, vec b) {
 #if defined(VOX_ISA_avx512) && VOX_DOUBLE
-  return (vec)_mm512_mask_mov_pd((__m512d)b, (__mmask8)(ALL_LANES << first), (__m512d)a);
+  return (vec)_mm512_mask_mov_pd((__m512d)b, (__mmask8)((uint32_t)ALL_LANES << first), (__m512d)a);
 #elif defined(VOX_ISA_avx512)
-  return (vec)_mm512_mask_mov_ps((__m512)b, (__mmask16)(ALL_LANES << first), (__m512)a);
+  return (vec)_mm512_mask_mov_ps((__m512)b, (__mmask16)((uint32_t)ALL_LANES << first), (__m512)a);
 #else
   ivec lane;
   for (int i = 0; i < LANES; i++) lane[i] = i;
