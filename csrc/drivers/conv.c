@@ -153,14 +153,11 @@ int vox_conv_pack(const vox_conv *problem, const void *weight, void *packed) {
     return VOX_OK;
   }
   if (p.algorithm == VOX_WINOGRAD) {
-    const int64_t depth = p.kernel[0] * l.inputs;
-    for (int64_t g = 0; g < p.groups; g++)
-      for (int64_t k = 0, m; k < l.cout; k += m) {
-        m = vox_panel_width(l.panel, l.cout - k);
-        const int64_t at = (g * l.cout * l.positions + (l.fused ? k * l.positions : k)) * depth;
-        const int64_t stride = l.fused ? depth : depth * l.cout;
-        nonfinite |= u->winograd_pack(&p, &l, g, k, k + m, 0, l.cin, weight, stride, (char *)packed + HEADER + at * size);
-      }
+    const int64_t depth = p.kernel[0] * l.inputs, stride = l.fused ? depth : depth * l.cout;
+    for (int64_t g = 0; g < p.groups; g++) {
+      char *to = (char *)packed + HEADER + g * l.cout * l.positions * depth * size;
+      nonfinite |= u->winograd_pack(&p, &l, g, 0, l.cout, 0, l.cin, weight, stride, to);
+    }
     memcpy((char *)packed + HEADER + winograd_bytes(&p, l.tile), weight, (size_t)weight_bytes(&p));
     *(int32_t *)packed = nonfinite;
     return VOX_OK;

@@ -145,7 +145,7 @@ typedef struct weight_view {
   int64_t out, in, tap;
 } weight_view;
 
-enum { PACK_AHEAD = 4 };
+enum { PACK_AHEAD = 4 }; /* channels */
 
 static weight_view view_weight(const vox_conv *p, const vox_layout *l, int64_t group, const void *weight) {
   const int64_t taps = p->kernel[0] * p->kernel[1] * p->kernel[2];
