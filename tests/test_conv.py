@@ -151,7 +151,7 @@ def test_a_call_made_before_is_looked_up_and_still_checked():
     x, w, b = (rng.integers(-4, 5, size).astype(np.float32) for size in ((2, 3, 9, 10), (4, 3, 3, 3), (4,)))
     expected = [vc.conv2d(x, w, b, padding=1), vc.conv2d(x, w, padding=1)]
     assert not np.array_equal(*expected)
-    assert any(key[:2] == (x.shape, w.shape) for key in functional._SHORT)
+    assert any(key[:2] == (x.shape, w.shape) for key in functional.KNOWN)
     for _ in range(2):
         np.testing.assert_array_equal(vc.conv2d(x, w, b, padding=1), expected[0])
         np.testing.assert_array_equal(vc.conv2d(x, w, padding=1), expected[1])
@@ -193,11 +193,11 @@ def test_a_transposed_call_made_before_is_still_checked():
 
 
 def test_short_calls_are_forgotten_when_they_are_many(monkeypatch):
-    monkeypatch.setattr(functional, "MOST_SHORT", 3)
-    functional._SHORT.clear()
+    monkeypatch.setattr(functional, "MOST_KNOWN", 3)
+    functional.KNOWN.clear()
     for width in range(3, 10):
         vc.conv2d(np.ones((1, 1, 3, width), np.float32), np.ones((1, 1, 3, 3), np.float32))
-        assert len(functional._SHORT) <= 3
+        assert len(functional.KNOWN) <= 3
 
 
 @pytest.mark.parametrize(

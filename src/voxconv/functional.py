@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv import problem as rules
-from voxconv.plan import ActivationLike, Padding, Sizes, choose, choose_backend
+from voxconv.plan import ActivationLike, Choice, Padding, Sizes, choose, choose_backend
 from voxconv.problem import FLOAT32, ConvProblem
 from voxconv.results import fill, fill_all
 
@@ -131,11 +131,11 @@ learning", arXiv:1603.07285.
 
 def apply(
     function: str, operation: str, problem: ConvProblem, batched: bool, source: Array, weight: Array,
-    bias: Array | None, out: Array | None, backend: str, algorithm: str, precision: str,
+    bias: Array | None, out: Array | None, backend: str, algorithm: str, precision: str, key: Key | None = None,
 ) -> Array:  # fmt: skip
     """Run "conv" from a problem's input to its output, or "conv_input_grad" the other way.
 
-    The second is transposed convolution too, and the first the gradient of that.
+    The second is transposed convolution too, and the first the gradient of that.  ``key``: as `remember` takes it.
     """
     choice = choose(problem, operation, backend, algorithm, precision, function=function)
     forward = operation == "conv"
@@ -146,7 +146,26 @@ def apply(
         run(problem, choice.algorithm, source, packed, bias, result)
 
     shape = problem.output_shape if forward else problem.input_shape
-    return fill(function, out, shape, batched, problem.dtype, (source, weight, bias), compute)
+    result = fill(function, out, shape, batched, problem.dtype, (source, weight, bias), compute)
+    if key is not None and batched and result.size:
+        remember(key, problem, operation, choice)
+    return result
+
+
+Key = tuple[object, ...]
+
+KNOWN: dict[Key, Callable[..., Array]] = {}
+"""Calls that were made before: what they come to, by all that they depend on but values."""
+MOST_KNOWN = 1024
+
+
+def remember(key: Key, problem: ConvProblem, operation: str, choice: Choice) -> None:
+    """Note what a call that went well comes to, where its backend can say."""
+    known_call = getattr(choice.backend, "known_call", None)
+    if known_call is not None:
+        if len(KNOWN) >= MOST_KNOWN:
+            KNOWN.clear()
+        KNOWN[key] = known_call(problem, operation, choice.algorithm)
 
 
 def _conv(
@@ -155,38 +174,28 @@ def _conv(
 ) -> Array:  # fmt: skip
     key = None
     if (
-        out is None and activation is None and type(input) is type(weight) is np.ndarray
+        out is None and (activation is None or type(activation) is str)
+        and type(input) is type(weight) is np.ndarray
         and input.dtype is weight.dtype is FLOAT32 and input.flags.carray and weight.flags.carray
         and type(stride) is type(padding) is type(dilation) is type(groups) is int
         and type(backend) is type(algorithm) is type(precision) is str
         and (bias is None or (type(bias) is np.ndarray and bias.dtype is FLOAT32 and bias.flags.carray))
     ):  # fmt: skip
         key = (
-            input.shape, weight.shape, None if bias is None else bias.shape, stride, padding, dilation, groups, rank,
-            backend, algorithm, precision,
+            input.shape, weight.shape, None if bias is None else bias.shape, stride, padding, dilation, groups,
+            activation, rank, backend, algorithm, precision,
         )  # fmt: skip
-        short = _SHORT.get(key)
-        if short is not None:
-            return short(input, weight, bias)
+        call = KNOWN.get(key)
+        if call is not None:
+            try:
+                return call(input, weight, bias)
+            except MemoryError:  # what comes next says what there is no room for
+                pass
     function = f"conv{rank}d"
     problem, batched, x, w, b = rules.conv(
         function, rank, input, weight, bias, stride, padding, dilation, groups, activation
     )
-    result = apply(function, "conv", problem, batched, x, w, b, out, backend, algorithm, precision)
-    if key is not None and batched:
-        choice = choose(problem, "conv", backend, algorithm, precision, function=function)
-        short_conv = getattr(choice.backend, "short_conv", None)
-        short = short_conv and short_conv(problem, choice.algorithm)
-        if short is not None:
-            if len(_SHORT) >= MOST_SHORT:
-                _SHORT.clear()
-            _SHORT[key] = short
-    return result
-
-
-_SHORT: dict[tuple[object, ...], Callable[[Array, Array, Array | None], Array]] = {}
-"""Short calls that were made before: what they come to, by all that they depend on but values."""
-MOST_SHORT = 1024
+    return apply(function, "conv", problem, batched, x, w, b, out, backend, algorithm, precision, key)
 
 
 @documented(CONVOLUTION, RUNNING + CHOOSING, CONVOLVED, ERRORS, CONVOLUTION_SOURCE)

@@ -15,9 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv import problem as rules
-from voxconv.functional import CEIL, CHOOSING, ERRORS, MEAN, RUNNING, WINDOW, apply, documented, scatter
+from voxconv.functional import (
+    CEIL,
+    CHOOSING,
+    ERRORS,
+    KNOWN,
+    MEAN,
+    RUNNING,
+    WINDOW,
+    Key,
+    apply,
+    documented,
+    remember,
+    scatter,
+)
 from voxconv.plan import Padding, Sizes, choose, choose_backend
-from voxconv.problem import ConvProblem
+from voxconv.problem import FLOAT32, PLAIN, ConvProblem
 from voxconv.results import fill
 
 __all__ = [
@@ -77,15 +90,37 @@ ndarray
 """
 
 
+def _known(
+    gradient: str, rank: int, size: object, first: object, second: object, out: object, options: tuple[object, ...]
+) -> tuple[Key | None, Array | None]:
+    """What `KNOWN` has a gradient of this size to a convolution by, if it may, and the gradient, if it has."""
+    if not (
+        out is None and type(size) is tuple and PLAIN.issuperset(map(type, (*size, *options)))
+        and type(first) is type(second) is np.ndarray and first.dtype is second.dtype is FLOAT32
+        and first.flags.carray and second.flags.carray
+    ):  # fmt: skip
+        return None, None
+    key = (gradient, rank, size, first.shape, second.shape, *options)
+    call = KNOWN.get(key)
+    try:
+        return key, call and call(first, second)
+    except MemoryError:  # what comes next says what there is no room for
+        return key, None
+
+
 def _conv_input(
     rank: int, input_size: object, weight: object, grad_output: object, stride: object, padding: object,
     dilation: object, groups: object, out: Array | None, backend: str, algorithm: str, precision: str,
 ) -> Array:  # fmt: skip
+    options = (stride, padding, dilation, groups, backend, algorithm, precision)
+    key, result = _known("input", rank, input_size, grad_output, weight, out, options)
+    if result is not None:
+        return result
     function = f"conv{rank}d_input"
     problem, batched, w, gy = rules.conv_input_grad(
         function, rank, input_size, weight, grad_output, stride, padding, dilation, groups
     )
-    return apply(function, "conv_input_grad", problem, batched, gy, w, None, out, backend, algorithm, precision)
+    return apply(function, "conv_input_grad", problem, batched, gy, w, None, out, backend, algorithm, precision, key)
 
 
 def _conv_transpose_input(
@@ -203,7 +238,7 @@ ndarray
 
 def _weight_grad(
     function: str, problem: ConvProblem, x: Array, gy: Array, out: Array | None, backend: str, algorithm: str,
-    precision: str,
+    precision: str, key: Key | None = None,
 ) -> Array:  # fmt: skip
     choice = choose(problem, "conv_weight_grad", backend, algorithm, precision, function=function)
 
@@ -213,18 +248,25 @@ def _weight_grad(
         else:
             result[...] = 0
 
-    return fill(function, out, problem.weight_shape, True, problem.dtype, (x, gy), compute)
+    result = fill(function, out, problem.weight_shape, True, problem.dtype, (x, gy), compute)
+    if key is not None and problem.n and result.size:
+        remember(key, problem, "conv_weight_grad", choice)
+    return result
 
 
 def _conv_weight(
     rank: int, input: object, weight_size: object, grad_output: object, stride: object, padding: object,
     dilation: object, groups: object, out: Array | None, backend: str, algorithm: str, precision: str,
 ) -> Array:  # fmt: skip
+    options = (stride, padding, dilation, groups, backend, algorithm, precision)
+    key, result = _known("weight", rank, weight_size, input, grad_output, out, options)
+    if result is not None:
+        return result
     function = f"conv{rank}d_weight"
     problem, x, gy = rules.conv_weight_grad(
         function, rank, input, weight_size, grad_output, stride, padding, dilation, groups
     )
-    return _weight_grad(function, problem, x, gy, out, backend, algorithm, precision)
+    return _weight_grad(function, problem, x, gy, out, backend, algorithm, precision, key)
 
 
 def _conv_transpose_weight(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from voxconv._native import ffi, lib
 from voxconv.backends import Descend, Descent, Learned
-from voxconv.memory import LARGE, block, take
+from voxconv.memory import LARGE, block, empty, take
 from voxconv.problem import ConvProblem, WindowProblem
 
 Array = npt.NDArray[Any]
@@ -349,39 +349,63 @@ def _convolve_with(size: int, *arguments: Any) -> None:
         lib.vox_free(scratch)
 
 
-def short_conv(
-    problem: ConvProblem, algorithm: str, packed: Any = None, bias: Array | None = None
-) -> Callable[..., Array] | None:
-    """A convolution of arrays that are ready, for calls so short that whatever Python does shows.
+def known_call(problem: ConvProblem, operation: str, algorithm: str) -> Callable[..., Array]:
+    """A call of arrays that are ready, with what does not depend on them worked out, which would take as long.
 
-    It takes an input and, if there is one, an array for the result; or, where no packed weight and bias are given, the
-    input and these.  None where a call is not so
-    short: where it may use several threads, or its result is recycled.
+    Its arguments are input, weight and bias, or for the gradients grad_output and weight, or input and grad_output.
     """
-    call = _call(problem, "conv", algorithm, packed is None)
+    call = _call(problem, operation, algorithm, operation == "conv")
+    shape = {"conv": problem.output_shape, "conv_input_grad": problem.input_shape}.get(operation, problem.weight_shape)
+    dtype, struct, packed_bytes, from_buffer = problem.dtype, call.struct, call.packed_bytes, ffi.from_buffer
+    new = np.empty if math.prod(shape) * dtype.itemsize < LARGE else empty
+    plain = call.most_threads == 1 and not call.workspace_bytes(1)
+
+    def with_weight(source: Array, weight: Array, bias: Array | None = None) -> Array:
+        result = new(shape, dtype)
+        packed = take(packed_bytes)
+        try:
+            _check(lib.vox_conv_pack(struct, from_buffer(weight), packed))
+            if plain:
+                _run(
+                    lib.vox_conv_run, struct, 1, from_buffer(source), packed, _pointer(bias), from_buffer(result),
+                    ffi.NULL,
+                )  # fmt: skip
+            else:
+                _convolve(call, source, packed, bias, result)
+        finally:
+            lib.vox_free(packed)
+        return result
+
+    def weight_grad(x: Array, grad_output: Array) -> Array:
+        result = new(shape, dtype)
+        _convolve(call, x, from_buffer(grad_output), None, result)
+        return result
+
+    return weight_grad if operation == "conv_weight_grad" else with_weight
+
+
+def short_conv(problem: ConvProblem, algorithm: str, packed: _Packed, bias: Array | None) -> Callable[..., Array] | None:
+    """A convolution of an input that is ready, into an array that is if there is one, for a plan.
+
+    None where a call is not so short that whatever Python does shows: where it may use several threads, or its result
+    is recycled.
+    """
+    call = packed.call
     shape, dtype = problem.output_shape, problem.dtype
     if call.most_threads > 1 or not 0 < math.prod(shape) * dtype.itemsize < LARGE:
         return None
     size, struct, convolve, from_buffer = call.workspace_bytes(1), call.struct, lib.vox_conv_run, ffi.from_buffer
-    pointer, held = packed and packed.pointer, _pointer(bias)
+    pointer, held = packed.pointer, _pointer(bias)
 
-    def run(x: Array, out: Array | None = None, pointer: Any = pointer, b: Any = held) -> Array:
+    def run(x: Array, out: Array | None = None) -> Array:
         result = np.empty(shape, dtype) if out is None else out
         if size:
-            _convolve_with(size, struct, 1, from_buffer(x), pointer, b, from_buffer(result))
+            _convolve_with(size, struct, 1, from_buffer(x), pointer, held, from_buffer(result))
         else:
-            _run(convolve, struct, 1, from_buffer(x), pointer, b, from_buffer(result), ffi.NULL)
+            _run(convolve, struct, 1, from_buffer(x), pointer, held, from_buffer(result), ffi.NULL)
         return result
 
-    def plain(x: Array, weight: Array, bias: Array | None) -> Array:
-        pointer = take(call.packed_bytes)
-        try:
-            _check(lib.vox_conv_pack(struct, from_buffer(weight), pointer))
-            return run(x, None, pointer, _pointer(bias))
-        finally:
-            lib.vox_free(pointer)
-
-    return plain if packed is None else run
+    return run
 
 
 def conv(
