@@ -97,7 +97,14 @@ int vox_max_pool_taps(const vox_window *p, int64_t threads, const void *x, void 
   const vox_unit *u = vox_unit_used(p->type);
   if (!in_pairs(p) || !u) return VOX_INVALID;
   window_call c = {.p = *p, .max_kernel = u->max_pool_taps, .from = x, .to = y, .places = taps};
-  return run(&c, p->output, SHORT, window_terms(p, p->spatial), threads, cursor);
+  /* Where windows cover planes, planes one after the other are one that is deeper, or higher where windows are flat: no rest of
+   * each, and no start. */
+  const int axis = p->kernel[0] == 1;
+  const int64_t together = vox_max(1, p->planes) * (axis ? p->output[0] : 1);
+  if (axis) c.p.spatial[0] = c.p.output[0] = 1;
+  c.p.spatial[axis] *= together, c.p.output[axis] *= together;
+  c.p.planes = vox_min(1, p->planes);
+  return run(&c, c.p.output, SHORT, window_terms(p, p->spatial), threads, cursor);
 }
 
 typedef struct {

@@ -112,6 +112,9 @@ def choose_backend(function: str, backend: object = "auto") -> Backend:
     RuntimeError
         The backend of that name is not installed.
     """
+    first = _load("native") if type(backend) is str and backend in ("auto", "native") else None
+    if first is not None and not isinstance(first, str):
+        return first
     found = available(function, backend)
     for module in found.values():
         if not isinstance(module, str):

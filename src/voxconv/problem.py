@@ -127,6 +127,14 @@ class WindowProblem:
     dtype: np.dtype[Any]
     count_include_pad: bool = True
     divisor_override: int | None = None
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        sizes = (self.n, self.c, self.spatial, self.kernel, self.stride, self.padding, self.dilation, self.output)
+        object.__setattr__(self, "_hash", hash(sizes))  # as for `ConvProblem`
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def rank(self) -> int:
@@ -406,11 +414,11 @@ def out_pair(function: str, out: object) -> tuple[object, object]:
 # Convolution
 
 
-def _is_plain(size: object) -> bool:
+def is_plain(size: object) -> bool:
     """Whether equal means the same: True is no 1, nor is 1.0, but both hash alike within a tuple."""
     if not isinstance(size, tuple):
         return type(size) in PLAIN
-    return PLAIN.issuperset(map(type, size)) or all(map(_is_plain, size))
+    return PLAIN.issuperset(map(type, size)) or all(map(is_plain, size))
 
 
 def _conv_geometry(
@@ -418,7 +426,7 @@ def _conv_geometry(
     dilation: object, groups: object, dtype: np.dtype[Any], activation: Activation | None = None,
 ) -> ConvProblem:  # fmt: skip
     """The problem of these arguments, remembered where they can be compared."""
-    plain = _is_plain(stride) and _is_plain(padding) and _is_plain(dilation) and _is_plain(groups)
+    plain = is_plain(stride) and is_plain(padding) and is_plain(dilation) and is_plain(groups)
     build = _known_geometry if plain else _new_geometry
     return build(function, input_shape, weight_shape, stride, padding, dilation, groups, dtype, activation)
 
@@ -492,7 +500,7 @@ def conv(
     b = None if bias is None else as_array(function, "bias", bias, "f")
     rest = None if b is None else (b.shape, b.dtype)
     options = (stride, padding, dilation, groups, activation)
-    check = _known_conv if all(map(_is_plain, options)) else _checked_conv
+    check = _known_conv if all(map(is_plain, options)) else _checked_conv
     problem, batched = check(function, rank, x.shape, x.dtype, w.shape, w.dtype, rest, *options)
     return (
         problem, batched, prepared(x if batched else x.reshape(problem.input_shape), problem.dtype),
@@ -619,7 +627,7 @@ def _transpose_geometry(
 ) -> ConvProblem:  # fmt: skip
     """As `_conv_geometry`."""
     walk = (stride, padding, output_padding, groups, dilation)
-    build = _known_transpose if all(map(_is_plain, walk)) else _new_transpose
+    build = _known_transpose if all(map(is_plain, walk)) else _new_transpose
     return build(function, rank, input_shape, weight_shape, *walk, dtype, activation)
 
 
@@ -849,7 +857,7 @@ def window(
     x = as_array(function, "input", input, kinds)
     batched, shape = batched_shape(function, "input", x.shape, rank)
     sizes = (kernel_size, stride, padding, dilation)
-    geometry = _known_window if all(map(_is_plain, sizes)) else window_geometry
+    geometry = _known_window if all(map(is_plain, sizes)) else window_geometry
     problem = geometry(
         function, shape, *sizes, ceil_mode, _native(x.dtype), pooling=pooling, count_include_pad=count_include_pad,
         divisor_override=divisor_override,
@@ -865,7 +873,7 @@ def avg_pool_grad(
     gy = as_array(function, "grad_output", grad_output, "f")
     batched, shape = batched_shape(function, "input_size", _size(function, "input_size", input_size), rank)
     sizes = (kernel_size, stride, padding)
-    geometry = _known_window if all(map(_is_plain, (*sizes, divisor_override))) else window_geometry
+    geometry = _known_window if all(map(is_plain, (*sizes, divisor_override))) else window_geometry
     problem = geometry(
         function, shape, *sizes, 1, ceil_mode, _native(gy.dtype), pooling=True, count_include_pad=count_include_pad,
         divisor_override=divisor_override,
@@ -969,7 +977,7 @@ def scatter(
 ) -> tuple[bool, Array, Array, tuple[int, ...]]:
     """Sample axis, values (N, C, *), indices, and the result's (N, C, *spatial) for a max-pool's way back."""
     v = as_array(function, argument, values, "f" if argument == "grad_output" else "fiu")
-    check = _known_scatter if _is_plain(size) else _scatter_shapes
+    check = _known_scatter if is_plain(size) else _scatter_shapes
     batched, shape, target = check(function, rank, argument, v.shape, size, v.dtype)
     places = _indices(function, indices, v.shape)
     if not batched:

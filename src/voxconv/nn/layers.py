@@ -141,7 +141,7 @@ class _Conv(Module):
         y is the ReLU's result or, where there is nothing to add, the pool's.
         """
         if pool.keeps_taps:
-            sums = None if self.bias is None else np.zeros_like(self.bias.data)
+            sums = None if self.bias is None else np.zeros(self.bias.data.shape, self.bias.data.dtype)
             gradient = pool.backward_through_relu(y, grad_output, add, sums)
             if self.bias is not None and sums is not None:
                 self.bias.accumulate(sums)
