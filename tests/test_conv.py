@@ -192,7 +192,42 @@ def test_a_transposed_call_made_before_is_still_checked():
         vc.conv_transpose2d(x, w.astype(np.float64), stride=2)
 
 
-def test_short_calls_are_forgotten_when_they_are_many(monkeypatch):
+def test_a_gradient_asked_for_before_is_looked_up_and_still_checked():
+    rng = np.random.default_rng(7)
+    x, w, gy = (rng.integers(-4, 5, size).astype(np.float32) for size in ((2, 3, 9, 10), (4, 3, 3, 3), (2, 4, 9, 10)))
+
+    def both(gy, weight=w, input_size=x.shape, weight_size=w.shape, **options):
+        options = {"padding": 1, **options}
+        to_input = vc.grad.conv2d_input(input_size, weight, gy, **options)
+        return to_input, vc.grad.conv2d_weight(x, weight_size, gy, **options)
+
+    expected = both(gy, algorithm="direct")
+    for _ in range(2):
+        for array, answer in zip(both(gy, algorithm="direct"), expected, strict=True):
+            np.testing.assert_array_equal(array, answer)
+        for array, answer in zip(both(2 * gy, algorithm="direct"), expected, strict=True):
+            np.testing.assert_array_equal(array, 2 * answer)
+    assert {key[0] for key in functional.KNOWN if key[2:3] in ((x.shape,), (w.shape,))} >= {"input", "weight"}
+    unaligned = np.frombuffer(b"\0" + gy.tobytes(), np.uint8)[1:].view(np.float32).reshape(gy.shape)
+    for same in (unaligned, np.asfortranarray(gy), gy.astype(">f4")):
+        for array, answer in zip(both(same, algorithm="direct"), expected, strict=True):
+            np.testing.assert_array_equal(array, answer)
+    for wrong in (True, 1.0, np.True_):
+        with pytest.raises(TypeError, match="padding"):
+            both(gy, padding=wrong, algorithm="direct")
+    for sizes in ({"input_size": (True, 3, 9, 10)}, {"input_size": (2.0, 3, 9, 10)}):
+        with pytest.raises(TypeError, match="input_size"):
+            both(gy, algorithm="direct", **sizes)
+    with pytest.raises(TypeError, match="float64"):
+        both(gy.astype(np.float64), algorithm="direct")
+    with pytest.raises(ValueError, match="grad_output"):
+        both(gy[:, :, 1:], algorithm="direct")
+    out = np.empty_like(x)
+    assert vc.grad.conv2d_input(x.shape, w, gy, padding=1, algorithm="direct", out=out) is out
+    np.testing.assert_array_equal(out, expected[0])
+
+
+def test_known_calls_are_forgotten_when_they_are_many(monkeypatch):
     monkeypatch.setattr(functional, "MOST_KNOWN", 3)
     functional.KNOWN.clear()
     for width in range(3, 10):

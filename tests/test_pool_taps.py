@@ -155,3 +155,20 @@ def test_a_gradient_of_another_shape_is_refused():
     pool(np.zeros((1, 2, 4, 6), np.float32))
     with pytest.raises(ValueError, match="shape of the output"):
         pool.backward(np.zeros((1, 2, 2, 2), np.float32))
+
+
+def test_a_pool_whose_options_changed_does_not_go_by_the_last_problem():
+    x = np.random.default_rng(8).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    pool = nn.MaxPool2d(2)
+    for _ in range(2):
+        np.testing.assert_array_equal(pool(x), vc.max_pool2d(x, 2))
+    np.testing.assert_array_equal(pool(x.astype(np.float64)), vc.max_pool2d(x.astype(np.float64), 2))
+    np.testing.assert_array_equal(pool(x[:1]), vc.max_pool2d(x[:1], 2))
+    pool.kernel_size = 4
+    np.testing.assert_array_equal(pool(x), vc.max_pool2d(x, 4))
+    pool.kernel_size, pool.padding = 2, False
+    with pytest.raises(TypeError, match="padding"):
+        pool(x)
+    pool.padding, pool.ceil_mode = 0, 1
+    with pytest.raises(TypeError, match="ceil_mode"):
+        pool(x)

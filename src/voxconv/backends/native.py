@@ -384,7 +384,9 @@ def known_call(problem: ConvProblem, operation: str, algorithm: str) -> Callable
     return weight_grad if operation == "conv_weight_grad" else with_weight
 
 
-def short_conv(problem: ConvProblem, algorithm: str, packed: _Packed, bias: Array | None) -> Callable[..., Array] | None:
+def short_conv(
+    problem: ConvProblem, algorithm: str, packed: _Packed, bias: Array | None
+) -> Callable[..., Array] | None:
     """A convolution of an input that is ready, into an array that is if there is one, for a plan.
 
     None where a call is not so short that whatever Python does shows: where it may use several threads, or its result
