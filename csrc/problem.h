@@ -152,8 +152,8 @@ typedef struct vox_taps_job {
   void *out, *sums;
 } vox_taps_job;
 
-/* How windows that indices come from may lie: two wide side by side, or 3x3 two apart and padded by one. */
-enum { SPREAD_APART, SPREAD_OVER, SPREAD_FORMS };
+/* How windows that indices come from may lie: two wide side by side, or 3x3 two apart or one, and padded by one. */
+enum { SPREAD_APART, SPREAD_OVER, SPREAD_CLOSE, SPREAD_FORMS };
 
 /* One instruction set's kernels for one element type: the only symbol of its unit. */
 typedef struct vox_unit {
@@ -185,7 +185,8 @@ typedef struct vox_unit {
                     void *sums);
   vox_max_kernel *max_pool, *max_pool_taps;
   void (*max_pool_taps_grad)(const vox_taps_job *job, int64_t channel);
-  int (*spread)(const int64_t pooled[3], const int64_t spatial[3], int form, const void *dy, const int64_t *indices, void *dx);
+  int (*spread)(int64_t planes, const int64_t pooled[3], const int64_t spatial[3], int form, const void *dy,
+                const int64_t *indices, void *dx);
   vox_box_kernel *avg_pool, *avg_pool_grad, *unfold, *fold;
   void (*descend)(const vox_descent *descent, const vox_learned *learned, int64_t first, int64_t last);
   int64_t (*probe_fma)(int64_t iterations, double *sink);
@@ -196,7 +197,8 @@ typedef struct vox_unit {
 typedef struct vox_elem_unit {
   int64_t size;
   vox_max_kernel *max_pool;
-  int (*scatter)(int64_t count, int64_t size, int accumulate, const void *values, const int64_t *indices, void *out);
+  int (*scatter)(int64_t planes, int64_t count, int64_t size, int accumulate, const void *values, const int64_t *indices,
+                 void *out);
 } vox_elem_unit;
 
 /* dispatch.c */

@@ -163,7 +163,7 @@ typedef struct {
   const vox_unit *spreads;
   int64_t pooled[3], spatial[3], planes, together, count, size;
   int accumulate, forms[SPREAD_FORMS]; /* forms that shapes allow */
-  atomic_int form;                     /* the first that no plane has refuted */
+  atomic_int form;                     /* the first that no item has refuted */
   const char *values;
   const int64_t *indices;
   char *out;
@@ -173,18 +173,16 @@ typedef struct {
 static void scatter_body(void *context, int64_t item, int64_t slot) {
   scatter_call *c = context;
   (void)slot;
-  const int64_t end = vox_min(c->planes, (item + 1) * c->together);
-  for (int64_t plane = item * c->together; plane < end; plane++) {
-    const char *values = c->values + plane * c->count * c->unit->size;
-    const int64_t *indices = c->indices + plane * c->count;
-    char *out = c->out + plane * c->size * c->unit->size;
-    const int first = atomic_load_explicit(&c->form, memory_order_relaxed);
-    int form = first, done = 0;
-    for (; form < SPREAD_FORMS; form++)
-      if (c->forms[form] && (done = c->spreads->spread(c->pooled, c->spatial, form, values, indices, out))) break;
-    if (form > first) atomic_store_explicit(&c->form, form, memory_order_relaxed);
-    if (!done && !c->unit->scatter(c->count, c->size, c->accumulate, values, indices, out)) atomic_store(&c->outside, 1);
-  }
+  const int64_t plane = item * c->together, planes = vox_min(c->planes - plane, c->together);
+  const char *values = c->values + plane * c->count * c->unit->size;
+  const int64_t *indices = c->indices + plane * c->count;
+  char *out = c->out + plane * c->size * c->unit->size;
+  const int first = atomic_load_explicit(&c->form, memory_order_relaxed);
+  int form = first, done = 0;
+  for (; form < SPREAD_FORMS; form++)
+    if (c->forms[form] && (done = c->spreads->spread(planes, c->pooled, c->spatial, form, values, indices, out))) break;
+  if (form > first) atomic_store_explicit(&c->form, form, memory_order_relaxed);
+  if (!done && !c->unit->scatter(planes, c->count, c->size, c->accumulate, values, indices, out)) atomic_store(&c->outside, 1);
 }
 
 int vox_scatter(int32_t type, int64_t threads, int64_t planes, const int64_t pooled[3], const int64_t spatial[3],
@@ -193,7 +191,7 @@ int vox_scatter(int32_t type, int64_t threads, int64_t planes, const int64_t poo
   if (accumulate && type > VOX_F64) return VOX_INVALID;
   scatter_call c = {.unit = vox_elem_unit_of(type), .planes = planes, .count = 1, .size = 1, .accumulate = accumulate,
                     .values = values, .indices = indices, .out = out};
-  int apart = 1, over = accumulate && pooled[0] == spatial[0];
+  int apart = 1, over = accumulate && pooled[0] == spatial[0], close = over;
   for (int i = 0; i < 3; i++) {
     if (pooled[i] < 0 || spatial[i] < 0) return VOX_INVALID;
     if (__builtin_mul_overflow(c.count, pooled[i], &c.count) || __builtin_mul_overflow(c.size, spatial[i], &c.size))
@@ -202,9 +200,10 @@ int vox_scatter(int32_t type, int64_t threads, int64_t planes, const int64_t poo
     c.spatial[i] = spatial[i];
     apart &= (spatial[i] % 2 == 0 && spatial[i] / 2 == pooled[i]) || (i < 2 && spatial[i] == pooled[i]);
     over &= i == 0 || vox_ceil_div(spatial[i], 2) == pooled[i];
+    close &= spatial[i] == pooled[i];
   }
   c.spreads = vox_unit_used(type);
-  if (c.spreads && c.count && c.size <= INT32_MAX) c.forms[SPREAD_APART] = apart, c.forms[SPREAD_OVER] = over;
+  if (c.spreads && c.count && c.size <= INT32_MAX) c.forms[SPREAD_APART] = apart, c.forms[SPREAD_OVER] = over, c.forms[SPREAD_CLOSE] = close;
   c.together = vox_max(1, SHORT / vox_max(1, vox_max(c.count, c.size)));
   const int status = vox_parallel(vox_ceil_div(planes, c.together), threads, vox_slice_end(), scatter_body, &c, cursor);
   return atomic_load(&c.outside) ? VOX_OUTSIDE : status;

@@ -335,13 +335,13 @@ static void draw_case(caller *c) {
     f->type = draw(c, draw(c, 2) ? 2 : 10);
     f->accumulate = f->type <= VOX_F64 && draw(c, 2);
     f->n = draw(c, 4);
-    /* windows two wide or one, side by side; 3x3 two apart and padded, in slices; or no windows at all */
-    const int form = (int)draw(c, 3), lanes = vox_isa_lanes(vox_isa_used(), (int)(f->type % 2));
+    /* windows two wide or one, side by side; 3x3 two apart or one and padded, in slices; or no windows at all */
+    const int form = (int)draw(c, 3), apart = 1 + (int)draw(c, 2), lanes = vox_isa_lanes(vox_isa_used(), (int)(f->type % 2));
     for (int i = 0; i < 3; i++) {
-      f->kernel[i] = form == 1 ? (i ? 3 : 1) : 1 + draw(c, 2), f->stride[i] = form == 1 ? (i ? 2 : 1) : form ? f->kernel[i] : 0;
+      f->kernel[i] = form == 1 ? (i ? 3 : 1) : 1 + draw(c, 2), f->stride[i] = form == 1 ? (i ? apart : 1) : form ? f->kernel[i] : 0;
       f->pad[i] = form == 1 && i;
       f->output[i] = form && i == 2 ? boundary(c, lanes, draw(c, 8) ? 100 : 300) : 1 + draw(c, 7);
-      f->spatial[i] = form ? f->stride[i] * f->output[i] - (f->pad[i] && draw(c, 2)) : 1 + draw(c, 9);
+      f->spatial[i] = form ? f->stride[i] * f->output[i] - (f->stride[i] == 2 && f->pad[i] && draw(c, 2)) : 1 + draw(c, 9);
     }
   } else if (f->kind == POOL_TAPS) {
     f->type = draw(c, 2), f->n = draw(c, 4), f->kg = 1 + draw(c, 5);
