@@ -152,8 +152,11 @@ typedef struct vox_taps_job {
   void *out, *sums;
 } vox_taps_job;
 
-/* How windows that indices come from may lie: two wide side by side, or 3x3 two apart or one, and padded by one. */
-enum { SPREAD_APART, SPREAD_OVER, SPREAD_CLOSE, SPREAD_FORMS };
+/* How windows that indices come from may lie: two wide side by side, also of so large a result that it goes past the caches, or
+ * 3x3 two apart or one, and padded by one. */
+enum { SPREAD_APART, SPREAD_PAST, SPREAD_OVER, SPREAD_CLOSE, SPREAD_FORMS };
+/* A result of so many bytes stays in no cache. */
+enum { VOX_STREAMED_BYTES = 24 << 20 };
 
 /* One instruction set's kernels for one element type: the only symbol of its unit. */
 typedef struct vox_unit {

@@ -482,7 +482,7 @@ static void winograd_band(vox_layout *l, const vox_unit *u, const vox_axis *axis
  * the positions are visited one by one and everything else streams.  Small images share an item, and with it a visit of the weights; depths
  * share the slices that they read. */
 static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_layout *l) {
-  enum { V_BYTES = 448 * 1024, ROOM_BYTES = 2 << 20, FUSED_BYTES = 64 * 1024, LATE_BYTES = 2 << 20, STREAMED_BYTES = 24 << 20 };
+  enum { V_BYTES = 448 * 1024, ROOM_BYTES = 2 << 20, FUSED_BYTES = 64 * 1024, LATE_BYTES = 2 << 20 };
   enum { LEAST_VECTORS = 3, MOST_TILES = 128, MOST_LATE = 8 };
   enum { LATE_CHANNELS = 32, WHOLE_BYTES = 600 * 1024, BLOCK_BYTES = 320 * 1024 }; /* of the gradient's weights, packed late */
   const int64_t size = p->type == VOX_F64 ? 8 : 4, none[3] = {0, 0, 0}, line = VOX_ALIGN / size;
@@ -504,7 +504,7 @@ static int winograd_layout(const vox_conv *p, const vox_unit *u, int64_t threads
   if (l->fused) l->panel = 1;
   int64_t result;
   if (product((const int64_t[]){size, p->n, p->groups, l->cout, out[0], out[1], out[2]}, 7, &result)) return VOX_OVERFLOW;
-  l->streams = result >= STREAMED_BYTES;
+  l->streams = result >= VOX_STREAMED_BYTES;
   const int64_t fit = vox_min((l->fused ? FUSED_BYTES : V_BYTES) / per_tile, 4 * MOST_TILES);
   int64_t most = vox_max(LEAST_VECTORS * u->lanes, fit);
   const int64_t all = ph.axis[0].count * ph.axis[1].count * ph.axis[2].count;

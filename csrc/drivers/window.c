@@ -203,7 +203,10 @@ int vox_scatter(int32_t type, int64_t threads, int64_t planes, const int64_t poo
     close &= spatial[i] == pooled[i];
   }
   c.spreads = vox_unit_used(type);
-  if (c.spreads && c.count && c.size <= INT32_MAX) c.forms[SPREAD_APART] = apart, c.forms[SPREAD_OVER] = over, c.forms[SPREAD_CLOSE] = close;
+  if (c.spreads && c.count && c.size <= INT32_MAX) {
+    const int past = planes >= vox_ceil_div(VOX_STREAMED_BYTES, c.unit->size * c.size);
+    c.forms[past ? SPREAD_PAST : SPREAD_APART] = apart, c.forms[SPREAD_OVER] = over, c.forms[SPREAD_CLOSE] = close;
+  }
   c.together = vox_max(1, SHORT / vox_max(1, vox_max(c.count, c.size)));
   const int status = vox_parallel(vox_ceil_div(planes, c.together), threads, vox_slice_end(), scatter_body, &c, cursor);
   return atomic_load(&c.outside) ? VOX_OUTSIDE : status;

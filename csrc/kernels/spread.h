@@ -8,15 +8,19 @@
  * dy, indices  (d, h, w); dx (d * D, h * H, w * 2), D and H 1 or 2, fewer than 2^31 elements
  * dx is written line by line and never read back. */
 
+/* Large planes come from beyond the caches; small ones lose a tenth by being asked for.  What no cache would keep goes past
+ * them, where all vectors are whole. */
+enum { NEAR, AHEAD, PAST, LARGE_PLANE = 1 << 16 };
+
 /* n windows, whose first element in the plane is `first` and in memory dx.  `whole` vectors are read and written, also where
  * n is less: the rest is of the next rows, whose turn comes.  Returns the lanes whose index lies elsewhere. */
-INLINE vmask spread_windows(const int D, const int H, const int whole, const int ahead, const real *dy, const int64_t *indices,
+INLINE vmask spread_windows(const int D, const int H, const int whole, const int way, const real *dy, const int64_t *indices,
                             int64_t first, int64_t row, int64_t slice, int64_t n, real *dx, ivec *beyond) {
   const vec g = v_load_n(dy, whole ? LANES : n);
   ivec high, at = v_load_index(indices, whole ? LANES : n, &high);
   vmask found = v_range(0, 0);
   ivec ramp;
-  if (ahead) prefetch_ahead(dy), prefetch_ahead(indices), prefetch_ahead(indices + LANES / 2);
+  if (way) prefetch_ahead(dy), prefetch_ahead(indices), prefetch_ahead(indices + LANES / 2);
   for (int i = 0; i < LANES; i++) ramp[i] = (lane_int)(2 * i);
   at = v_minus_int(at, ramp + (lane_int)first);
   *beyond |= high;
@@ -24,15 +28,20 @@ INLINE vmask spread_windows(const int D, const int H, const int whole, const int
     const int64_t line = t / H * slice + t % H * row;
     const vmask even = v_equal_int(at, (ivec){0} + (lane_int)line), odd = v_equal_int(at, (ivec){0} + (lane_int)(line + 1));
     const vec a = v_select(even, g, v_zero()), b = v_select(odd, g, v_zero());
-    if (ahead) prefetch_write_ahead(dx + line), prefetch_write_ahead(dx + line + LANES);
     found |= even | odd;
+    if (way == PAST) {
+      v_stream(dx + line, v_zip_low(a, b)), v_stream(dx + line + LANES, v_zip_high(a, b));
+      continue;
+    }
+    if (way == AHEAD) prefetch_write_ahead(dx + line), prefetch_write_ahead(dx + line + LANES);
     v_store_n(dx + line, v_zip_low(a, b), whole ? LANES : vox_min(LANES, 2 * n));
     if (2 * n > LANES) v_store_n(dx + line + LANES, v_zip_high(a, b), whole ? LANES : 2 * n - LANES);
   }
   return v_range(0, n) & ~found;
 }
 
-INLINE int spread_plane(const int D, const int H, const int ahead, const int64_t pooled[3], const real *dy, const int64_t *indices, real *dx) {
+INLINE int spread_plane(const int D, const int H, const int way, const int64_t pooled[3], const real *dy,
+                        const int64_t *indices, real *dx) {
   const int64_t width = pooled[2], row = 2 * width, slice = row * pooled[1] * H, n = vox_min(width, LANES);
   for (int64_t d = 0; d < pooled[0]; d++)
     for (int64_t h = 0; h < pooled[1]; h++, dy += width, indices += width) {
@@ -40,31 +49,34 @@ INLINE int spread_plane(const int D, const int H, const int ahead, const int64_t
       vmask outside = v_range(0, 0);
       ivec beyond = {0};
       if ((pooled[1] - h) * width < LANES)
-        outside = spread_windows(D, H, 0, 0, dy, indices, first, row, slice, n, dx + first, &beyond);
+        outside = spread_windows(D, H, 0, NEAR, dy, indices, first, row, slice, n, dx + first, &beyond);
       else /* the last vector of a row goes back over the one before it */
         for (int64_t next = 0; next < width; next += LANES) {
           const int64_t w = next ? vox_min(next, width - LANES) : 0, at = first + 2 * w;
-          outside |= spread_windows(D, H, 1, ahead, dy + w, indices + w, at, row, slice, n, dx + at, &beyond);
+          outside |= spread_windows(D, H, 1, way, dy + w, indices + w, at, row, slice, n, dx + at, &beyond);
         }
       if (v_any(outside) || v_any_int(beyond)) return 0;
     }
   return 1;
 }
 
-INLINE int spread_pairs(const int ahead, const int64_t pooled[3], const int64_t spatial[3], const real *dy,
+INLINE int spread_pairs(const int way, const int64_t pooled[3], const int64_t spatial[3], const real *dy,
                         const int64_t *indices, real *dx) {
   const int deep = spatial[0] > pooled[0];
   if (spatial[1] > pooled[1])
-    return deep ? spread_plane(2, 2, ahead, pooled, dy, indices, dx) : spread_plane(1, 2, ahead, pooled, dy, indices, dx);
-  return deep ? spread_plane(2, 1, ahead, pooled, dy, indices, dx) : spread_plane(1, 1, ahead, pooled, dy, indices, dx);
+    return deep ? spread_plane(2, 2, way, pooled, dy, indices, dx) : spread_plane(1, 2, way, pooled, dy, indices, dx);
+  return deep ? spread_plane(2, 1, way, pooled, dy, indices, dx) : spread_plane(1, 1, way, pooled, dy, indices, dx);
 }
-/* Large planes come from beyond the caches; small ones lose a tenth by being asked for. */
-enum { LARGE_PLANE = 1 << 16 };
-NOINLINE int spread_small(const int64_t pooled[3], const int64_t spatial[3], const real *dy, const int64_t *indices, real *dx) {
-  return spread_pairs(0, pooled, spatial, dy, indices, dx);
+NOINLINE int spread_near(const int64_t pooled[3], const int64_t spatial[3], const real *dy, const int64_t *indices, real *dx) {
+  return spread_pairs(NEAR, pooled, spatial, dy, indices, dx);
 }
-NOINLINE int spread_large(const int64_t pooled[3], const int64_t spatial[3], const real *dy, const int64_t *indices, real *dx) {
-  return spread_pairs(1, pooled, spatial, dy, indices, dx);
+NOINLINE int spread_ahead(const int64_t pooled[3], const int64_t spatial[3], const real *dy, const int64_t *indices, real *dx) {
+  return spread_pairs(AHEAD, pooled, spatial, dy, indices, dx);
+}
+NOINLINE int spread_past(const int64_t pooled[3], const int64_t spatial[3], const real *dy, const int64_t *indices, real *dx) {
+  const int done = spread_pairs(PAST, pooled, spatial, dy, indices, dx);
+  v_stream_end();
+  return done;
 }
 
 /* Windows of 3x3 that are `step` apart, 1 or 2, and padded by one, in a slice whose first element has index `slice`:
@@ -192,10 +204,11 @@ static int spread(int64_t planes, const int64_t pooled[3], const int64_t spatial
   const int64_t slice = spatial[1] * spatial[2], windows = pooled[1] * pooled[2], size = slice * spatial[0];
   const real *dy = dy_;
   real *dx = dx_;
-  if (form == SPREAD_APART) {
+  if (form == SPREAD_APART || form == SPREAD_PAST) {
+    const int past = form == SPREAD_PAST && pooled[2] % LANES == 0 && is_aligned(dx);
     const int large = size * (int64_t)sizeof(real) >= LARGE_PLANE;
     for (; planes; planes--, dy += windows * pooled[0], indices += windows * pooled[0], dx += size)
-      if (!(large ? spread_large : spread_small)(pooled, spatial, dy, indices, dx)) return 0;
+      if (!(past ? spread_past : large ? spread_ahead : spread_near)(pooled, spatial, dy, indices, dx)) return 0;
     return 1;
   }
   if (!over_fits(pooled[2], spatial[2])) return 0;
