@@ -10,6 +10,7 @@ import pytest
 import oracle
 import voxconv as vc
 from cases import DILATED_POOL, POOL
+from voxconv import functional
 from voxconv import problem as rules
 
 pools = pytest.mark.parametrize("case", POOL, ids=lambda case: case.name)
@@ -299,6 +300,26 @@ def test_gradient_of_windows_side_by_side(pooled, astray, dtype, backend, seed):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [(64, 1024), (32, 32, 64)])
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("seed", [63])
+def test_a_large_gradient_has_the_bits_of_small_ones(size, aligned, dtype, seed):
+    """Of 24 MiB and more, which goes past the caches where it is aligned."""
+    rank, rng = len(size), np.random.default_rng(seed)
+    planes = (24 << 20) // (np.dtype(dtype).itemsize * math.prod(size))
+    x = rng.standard_normal((1, planes, *size)).astype(dtype)
+    y, indices = getattr(vc, f"max_pool{rank}d")(x, 2, return_indices=True)
+    back = getattr(vc.grad, f"max_pool{rank}d_input")
+    apart = np.empty(x.nbytes + 8, np.uint8)[8:].view(dtype).reshape(x.shape)
+    whole = back(y, indices, x.shape, out=None if aligned else apart)
+    assert whole.nbytes >= 24 << 20
+    few = planes // 3
+    for first in range(0, planes, few):
+        part = np.s_[:, first : first + few]
+        oracle.assert_same_bits(whole[part], back(y[part], indices[part], x[part].shape))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "size",
     [(1, 1), (2, 3), (5, 16), (6, 31), (7, 64), (3, 97), (2, 512), (3, 514), (3, 4, 35), (4, 28), (5, 57), (2, 3, 30)],
@@ -331,3 +352,69 @@ def test_gradient_of_windows_that_overlap(size, apart, astray, dtype, backend, s
         indices[1, 2].flat[-1] = beyond
         with pytest.raises(ValueError, match="indices"):
             back(gy, indices, x.shape, backend=backend)
+
+
+def test_a_pool_asked_for_before_is_looked_up_and_still_checked():
+    rng = np.random.default_rng(17)
+    x = rng.integers(-9, 10, (2, 3, 9, 12)).astype(np.float32)
+    pools = {
+        "max_pool": lambda x, **options: vc.max_pool2d(x, **{"kernel_size": 3, "stride": 2, **options}),
+        "avg_pool": lambda x, **options: vc.avg_pool2d(x, **{"kernel_size": (2, 3), **options}),
+        "avg_pool_input": lambda x, **options: vc.grad.avg_pool2d_input(
+            x, **{"input_size": (2, 3, 18, 36), "kernel_size": (2, 3), **options}
+        ),
+    }
+    functional.KNOWN.clear()
+    for name, pool in pools.items():
+        expected = pool(x, backend="reference")
+        unaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
+        for same in (x, x, unaligned, np.asfortranarray(x), x.astype(">f4")):
+            oracle.assert_equal(pool(same), expected)
+        assert name in {key[0] for key in functional.KNOWN}
+        oracle.assert_equal(pool(2 * x), 2 * expected)
+        assert pool(x.astype(np.float64)).dtype == np.float64
+        out, turned = np.empty_like(expected), np.asfortranarray(expected * 0)
+        for target in (out, out, turned):
+            assert pool(x, out=target) is target
+            oracle.assert_equal(np.ascontiguousarray(target), expected)
+        for option in ("stride", "padding"):
+            for wrong in (True, 1.0, np.True_):
+                with pytest.raises(TypeError, match=option):
+                    pool(x, **{option: wrong})
+        with pytest.raises(TypeError, match="ceil_mode"):
+            pool(x, ceil_mode=0)
+        with pytest.raises((TypeError, ValueError), match="out"):
+            pool(x, out=out[:, :1])
+        with pytest.raises(ValueError, match="backend"):
+            pool(x, backend="other")
+    beside = x.copy()
+    np.testing.assert_array_equal(vc.max_pool2d(x, 1, out=beside), x)
+    assert vc.max_pool2d(beside, 1, out=beside) is beside
+
+
+def test_a_gradient_by_indices_asked_for_before_is_looked_up_and_still_checked():
+    rng = np.random.default_rng(18)
+    x = rng.integers(-9, 10, (2, 3, 9, 12)).astype(np.float32)
+    for _ in range(3):
+        y, indices = vc.max_pool2d(x, 3, 1, 1, return_indices=True)
+    expected = vc.grad.max_pool2d_input(y, indices, x.shape, backend="reference")
+    functional.KNOWN.clear()
+    values, places = np.empty_like(y), np.empty_like(indices)
+    for _ in range(2):
+        vc.max_pool2d(x, 3, 1, 1, return_indices=True, out=(values, places))
+        oracle.assert_same_bits(places, indices)
+        oracle.assert_equal(vc.grad.max_pool2d_input(y, indices, x.shape), expected)
+        out = np.empty_like(x)
+        assert vc.grad.max_pool2d_input(y, indices, x.shape, out=out) is out
+        oracle.assert_equal(out, expected)
+    assert {key[0] for key in functional.KNOWN} >= {"max_pool", "max_pool_input"}
+    indices[1, 2, 3, 4] = x[0, 0].size
+    with pytest.raises(ValueError, match=r"\(1, 2, 3, 4\)"):
+        vc.grad.max_pool2d_input(y, indices, x.shape)
+    for wrong in ((True, 3, 9, 12), (2.0, 3, 9, 12)):
+        with pytest.raises(TypeError, match="input_size"):
+            vc.grad.max_pool2d_input(y, places, wrong)
+    with pytest.raises((TypeError, ValueError), match="indices"):
+        vc.grad.max_pool2d_input(y, places[:, :, 1:], x.shape)
+    with pytest.raises(TypeError, match="indices"):
+        vc.grad.max_pool2d_input(y, places.astype(np.float32), x.shape)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxconv import problem as rules
-from voxconv.plan import ActivationLike, Choice, Padding, Sizes, choose, choose_backend
+from voxconv.plan import ActivationLike, Padding, Sizes, choose, choose_backend
 from voxconv.problem import FLOAT32, ConvProblem
 from voxconv.results import fill, fill_all
 
@@ -148,7 +148,7 @@ def apply(
     shape = problem.output_shape if forward else problem.input_shape
     result = fill(function, out, shape, batched, problem.dtype, (source, weight, bias), compute)
     if key is not None and batched and result.size:
-        remember(key, problem, operation, choice)
+        remember(key, choice.backend, "known_call", problem, operation, choice.algorithm)
     return result
 
 
@@ -159,13 +159,27 @@ KNOWN: dict[Key, Callable[..., Array]] = {}
 MOST_KNOWN = 1024
 
 
-def remember(key: Key, problem: ConvProblem, operation: str, choice: Choice) -> None:
-    """Note what a call that went well comes to, where its backend can say."""
-    known_call = getattr(choice.backend, "known_call", None)
-    if known_call is not None:
+def remember(key: Key, backend: object, maker: str, *what: object) -> None:
+    """Note what a call that went well comes to, where its backend can say: by the function of this name."""
+    known = getattr(backend, maker, None)
+    if known is not None:
         if len(KNOWN) >= MOST_KNOWN:
             KNOWN.clear()
-        KNOWN[key] = known_call(problem, operation, choice.algorithm)
+        KNOWN[key] = known(*what)
+
+
+def recall(key: Key, *arguments: object) -> Any:
+    """Make a call that was made before; None where it was not, does not go that way, or is to say what it lacks."""
+    call = KNOWN.get(key)
+    try:
+        return call and call(*arguments)
+    except MemoryError:  # what comes next says what there is no room for
+        return None
+
+
+def is_known_kind(array: object, dtype: np.dtype[Any] = FLOAT32) -> bool:
+    """Whether a call of this array may be a known one: it needs no preparation."""
+    return type(array) is np.ndarray and array.dtype is dtype and array.flags.carray
 
 
 def _conv(
@@ -381,6 +395,12 @@ def _max_pool(
     rank: int, input: object, kernel_size: object, stride: object, padding: object, dilation: object,
     ceil_mode: object, return_indices: object, out: object, backend: str,
 ) -> Any:  # fmt: skip
+    key, options = None, (kernel_size, stride, padding, dilation, backend)
+    if is_known_kind(input) and type(ceil_mode) is type(return_indices) is bool and rules.is_plain(options):
+        key = ("max_pool", rank, input.shape, ceil_mode, return_indices, *options)  # type: ignore[attr-defined]
+        known = recall(key, input, out)
+        if known is not None:
+            return known
     function = f"max_pool{rank}d"
     indexed = rules.flag(function, "return_indices", return_indices)
     problem, batched, x = rules.window(
@@ -391,11 +411,16 @@ def _max_pool(
     def compute(values: Array, indices: Array | None = None) -> None:
         chosen.max_pool(problem, x, values, indices)
 
-    if not indexed:
-        return fill(function, out, problem.output_shape, batched, problem.dtype, (x,), compute)
-    values_out, indices_out = rules.out_pair(function, out)
-    outs = (("out[0]", values_out, problem.dtype), ("out[1]", indices_out, rules.INT64))
-    return tuple(fill_all(function, outs, problem.output_shape, batched, (x,), compute))
+    result: Any
+    if indexed:
+        values_out, indices_out = rules.out_pair(function, out)
+        outs = (("out[0]", values_out, problem.dtype), ("out[1]", indices_out, rules.INT64))
+        result = tuple(fill_all(function, outs, problem.output_shape, batched, (x,), compute))
+    else:
+        result = fill(function, out, problem.output_shape, batched, problem.dtype, (x,), compute)
+    if key is not None and batched and x.size:
+        remember(key, chosen, "known_walk", problem, "max_pool_indices" if indexed else "max_pool")
+    return result
 
 
 @documented(MAX_POOL, ERRORS, POOL_SOURCE)
@@ -469,7 +494,7 @@ feature learning", ICCV 2011; the operator MaxUnpool of ONNX.
 
 def scatter(
     function: str, batched: bool, values: Array, indices: Array, shape: tuple[int, ...], out: Array | None,
-    backend: str, *, accumulate: bool,
+    backend: str, *, accumulate: bool, key: Key | None = None,
 ) -> Array:  # fmt: skip
     """Put values (N, C, *pooled) at their indices in zeros of ``shape``, adding or overwriting."""
     chosen = choose_backend(function, backend)
@@ -480,7 +505,10 @@ def scatter(
         if not chosen.scatter(*images, accumulate=accumulate):
             raise rules.outside(function, indices if batched else indices[0], math.prod(shape[2:]))
 
-    return fill(function, out, shape, batched, values.dtype, (values, indices), compute)
+    result = fill(function, out, shape, batched, values.dtype, (values, indices), compute)
+    if key is not None and batched and result.size:
+        remember(key, chosen, "known_scatter", values.shape, shape, values.dtype, accumulate)
+    return result
 
 
 def _max_unpool(
@@ -549,15 +577,24 @@ def _avg_pool(
     rank: int, input: object, kernel_size: object, stride: object, padding: object, ceil_mode: object,
     count_include_pad: object, divisor_override: object, out: Array | None, backend: str,
 ) -> Array:  # fmt: skip
+    key, options = None, (kernel_size, stride, padding, divisor_override, backend)
+    if is_known_kind(input) and type(ceil_mode) is type(count_include_pad) is bool and rules.is_plain(options):
+        key = ("avg_pool", rank, input.shape, ceil_mode, count_include_pad, *options)  # type: ignore[attr-defined]
+        known = recall(key, input, out)
+        if known is not None:
+            return known  # type: ignore[no-any-return]
     function = f"avg_pool{rank}d"
     problem, batched, x = rules.window(
         function, rank, input, kernel_size, stride, padding, 1, ceil_mode,
         count_include_pad=count_include_pad, divisor_override=divisor_override,
     )  # fmt: skip
     chosen = choose_backend(function, backend)
-    return fill(
+    result = fill(
         function, out, problem.output_shape, batched, problem.dtype, (x,), lambda y: chosen.avg_pool(problem, x, y)
     )
+    if key is not None and batched and x.size:
+        remember(key, chosen, "known_walk", problem, "avg_pool")
+    return result
 
 
 @documented(AVG_POOL, ERRORS, POOL_SOURCE)

@@ -19,18 +19,19 @@ from voxconv.functional import (
     CEIL,
     CHOOSING,
     ERRORS,
-    KNOWN,
     MEAN,
     RUNNING,
     WINDOW,
     Key,
     apply,
     documented,
+    is_known_kind,
+    recall,
     remember,
     scatter,
 )
 from voxconv.plan import Padding, Sizes, choose, choose_backend
-from voxconv.problem import FLOAT32, PLAIN, ConvProblem
+from voxconv.problem import FLOAT32, INT64, PLAIN, ConvProblem
 from voxconv.results import fill
 
 __all__ = [
@@ -101,11 +102,7 @@ def _known(
     ):  # fmt: skip
         return None, None
     key = (gradient, rank, size, first.shape, second.shape, *options)
-    call = KNOWN.get(key)
-    try:
-        return key, call and call(first, second)
-    except MemoryError:  # what comes next says what there is no room for
-        return key, None
+    return key, recall(key, first, second)
 
 
 def _conv_input(
@@ -250,7 +247,7 @@ def _weight_grad(
 
     result = fill(function, out, problem.weight_shape, True, problem.dtype, (x, gy), compute)
     if key is not None and problem.n and result.size:
-        remember(key, problem, "conv_weight_grad", choice)
+        remember(key, choice.backend, "known_call", problem, "conv_weight_grad", choice.algorithm)
     return result
 
 
@@ -510,9 +507,18 @@ ndarray
 def _max_pool_input(
     rank: int, grad_output: object, indices: object, input_size: object, out: Array | None, backend: str
 ) -> Array:
+    key = None
+    if (
+        is_known_kind(grad_output) and is_known_kind(indices, INT64) and type(input_size) is tuple
+        and type(backend) is str and PLAIN.issuperset(map(type, input_size))
+    ):  # fmt: skip
+        key = ("max_pool_input", rank, grad_output.shape, indices.shape, input_size, backend)  # type: ignore[attr-defined]
+        known = recall(key, grad_output, indices, out)
+        if known is not None:
+            return known  # type: ignore[no-any-return]
     function = f"max_pool{rank}d_input"
     batched, gy, places, shape = rules.scatter(function, rank, grad_output, "grad_output", indices, input_size)
-    return scatter(function, batched, gy, places, shape, out, backend, accumulate=True)
+    return scatter(function, batched, gy, places, shape, out, backend, accumulate=True, key=key)
 
 
 @documented(MAX_POOL_GRAD, ERRORS)
@@ -566,16 +572,25 @@ def _avg_pool_input(
     rank: int, grad_output: object, input_size: object, kernel_size: object, stride: object, padding: object,
     ceil_mode: object, count_include_pad: object, divisor_override: object, out: Array | None, backend: str,
 ) -> Array:  # fmt: skip
+    key, options = None, (input_size, kernel_size, stride, padding, divisor_override, backend)
+    if is_known_kind(grad_output) and type(ceil_mode) is type(count_include_pad) is bool and rules.is_plain(options):
+        key = ("avg_pool_input", rank, grad_output.shape, ceil_mode, count_include_pad, *options)  # type: ignore[attr-defined]
+        known = recall(key, grad_output, out)
+        if known is not None:
+            return known  # type: ignore[no-any-return]
     function = f"avg_pool{rank}d_input"
     problem, batched, gy = rules.avg_pool_grad(
         function, rank, grad_output, input_size, kernel_size, stride, padding, ceil_mode, count_include_pad,
         divisor_override,
     )  # fmt: skip
     chosen = choose_backend(function, backend)
-    return fill(
+    result = fill(
         function, out, problem.input_shape, batched, problem.dtype, (gy,),
         lambda gx: chosen.avg_pool_grad(problem, gy, gx),
     )  # fmt: skip
+    if key is not None and batched and result.size:
+        remember(key, chosen, "known_walk", problem, "avg_pool_grad")
+    return result
 
 
 @documented(AVG_POOL_GRAD, ERRORS)

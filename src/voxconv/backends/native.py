@@ -18,7 +18,8 @@ import numpy.typing as npt
 from voxconv._native import ffi, lib
 from voxconv.backends import Descend, Descent, Learned
 from voxconv.memory import LARGE, block, empty, take
-from voxconv.problem import ConvProblem, WindowProblem
+from voxconv.problem import INT64, ConvProblem, WindowProblem
+from voxconv.results import is_free
 
 Array = npt.NDArray[Any]
 
@@ -349,6 +350,11 @@ def _convolve_with(size: int, *arguments: Any) -> None:
         lib.vox_free(scratch)
 
 
+def _new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Callable[..., Array]:
+    """What `empty` comes to for a result of this size."""
+    return np.empty if math.prod(shape) * dtype.itemsize < LARGE else empty
+
+
 def known_call(problem: ConvProblem, operation: str, algorithm: str) -> Callable[..., Array]:
     """A call of arrays that are ready, with what does not depend on them worked out, which would take as long.
 
@@ -357,7 +363,7 @@ def known_call(problem: ConvProblem, operation: str, algorithm: str) -> Callable
     call = _call(problem, operation, algorithm, operation == "conv")
     shape = {"conv": problem.output_shape, "conv_input_grad": problem.input_shape}.get(operation, problem.weight_shape)
     dtype, struct, packed_bytes, from_buffer = problem.dtype, call.struct, call.packed_bytes, ffi.from_buffer
-    new = np.empty if math.prod(shape) * dtype.itemsize < LARGE else empty
+    new = _new(shape, dtype)
     plain = call.most_threads == 1 and not call.workspace_bytes(1)
 
     def with_weight(source: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -536,6 +542,56 @@ def avg_pool(problem: WindowProblem, x: Array, out: Array) -> None:
 def avg_pool_grad(problem: WindowProblem, grad_output: Array, out: Array) -> None:
     """See `voxconv.backends.Backend.avg_pool_grad`."""
     _walk(lib.vox_avg_pool_grad, problem, grad_output, out)
+
+
+def known_walk(problem: WindowProblem, operation: str) -> Callable[..., Any]:
+    """As `known_call`, of a pool: "max_pool", "max_pool_indices", "avg_pool", or of means' gradient "avg_pool_grad".
+
+    Its arguments are the source and ``out``; it returns None where the latter is not as simple as it takes.
+    """
+    function = getattr(lib, f"vox_{operation.removesuffix('_indices')}")
+    shape = problem.input_shape if operation == "avg_pool_grad" else problem.output_shape
+    dtype, struct, new = problem.dtype, _window_struct(problem), _new(shape, problem.dtype)
+    threads, from_buffer = lib.vox_get_num_threads, ffi.from_buffer
+    no_indices = (ffi.NULL,) if operation == "max_pool" else ()
+
+    def walk(source: Array, out: object) -> Array | None:
+        if out is not None and not is_free(out, shape, dtype, (source,)):
+            return None
+        result: Any = new(shape, dtype) if out is None else out
+        _run(function, struct, threads(), from_buffer(source), from_buffer(result), *no_indices)
+        return result  # type: ignore[no-any-return]
+
+    def walk_with_indices(source: Array, out: object) -> tuple[Array, Array] | None:
+        if out is not None:
+            return None
+        result, indices = new(shape, dtype), empty(shape, INT64)
+        places = from_buffer("int64_t[]", indices)
+        _run(function, struct, threads(), from_buffer(source), from_buffer(result), places)
+        return result, indices
+
+    return walk_with_indices if operation == "max_pool_indices" else walk
+
+
+def known_scatter(
+    pooled: tuple[int, ...], shape: tuple[int, ...], dtype: np.dtype[Any], accumulate: bool
+) -> Callable[..., Array | None]:
+    """As `known_walk`, of `scatter` from (N, C, *pooled) to a result of this shape."""
+    sizes, threads, from_buffer = (_sizes(pooled[2:]), _sizes(shape[2:])), lib.vox_get_num_threads, ffi.from_buffer
+    kind, planes, new = TYPES[dtype], shape[0] * shape[1], _new(shape, dtype)
+
+    def run(values: Array, indices: Array, out: object) -> Array | None:
+        if out is not None and not is_free(out, shape, dtype, (values, indices)):
+            return None
+        result: Any = new(shape, dtype) if out is None else out
+        places = from_buffer("int64_t[]", indices)
+        status = _run(
+            lib.vox_scatter, kind, threads(), planes, *sizes, accumulate, from_buffer(values), places,
+            from_buffer(result),
+        )  # fmt: skip
+        return None if status == lib.VOX_OUTSIDE else result  # what comes next says which index
+
+    return run
 
 
 def unfold(problem: WindowProblem, x: Array, out: Array) -> None:
