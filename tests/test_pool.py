@@ -401,13 +401,20 @@ def test_a_gradient_by_indices_asked_for_before_is_looked_up_and_still_checked()
     functional.KNOWN.clear()
     values, places = np.empty_like(y), np.empty_like(indices)
     for _ in range(2):
-        vc.max_pool2d(x, 3, 1, 1, return_indices=True, out=(values, places))
-        oracle.assert_same_bits(places, indices)
+        for out in ((values, places), [values, places], (values, np.asfortranarray(indices))):
+            pooled = vc.max_pool2d(x, 3, 1, 1, return_indices=True, out=out)
+            assert pooled[0] is out[0]
+            assert pooled[1] is out[1]
+            oracle.assert_same_bits(pooled[0], y)
+            np.testing.assert_array_equal(pooled[1], indices)
         oracle.assert_equal(vc.grad.max_pool2d_input(y, indices, x.shape), expected)
         out = np.empty_like(x)
         assert vc.grad.max_pool2d_input(y, indices, x.shape, out=out) is out
         oracle.assert_equal(out, expected)
     assert {key[0] for key in functional.KNOWN} >= {"max_pool", "max_pool_input"}
+    for wrong in ((values, values), (values,), values):
+        with pytest.raises((TypeError, ValueError), match="out"):
+            vc.max_pool2d(x, 3, 1, 1, return_indices=True, out=wrong)
     indices[1, 2, 3, 4] = x[0, 0].size
     with pytest.raises(ValueError, match=r"\(1, 2, 3, 4\)"):
         vc.grad.max_pool2d_input(y, indices, x.shape)

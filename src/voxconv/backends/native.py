@@ -563,9 +563,15 @@ def known_walk(problem: WindowProblem, operation: str) -> Callable[..., Any]:
         return result  # type: ignore[no-any-return]
 
     def walk_with_indices(source: Array, out: object) -> tuple[Array, Array] | None:
-        if out is not None:
+        if out is None:
+            result, indices = new(shape, dtype), empty(shape, INT64)
+        elif (
+            type(out) is tuple and len(out) == 2 and is_free(out[0], shape, dtype, (source,))
+            and is_free(out[1], shape, INT64, (source, out[0]))
+        ):  # fmt: skip
+            result, indices = out
+        else:
             return None
-        result, indices = new(shape, dtype), empty(shape, INT64)
         places = from_buffer("int64_t[]", indices)
         _run(function, struct, threads(), from_buffer(source), from_buffer(result), places)
         return result, indices
