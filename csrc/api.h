@@ -68,8 +68,13 @@ int vox_conv_pack(const vox_conv *p, const void *weight, void *packed);
 int vox_conv_run(const vox_conv *p, int64_t threads, const void *a, const void *b, const void *bias, void *out,
                  void *workspace, int64_t *cursor);
 
-/* All of it in one call, for callers that keep nothing: packs b, the weight as it lies, takes memory, runs to the end on
- * the process-wide number of threads, gives the memory back. */
+/* All of it in one call, for callers that keep nothing: packs b, the weight as it lies, in memory that it takes and gives
+ * back, and runs.  The sizes are those from above.  memory is where to keep that between calls, NULL at first and at last:
+ * who gives up before gives it back. */
+int vox_conv_once(const vox_conv *p, int64_t threads, int64_t packed_bytes, int64_t workspace_bytes, const void *a,
+                  const void *b, const void *bias, void *out, void **memory, int64_t *cursor);
+
+/* The same for callers that nothing interrupts: to the end, on the process-wide number of threads, as if `once`. */
 int vox_conv_whole(const vox_conv *p, const void *a, const void *b, const void *bias, void *out);
 
 /* Outputs of one tile along each axis that Winograd's algorithm takes for this problem, and how many times faster than

@@ -316,23 +316,37 @@ int vox_conv_run(const vox_conv *problem, int64_t threads, const void *a, const 
   return conv_run(&call, threads, cursor);
 }
 
-int vox_conv_whole(const vox_conv *problem, const void *a, const void *b, const void *bias, void *out) {
-  vox_conv call = *problem, *p = &call;
-  call.once = 1;
-  const int64_t threads = vox_get_num_threads();
+int vox_conv_once(const vox_conv *p, int64_t threads, int64_t packed_bytes, int64_t bytes, const void *a, const void *b,
+                  const void *bias, void *out, void **memory, int64_t *cursor) {
   const int packs = p->operation != VOX_CONV_WEIGHT_GRAD;
-  int64_t packed_bytes = vox_conv_packed_bytes(p), bytes = vox_conv_workspace_bytes(p, threads), cursor = 0;
+  int status = VOX_OK;
   if (packed_bytes < 0 || bytes < 0) return (int)vox_min(packed_bytes, bytes);
   packed_bytes = vox_round_up(packed_bytes, VOX_ALIGN);
-  if (__builtin_add_overflow(bytes, packed_bytes, &bytes)) return VOX_OVERFLOW;
-  char *memory = vox_alloc(bytes);
-  if (!memory) return VOX_NO_MEMORY;
-  int status = packs ? vox_conv_pack(p, b, memory) : VOX_OK;
+  if (!*memory) {
+    if (__builtin_add_overflow(bytes, packed_bytes, &bytes)) return VOX_OVERFLOW;
+    if (!(*memory = vox_alloc(bytes))) return VOX_NO_MEMORY;
+    if (packs) status = vox_conv_pack(p, b, *memory);
+  }
   if (status == VOX_OK)
-    do
-      status = vox_conv_run(p, threads, a, packs ? memory : b, bias, out, memory + packed_bytes, &cursor);
-    while (status == VOX_AGAIN);
-  vox_free(memory);
+    status = vox_conv_run(p, threads, a, packs ? *memory : b, bias, out, (char *)*memory + packed_bytes, cursor);
+  if (status != VOX_AGAIN) {
+    vox_free(*memory);
+    *memory = NULL;
+  }
+  return status;
+}
+
+int vox_conv_whole(const vox_conv *problem, const void *a, const void *b, const void *bias, void *out) {
+  vox_conv p = *problem;
+  p.once = 1;
+  const int64_t threads = vox_get_num_threads();
+  const int64_t packed_bytes = vox_conv_packed_bytes(&p), bytes = vox_conv_workspace_bytes(&p, threads);
+  int64_t cursor = 0;
+  void *memory = NULL;
+  int status;
+  do
+    status = vox_conv_once(&p, threads, packed_bytes, bytes, a, b, bias, out, &memory, &cursor);
+  while (status == VOX_AGAIN);
   return status;
 }
 

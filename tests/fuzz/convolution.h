@@ -15,7 +15,7 @@ static vox_conv conv_of(const fuzz_case *f) {
   return p;
 }
 
-/* One call with fresh (run 0) or stale (run 1) scratch; the result, in output slot `slot`. */
+/* One call with fresh (run 0) or stale (run 1) scratch, or the library's own; the result, in output slot `slot`. */
 static void *convolve(caller *c, const vox_conv *p, int64_t threads, int run, int slot, int64_t place, const void *a,
                       const void *b, const void *bias, int64_t outs) {
   const int64_t size = sizes_of[p->type], workspace = vox_conv_workspace_bytes(p, threads);
@@ -24,6 +24,15 @@ static void *convolve(caller *c, const vox_conv *p, int64_t threads, int run, in
   int status;
   if (workspace < 0 || packed_bytes < 0) fail(c, "refused: %lld %lld", (long long)workspace, (long long)packed_bytes);
   if (workspace > 24 << 20) return NULL;
+  void *out = output_block(c, slot, outs * size, place, size);
+  if (run && p->once) {
+    void *own = NULL;
+    while ((status = vox_conv_once(p, threads, packed_bytes, workspace, a, b, bias, out, &own, &cursor)) == VOX_AGAIN)
+      if (!own) fail(c, "the memory is gone");
+    if (status || own) fail(c, "once: %d", status);
+    check_canaries(c, out, outs * size, place);
+    return out;
+  }
   if (p->operation != VOX_CONV_WEIGHT_GRAD) {
     void *packed = block(c, 4, packed_bytes, side, size);
     if (!run) memset(packed, 0xff, (size_t)packed_bytes);
@@ -32,7 +41,6 @@ static void *convolve(caller *c, const vox_conv *p, int64_t threads, int run, in
   }
   void *memory = block(c, 5, workspace, side, size);
   if (!run || from_malloc) memset(memory, 0xff, (size_t)workspace);
-  void *out = output_block(c, slot, outs * size, place, size);
   while ((status = vox_conv_run(p, threads, a, b, bias, out, memory, &cursor)) == VOX_AGAIN) {
   }
   if (status) fail(c, "run: %d", status);

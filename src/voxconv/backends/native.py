@@ -154,6 +154,8 @@ def _check(status: int) -> int:
     """C's refusals: sizes that it cannot count are the only ones that a valid problem can meet."""
     if status == lib.VOX_OVERFLOW:
         raise OverflowError("the workspace of this problem exceeds 2**63 - 1 bytes")
+    if status == lib.VOX_NO_MEMORY:
+        raise MemoryError("voxconv could not allocate the workspace of a call")
     if status < 0 and status != lib.VOX_OUTSIDE:
         raise RuntimeError(f"the native library refused a problem that Python accepted (status {status})")
     return status
@@ -362,32 +364,24 @@ def known_call(problem: ConvProblem, operation: str, algorithm: str) -> Callable
     """
     call = _call(problem, operation, algorithm, operation == "conv")
     shape = {"conv": problem.output_shape, "conv_input_grad": problem.input_shape}.get(operation, problem.weight_shape)
-    dtype, struct, packed_bytes, from_buffer = problem.dtype, call.struct, call.packed_bytes, ffi.from_buffer
-    new = _new(shape, dtype)
-    plain = call.most_threads == 1 and not call.workspace_bytes(1)
+    dtype, struct, packed_bytes, most = problem.dtype, call.struct, call.packed_bytes, call.most_threads
+    new, from_buffer = _new(shape, dtype), ffi.from_buffer
+    workspace_bytes, run = call.workspace_bytes, lib.vox_conv_once
 
-    def with_weight(source: Array, weight: Array, bias: Array | None = None) -> Array:
-        result = new(shape, dtype)
-        packed = take(packed_bytes)
+    def known(a: Array, b: Array, bias: Array | None = None) -> Array:
+        result, memory = new(shape, dtype), ffi.new("void **")
+        threads = 1 if most == 1 else min(lib.vox_get_num_threads(), most)
         try:
-            _check(lib.vox_conv_pack(struct, from_buffer(weight), packed))
-            if plain:
-                _run(
-                    lib.vox_conv_run, struct, 1, from_buffer(source), packed, _pointer(bias), from_buffer(result),
-                    ffi.NULL,
-                )  # fmt: skip
-            else:
-                _convolve(call, source, packed, bias, result)
+            _run(
+                run, struct, threads, packed_bytes, workspace_bytes(threads), from_buffer(a), from_buffer(b),
+                _pointer(bias), from_buffer(result), memory,
+            )  # fmt: skip
         finally:
-            lib.vox_free(packed)
+            if memory[0]:
+                lib.vox_free(memory[0])
         return result
 
-    def weight_grad(x: Array, grad_output: Array) -> Array:
-        result = new(shape, dtype)
-        _convolve(call, x, from_buffer(grad_output), None, result)
-        return result
-
-    return weight_grad if operation == "conv_weight_grad" else with_weight
+    return known
 
 
 def short_conv(
