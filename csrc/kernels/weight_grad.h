@@ -43,7 +43,10 @@ static void plane_sums(const vox_weight_layout *l, int64_t k_first, int64_t k_la
                        int64_t cols, const real *x, int64_t pitch, const int64_t *row, const real *dy, int64_t width,
                        int64_t plane, int accumulate, real *sums) {
   for (int64_t k = k_first, planes; k < k_last; k += planes) {
-    planes = vox_min(TILE_PLANES, k_last - k);
+    /* four are two and two, since one alone would read x for itself */
+    planes = k_last - k == 4 ? 2 : vox_min(TILE_PLANES, k_last - k);
+    real *to[TILE_PLANES];
+    for (int64_t j = 0; j < planes; j++) to[j] = sums + (k + j) / l->lanes * l->rows * l->lanes + (k + j) % l->lanes;
     for (int64_t r = 0; r < rows; r += TILE_ODD_ROWS) {
       vec tile[TILE_ODD_ROWS * TILE_PLANES];
       int64_t at[TILE_ODD_ROWS];
@@ -51,9 +54,9 @@ static void plane_sums(const vox_weight_layout *l, int64_t k_first, int64_t k_la
       plane_tiles(planes, lines, cols, x, pitch, at, dy + k * plane, width, plane, tile);
       for (int64_t i = 0; i < vox_min(TILE_ODD_ROWS, rows - r); i++)
         for (int64_t j = 0; j < planes; j++) {
-          real *to = sums + ((k + j) / l->lanes * l->rows + r + i) * l->lanes + (k + j) % l->lanes;
           const real sum = v_sum(tile[i * planes + j]);
-          *to = accumulate ? *to + sum : sum;
+          real *at_sum = to[j] + (r + i) * l->lanes;
+          *at_sum = accumulate ? *at_sum + sum : sum;
         }
     }
   }
