@@ -50,7 +50,6 @@ class _MaxPool(Module):
 
     def forward(self, x: Array) -> Any:
         """Maximum of each window; with ``return_indices`` a pair (output, indices)."""
-        pool: Callable[..., Any] = getattr(functional, f"max_pool{self.rank}d")
         walk = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
         # The backward pass needs to know where maxima stand; without one that is not worth writing.
         wanted = self.training or self.return_indices
@@ -68,6 +67,7 @@ class _MaxPool(Module):
                 choose_backend(type(self).__name__, self.backend).max_pool_taps(problem, x, y, taps)
                 self._save(taps, problem)
                 return y
+        pool: Callable[..., Any] = getattr(functional, f"max_pool{self.rank}d")
         result = pool(x, *walk, wanted, backend=self.backend)
         if not wanted:
             return result

@@ -14,6 +14,10 @@ from voxconv.nn.module import Array, Module
 __all__ = ["Sequential"]
 
 
+def _learns(layer: Module) -> bool:
+    return isinstance(layer, _Conv) or next(layer.parameters(), None) is not None
+
+
 class Sequential(Module):
     """Layers one after the other, named "0", "1", ... as torch names them.
 
@@ -28,6 +32,8 @@ class Sequential(Module):
             if not isinstance(layer, Module):
                 raise TypeError(rejection("Sequential", f"layers[{position}]", layer, "must be a Module"))
         self.layers = layers
+        self._found: tuple[tuple[Module, ...] | None, list[_MaxPool], list[bool], list[tuple[int, int]]]
+        self._found = None, [], [], []
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """Number the layers."""
@@ -49,22 +55,32 @@ class Sequential(Module):
             return 1
         return 3 if len(kinds) == 3 and isinstance(kinds[2], _MaxPool) and not kinds[2].return_indices else 2
 
+    def _runs(self) -> list[tuple[int, int]]:
+        """First layer and number of layers of each that run as one, found out again where that may have changed."""
+        layers, pools, flags, runs = self._found
+        if layers is not self.layers or flags != [pool.return_indices for pool in pools]:
+            runs, position = [], 0
+            while position < len(self.layers):
+                runs.append((position, self._together(position)))
+                position += runs[-1][1]
+            pools = [layer for layer in self.layers if isinstance(layer, _MaxPool)]
+            self._found = self.layers, pools, [pool.return_indices for pool in pools], runs
+        return runs
+
     def forward(self, x: Array) -> Array:
         """Run the layers in turn; a ReLU behind a convolution runs as part of it."""
-        position, starts = 0, []
-        while position < len(self.layers):
-            layer, count = self.layers[position], self._together(position)
-            starts.append(position)
+        layers, runs = self.layers, self._runs()
+        for position, count in runs:
+            layer = layers[position]
             if count == 1:
                 x = layer(x)
             else:
                 assert isinstance(layer, _Conv)
                 x = layer.forward(np.asarray(x), "relu")
                 if count == 3:
-                    x = self.layers[position + 2](x)
-                self.layers[position + 1]._save(x)
-            position += count
-        self._save(*starts)
+                    x = layers[position + 2](x)
+                layers[position + 1]._save(x)
+        self._save(runs)
         return x
 
     @property
@@ -85,18 +101,19 @@ class Sequential(Module):
         ``rectified`` says that the gradient has been through `last_relu` and to the bias before it already, ``fresh``
         that nobody else will look at it, so that what comes of it may take its place.
         """
-        starts, last = self._restore(), 0
+        (runs,), last = self._restore(), 0
         if not input_grad:  # nothing before the first parameter is of use then
-            learned = (i for i, layer in enumerate(self.layers) if next(layer.parameters(), None) is not None)
-            last = next(learned, len(self.layers))
+            while last < len(self.layers) and not _learns(self.layers[last]):
+                last += 1
         gradient: Array | None = grad_output
         del grad_output  # what has been used up is held by nobody while the layers before it run
-        for position, end in zip(reversed(starts), reversed((*starts[1:], len(self.layers))), strict=True):
+        for position, count in reversed(runs):
+            end = position + count
             if end <= last:
                 break
             assert gradient is not None
             layer, wanted = self.layers[position], input_grad or position > last
-            if end == position + 1:
+            if count == 1:
                 gradient, fresh = layer.backward(gradient, wanted), False
                 continue
             assert isinstance(layer, _Conv)
