@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import voxconv as vc
 from voxconv import nn
 
 LAYERS = {
@@ -68,6 +69,49 @@ def test_gradients_add_up_until_they_are_forgotten():
     assert (layer.weight.grad == 2).all()
     layer.zero_grad()
     assert layer.weight.grad is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(32, 2048), (4, 10, 700), (513, 64)], ids=str)
+def test_a_linear_layers_large_products_are_the_same_ones(shape, dtype):
+    rng = np.random.default_rng(4)
+    layer = nn.Linear(shape[-1], 40, dtype=dtype)
+    x, weight, bias, gradient = (
+        rng.integers(-4, 5, size).astype(dtype) for size in (shape, (40, shape[-1]), 40, (*shape[:-1], 40))
+    )
+    layer.weight.data, layer.bias.data = weight, bias
+    expected = x @ weight.T + bias, gradient @ weight, np.tensordot(gradient, x, (range(x.ndim - 1),) * 2)
+    turned = np.asfortranarray(x), np.asfortranarray(gradient)
+    for values, slope in ((x, gradient), turned, (x.astype(int), gradient)):
+        layer.zero_grad()
+        np.testing.assert_array_equal(layer(values), expected[0])
+        np.testing.assert_array_equal(layer.backward(slope), expected[1])
+        np.testing.assert_array_equal(layer.weight.grad, expected[2])
+        np.testing.assert_array_equal(layer.bias.grad, gradient.reshape(-1, 40).sum(axis=0))
+    layer(x)
+    with pytest.raises(ValueError, match="reshape"):
+        layer.backward(gradient[:-1])
+
+
+def test_a_linear_layers_large_products_have_the_same_bits_on_any_number_of_threads():
+    rng = np.random.default_rng(5)
+    x, gradient = (rng.standard_normal(shape, np.float32) for shape in ((256, 1500), (256, 64)))
+    bits, before = set(), vc.get_num_threads()
+    for threads in (1, 2, 3):
+        vc.set_num_threads(threads)
+        layer = nn.Linear(1500, 64, rng=0)
+        arrays = layer(x), layer.backward(gradient), layer.weight.grad
+        bits.add(b"".join(array.tobytes() for array in arrays))
+    vc.set_num_threads(before)
+    assert len(bits) == 1
+
+
+def test_a_linear_layer_of_nothing_gives_its_bias():
+    layer = nn.Linear(0, 3, rng=0)
+    x = np.zeros((2, 0), np.float32)
+    np.testing.assert_array_equal(layer(x), np.tile(layer.bias.data, (2, 1)))
+    assert layer.backward(np.ones((2, 3), np.float32)).shape == (2, 0)
+    assert layer.weight.grad.shape == (3, 0)
 
 
 def test_training_leaves_out_the_first_input_gradient():

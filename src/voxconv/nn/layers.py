@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,8 @@ from voxconv import functional, grad
 from voxconv.errors import rejection
 from voxconv.memory import empty
 from voxconv.nn.module import Array, Module, Parameter
+from voxconv.plan import choose, choose_backend
+from voxconv.problem import ConvProblem, is_ready
 
 if TYPE_CHECKING:
     from voxconv.nn.maxpool import _MaxPool
@@ -278,10 +281,36 @@ class Flatten(Module):
         return f"Flatten(start_dim={self.start_dim}, end_dim={self.end_dim})"
 
 
+WORTH_KERNELS, ROWS, LEAST_FEATURES = 1 << 20, range(8, 4097), 64
+"""Of a linear layer's products that the compiled library takes: multiplications and additions from which on, numbers of
+samples, and least features, as measured.  All others are NumPy's."""
+
+
+@lru_cache(maxsize=256)
+def _products(rows: int, features: int, outputs: int, dtype: np.dtype[Any]) -> tuple[Callable[..., Array], ...] | None:
+    """What gives x @ weight.T, grad_output.T @ x and grad_output @ weight, or None where that is left to NumPy.
+
+    They are the three operations of one convolution: of the weight, as `outputs` channels of `features` positions, with
+    grad_output, one tap, to x of `rows` channels.
+    """
+    known_call = getattr(choose_backend("Linear"), "known_call", None)
+    small = 2 * rows * features * outputs < WORTH_KERNELS or features < LEAST_FEATURES or outputs < 2
+    if known_call is None or small or rows not in ROWS:
+        return None
+    problem = ConvProblem(
+        n=1, c=outputs, k=rows, groups=1, spatial=(features,), kernel=(1,), stride=(1,), padding=((0, 0),),
+        dilation=(1,), output=(features,), dtype=dtype,
+    )  # fmt: skip
+    operations = "conv_weight_grad", "conv_input_grad", "conv"
+    choices = [choose(problem, operation, "native", precision="strict", function="Linear") for operation in operations]
+    return tuple(known_call(problem, *each) for each in zip(operations, (c.algorithm for c in choices), strict=True))
+
+
 class Linear(Module):
     """``x @ weight.T + bias`` on the last axis.
 
-    The product is NumPy's own, so its last bits are those of the BLAS that NumPy was built with.
+    Products of a million operations and more, of 8 to 4096 rows and 64 features or more, are the compiled library's,
+    where that is there; all others are NumPy's own, so their last bits are those of the BLAS that it was built with.
 
     Parameters
     ----------
@@ -319,23 +348,40 @@ class Linear(Module):
             raise TypeError(rejection("Linear", "x", f"array of dtype {x.dtype}", f"must be {weight.dtype} or integer"))
         x = x.astype(weight.dtype, copy=False)
         self._save(x)
-        y: Array = x @ weight.T
+        rows = x.reshape(math.prod(x.shape[:-1]), self.in_features)
+        products = self._kernels(rows)
+        y = rows @ weight.T if products is None else products[0](weight, rows)
+        y = y.reshape(*x.shape[:-1], self.out_features)
         if self.bias is not None:
             y += self.bias.data
         return y
 
+    def _kernels(self, rows: Array, gradient: Array | None = None) -> tuple[Callable[..., Array], ...] | None:
+        """`_products` for these arrays, unless they have to be copied for that."""
+        weight, count = self.weight.data, len(rows)
+        ready = is_ready(rows, (count, self.in_features), weight.dtype) and is_ready(weight, weight.shape, weight.dtype)
+        if ready and (gradient is None or is_ready(gradient, (count, self.out_features), weight.dtype)):
+            return _products(count, self.in_features, self.out_features, weight.dtype)
+        return None
+
     def backward(self, grad_output: Array, input_grad: bool = True) -> Array | None:
         """Three gradients: to the weight, the bias and the input."""
         (x,) = self._restore()
-        rows = grad_output.reshape(-1, self.out_features)
-        self.weight.accumulate(rows.T @ x.reshape(-1, self.in_features))
+        weight = self.weight.data
+        count = math.prod(x.shape[:-1])
+        gradient, rows = grad_output.reshape(count, self.out_features), x.reshape(count, self.in_features)
+        products = self._kernels(rows, gradient)
+        self.weight.accumulate(
+            gradient.T @ rows if products is None else products[1](rows, gradient).reshape(weight.shape)
+        )
         if self.bias is not None:
-            self.bias.accumulate(rows.sum(axis=0))
+            self.bias.accumulate(gradient.sum(axis=0))
         if not input_grad:
             return None
-        shape = (*grad_output.shape[:-1], self.in_features)
-        weight = self.weight.data
-        return np.matmul(grad_output, weight, out=empty(shape, np.result_type(grad_output, weight)))
+        if products is None:
+            into = empty(rows.shape, np.result_type(gradient, weight))
+            return np.matmul(gradient, weight, out=into).reshape(x.shape)
+        return products[2](weight, gradient).reshape(x.shape)
 
     def __repr__(self) -> str:
         return f"Linear({self.in_features}, {self.out_features}, bias={self.bias is not None})"
