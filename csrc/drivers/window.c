@@ -75,14 +75,6 @@ static int64_t window_terms(const vox_window *p, const int64_t other[3]) {
   return terms;
 }
 
-int vox_max_pool(const vox_window *p, int64_t threads, const void *x, void *y, int64_t *indices, int64_t *cursor) {
-  if (window_valid(p)) return VOX_INVALID;
-  const vox_unit *u = vox_unit_used(p->type);
-  window_call c = {.p = *p, .max_kernel = u ? u->max_pool : vox_elem_unit_of(p->type)->max_pool, .at_once = 1, .from = x,
-                   .to = y, .places = indices};
-  return run(&c, p->output, SHORT, window_terms(p, p->spatial), threads, cursor);
-}
-
 /* Windows two wide that lie side by side and cover planes of floating type. */
 static int in_pairs(const vox_window *p) {
   if (window_valid(p) || p->type > VOX_F64 || p->kernel[2] != 2) return 0;
@@ -93,17 +85,31 @@ static int in_pairs(const vox_window *p) {
   return 1;
 }
 
+/* Where windows cover planes, planes one after the other are one that is deeper, or higher where windows are flat: no rest of
+ * each, and no start. */
+static void join_planes(vox_window *p) {
+  const int axis = p->kernel[0] == 1;
+  const int64_t together = p->planes * (axis ? p->output[0] : 1), slice = p->spatial[1] * p->spatial[2];
+  if (p->planes < 1 || p->output[0] * p->output[1] * p->output[2] == 1 || (axis && together > INT32_MAX / 2 / slice)) return;
+  if (axis) p->spatial[0] = p->output[0] = 1;
+  p->spatial[axis] *= together, p->output[axis] *= together;
+  p->planes = 1;
+}
+
+int vox_max_pool(const vox_window *p, int64_t threads, const void *x, void *y, int64_t *indices, int64_t *cursor) {
+  if (window_valid(p)) return VOX_INVALID;
+  const vox_unit *u = vox_unit_used(p->type);
+  window_call c = {.p = *p, .max_kernel = u ? u->max_pool : vox_elem_unit_of(p->type)->max_pool, .at_once = 1, .from = x,
+                   .to = y, .places = indices};
+  if (!indices && in_pairs(p)) join_planes(&c.p);
+  return run(&c, c.p.output, SHORT, window_terms(p, p->spatial), threads, cursor);
+}
+
 int vox_max_pool_taps(const vox_window *p, int64_t threads, const void *x, void *y, uint8_t *taps, int64_t *cursor) {
   const vox_unit *u = vox_unit_used(p->type);
   if (!in_pairs(p) || !u) return VOX_INVALID;
   window_call c = {.p = *p, .max_kernel = u->max_pool_taps, .from = x, .to = y, .places = taps};
-  /* Where windows cover planes, planes one after the other are one that is deeper, or higher where windows are flat: no rest of
-   * each, and no start. */
-  const int axis = p->kernel[0] == 1;
-  const int64_t together = vox_max(1, p->planes) * (axis ? p->output[0] : 1);
-  if (axis) c.p.spatial[0] = c.p.output[0] = 1;
-  c.p.spatial[axis] *= together, c.p.output[axis] *= together;
-  c.p.planes = vox_min(1, p->planes);
+  join_planes(&c.p);
   return run(&c, c.p.output, SHORT, window_terms(p, p->spatial), threads, cursor);
 }
 
@@ -132,7 +138,8 @@ int vox_avg_pool(const vox_window *p, int64_t threads, const void *x, void *y, i
   const vox_unit *u = vox_unit_used(p->type);
   if (window_valid(p) || !u) return VOX_INVALID;
   window_call c = {.p = *p, .kernel = u->avg_pool, .at_once = 1, .from = x, .to = y};
-  return run(&c, p->output, SHORT, window_terms(p, p->spatial), threads, cursor);
+  if (in_pairs(p)) join_planes(&c.p);
+  return run(&c, c.p.output, SHORT, window_terms(p, p->spatial), threads, cursor);
 }
 
 int vox_avg_pool_grad(const vox_window *p, int64_t threads, const void *dy, void *dx, int64_t *cursor) {

@@ -32,9 +32,6 @@ static int pairs_inside(const vox_window *p) {
   return p->kernel[2] == 2 && p->spatial[1] * p->spatial[2] < INT32_MAX / 2;
 }
 
-/* Whether one vector takes the rows h and h + 1 of so many windows. */
-static int two_rows(int64_t h, int64_t end, int64_t width) { return 2 * width <= LANES && h + 1 < end; }
-
 /* What is looked for: means, or maxima and of where they stand nothing, the tap as a byte, or the index in the plane. */
 enum { MEANS, NO_PLACES, TAPS, INDICES };
 
@@ -95,16 +92,15 @@ INLINE int pairs_rows(const int D, const int H, const int care, const int kind, 
   const int all = right - left == width;
   ivec nan = {0};
   x += box->plane * at.image;
+  const int64_t down = H * at.row, narrow = all ? end - 1 : 0; /* rows from which on there is no second one */
   for (int64_t d = box->first[0]; d < box->last[0]; d++) {
-    int64_t line = d * D * at.slice + box->first[1] * H * at.row;
-    int64_t q = box->plane * at.plane + (d * p->output[1] + box->first[1]) * width;
-    for (int64_t h = box->first[1], rows; h < end; h += rows, line += rows * H * at.row, q += rows * width) {
-      int64_t w = left;
-      rows = all && two_rows(h, end, width) ? 2 : 1;
-      if (rows == 2) {
+    int64_t h = box->first[1], line = d * D * at.slice + h * down;
+    int64_t q = box->plane * at.plane + (d * p->output[1] + h) * width;
+    if (2 * width <= LANES)
+      for (; h < narrow; h += 2, line += 2 * down, q += 2 * width)
         pairs_find(D, H, TWO_ROWS, care, kind, &at, x, line, q, width, y, places, &nan);
-        continue;
-      }
+    for (; h < end; h++, line += down, q += width) {
+      int64_t w = left;
       /* a whole vector runs on into the next rows, whose turn comes */
       const int64_t room = all ? (end - h) * width : right;
       for (; w < right && w + LANES <= room; w += LANES)
@@ -209,29 +205,29 @@ INLINE void taps_spread(const int D, const int H, const int alone, const int for
 }
 
 INLINE real taps_channel(const int D, const int H, const int alone, const vox_taps_job *job, int64_t channel) {
-  const vox_window *p = job->p;
-  const pairs at = pairs_of(p);
+  const pairs at = pairs_of(job->p);
+  /* held apart, since for all that is known what is stored changes them */
+  const int64_t depth = job->p->output[0], rows = job->p->output[1], width = job->p->output[2], down = H * at.row;
+  const int64_t narrow = 2 * width <= LANES ? rows - 1 : 0; /* rows from which on there is no second one */
   real total = 0;
   for (int64_t s = 0; s < job->n; s++) {
-    const int64_t plane = s * job->k + channel;
+    const int64_t plane = s * job->k + channel, here = channel * at.image;
+    int64_t q = plane * at.plane;
     vec sum[2] = {{0}};
-    for (int64_t d = 0; d < p->output[0]; d++)
-      for (int64_t h = 0; h < p->output[1]; h++) {
-        const int64_t line = d * D * at.slice + h * H * at.row;
-        const int64_t q = plane * at.plane + (d * p->output[1] + h) * p->output[2];
-        const int64_t to = plane * at.image + line, here = channel * at.image + line;
-        const int64_t seen = s * job->output_stride + here, plus = s * job->add_stride + here;
+    for (int64_t d = 0; d < depth; d++) {
+      const int64_t line = here + d * D * at.slice;
+      int64_t h = 0, to = plane * at.image - here + line;
+      int64_t seen = s * job->output_stride + line, plus = s * job->add_stride + line;
+      for (; h < narrow; h += 2, q += 2 * width, to += 2 * down, seen += 2 * down, plus += 2 * down)
+        taps_spread(D, H, alone, TWO_ROWS, job, &at, q, to, seen, plus, width, sum);
+      for (; h < rows; h++, q += width, to += down, seen += down, plus += down) {
         int64_t w = 0;
-        if (two_rows(h, p->output[1], p->output[2])) {
-          taps_spread(D, H, alone, TWO_ROWS, job, &at, q, to, seen, plus, p->output[2], sum);
-          h++;
-          continue;
-        }
-        for (; w + LANES <= p->output[2]; w += LANES)
+        for (; w + LANES <= width; w += LANES)
           taps_spread(D, H, alone, ONE_ROW, job, &at, q + w, to + 2 * w, seen + 2 * w, plus + 2 * w, LANES, sum);
-        if (w < p->output[2])
-          taps_spread(D, H, alone, PART, job, &at, q + w, to + 2 * w, seen + 2 * w, plus + 2 * w, p->output[2] - w, sum);
+        if (w < width)
+          taps_spread(D, H, alone, PART, job, &at, q + w, to + 2 * w, seen + 2 * w, plus + 2 * w, width - w, sum);
       }
+    }
     total += v_sum(sum[0] + sum[1]);
   }
   return total;
