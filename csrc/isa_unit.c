@@ -39,6 +39,7 @@ const vox_unit VOX_UNIT = {
     .tile_v = TILE_V,
     .narrow_v = NARROW_V,
     .channels = CHANNEL_V * LANES,
+    .channel_t = CHANNEL_T,
     .depthwise_rows = DEPTHWISE_ROWS,
     .tile_rows = {TILE_ROWS, TILE_ODD_ROWS},
     .tile_k = TILE_K,

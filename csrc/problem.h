@@ -38,6 +38,7 @@ typedef struct vox_layout {
   int64_t parts;           /* parts of the output channels */
   int64_t panel;           /* output channels whose weights are packed together, at most */
   int by_channels;         /* they are the lanes, and there are no fewer */
+  int by_rows;               /* and a tile is of one row, read where it lies, without the terms that are padding */
   int dense;               /* each column tap has a column of its own, whose outputs lie side by side across rows */
   int in_place;            /* kernels of one tap, whose inputs need no copy: the last band is up to twice as long */
   int64_t vectors;         /* vectors of pixels of a tile; Winograd: of the tiles of an item */
@@ -161,7 +162,7 @@ enum { VOX_STREAMED_BYTES = 24 << 20 };
 /* One instruction set's kernels for one element type: the only symbol of its unit. */
 typedef struct vox_unit {
   int64_t lanes, tile_m, tile_v, narrow_v; /* of the pixel-vector tile; narrow_v for fewer than tile_m channels */
-  int64_t channels;                        /* of the channel-vector tile */
+  int64_t channels, channel_t;             /* of the channel-vector tile, and its pixels at most; half as many may be odd */
   int64_t depthwise_rows;                  /* of a tile of depthwise sums */
   int64_t fused_depth;                     /* terms of Winograd's sums that stay in registers, at most; 0 where these are few */
   int64_t tile_rows[2], tile_k;            /* of the weight gradient's tiles: rows, vectors */
@@ -303,6 +304,12 @@ static inline int64_t vox_axis_low(const vox_axis *a) {
 static inline int64_t vox_axis_halo(const vox_axis *a) {
   return a->taps ? vox_max(vox_axis_shift(a, 0), vox_axis_shift(a, a->taps - 1)) - vox_axis_low(a) : 0;
 }
+/* Of so many pixels, those of the next tile by channels, so that none has so few that its sums wait for each other. */
+static inline int64_t vox_pixels_of_tile(int64_t count, int64_t most) {
+  const int64_t each = vox_ceil_div(count, vox_ceil_div(count, most));
+  return vox_min(count, vox_round_up(each, 2));
+}
+
 /* Positions p with 0 <= p * step + at < size: from *first up to, not including, *last, within [0, count]. */
 static inline void vox_inside(int64_t size, int64_t step, int64_t at, int64_t count, int64_t *first, int64_t *last) {
   if (at >= 0 && at + (count - 1) * step < size) { /* most lie inside, and divisions are slow */

@@ -214,6 +214,72 @@ static int by_channels(int64_t cout, const vox_unit *u, int64_t pixels, int64_t 
   return cout % u->channels == 0 && depth >= LEAST_DEPTH && 20 * vox_round_up(pixels, 2) < 19 * vox_round_up(pixels, u->lanes);
 }
 
+/* Along an axis, the terms of all outputs that are not padding. */
+static double terms_inside(const vox_conv *p, int axis) {
+  const int64_t none[3] = {0, 0, 0};
+  vox_phase ph;
+  double inside = 0;
+  vox_conv_phase(p, none, &ph);
+  const vox_axis *a = &ph.axis[axis];
+  for (int64_t t = 0; t < a->taps; t++) {
+    int64_t first, last;
+    vox_inside(a->size, a->step, vox_axis_offset(a, t), a->count, &first, &last);
+    inside += (double)(last - first);
+  }
+  return inside;
+}
+
+/* Whether each tap of a row has at most two outputs at one end, and none at the other, whose input is padding. */
+static int ends_by_two(const vox_axis *a) {
+  enum { MOST_TAPS = 64 };
+  for (int64_t t = 0; t < vox_min(a->taps, MOST_TAPS); t++) {
+    int64_t first, last;
+    vox_inside(a->size, a->step, vox_axis_offset(a, t), a->count, &first, &last);
+    if (first > 2 || a->count - last > 2 || (first && last < a->count)) return 0;
+  }
+  return a->taps <= MOST_TAPS;
+}
+
+/* Whether output channels should be the lanes of tiles of one row each, and if so the rows of a band and the input channels
+ * of a block: as many as L2 holds beside the weights of a panel and, where a block is not all, the sums that wait. */
+static int rows_layout(const vox_conv *p, const vox_unit *u, int64_t size, vox_layout *l) {
+  enum { LEAST_TERMS = 128, LEAST_WIDTH = 4, LEAST_ROWS = 2, SETS = 64 * 1024, WAYS = 16 };
+  enum { ALL_INPUT = 512 * 1024, ALL_WEIGHTS = 320 * 1024 }; /* of one block, and below of each of several */
+  enum { MOST_INPUT = 128 * 1024, MOST_WEIGHTS = 256 * 1024, MOST_SUMS = 320 * 1024, LEAST_BLOCK = 64 };
+  const int64_t none[3] = {0, 0, 0};
+  vox_phase ph;
+  if (p->operation != VOX_CONV || vox_pointwise(p)) return 0;
+  vox_conv_phase(p, none, &ph);
+  const vox_axis *az = &ph.axis[0], *ay = &ph.axis[1], *ax = &ph.axis[2];
+  if (l->cout % u->channels || ax->step > 2 || ax->count < LEAST_WIDTH || !ends_by_two(ax)) return 0;
+  int64_t odd = ax->count % 2 ? ax->count : 0; /* in the end, pixels of the one tile that is not even */
+  if (odd > 4 * u->channel_t) return 0;
+  for (int64_t here; odd && odd > (here = vox_pixels_of_tile(odd, u->channel_t));) odd -= here;
+  if (odd && odd != u->channel_t / 2) return 0;
+  int64_t terms, weights, line, sums, image; /* bytes of a channel's, and of a row's */
+  if (product((const int64_t[]){l->cin, ph.taps}, 2, &terms) || terms < LEAST_TERMS) return 0;
+  if (product((const int64_t[]){ph.taps, u->channels, size}, 3, &weights) || weights > MOST_WEIGHTS ||
+      product((const int64_t[]){az->taps, ax->size, size}, 3, &line) || line < 1 || line > ALL_INPUT ||
+      product((const int64_t[]){l->cout, ax->count, size}, 3, &sums) ||
+      product((const int64_t[]){az->size, ay->size, ax->size, size}, 4, &image))
+    return 0;
+  /* channels that lie a part of SETS apart drive each other out of a cache */
+  const int64_t most = WAYS * (SETS / gcd(SETS, image)), halo = (ay->taps - 1) * ay->offset_step + 1 - ay->step;
+  const int64_t fit = (ALL_INPUT / line / l->cin - halo) / ay->step;
+  int64_t rows = fit, block = l->cin;
+  if (l->cin > vox_min(most, ALL_WEIGHTS / weights) || fit < vox_min(LEAST_ROWS, ay->count)) {
+    rows = vox_min(ay->count, vox_max(LEAST_ROWS, MOST_SUMS / sums));
+    const int64_t input = (rows * ay->step + halo) * line;
+    if (input > MOST_INPUT || rows * sums > 2 * MOST_SUMS) return 0;
+    block = even_piece(l->cin, vox_min(most, vox_min(MOST_INPUT / input, MOST_WEIGHTS / weights)));
+    if (block * ph.taps < LEAST_BLOCK) return 0;
+  }
+  l->block = block;
+  l->band[1] = even_piece(ay->count, rows);
+  l->band[2] = ax->count;
+  return 1;
+}
+
 /* Input channels to read at once where output channels should be the lanes of an image that is one band; else 0. */
 static int64_t whole_by_channels(const vox_conv *p, const vox_layout *l, const vox_unit *u, const int64_t taps[3],
                                  const int64_t slots[3], const int64_t count[3], const int64_t halo[3], int64_t size) {
@@ -366,6 +432,7 @@ static int winograd_weight_tile(const vox_conv *p, const vox_unit *u, int64_t ti
  * form applies. */
 int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], double *gain) {
   static const int64_t forms[][2] = {{4, 4}, {4, 2}, {2, 2}, {1, 4}, {1, 2}};
+  enum { MANY = 256 }; /* terms that wait for their weights at least as long as those of the transform do */
   const int gradient = p->operation == VOX_CONV_INPUT_GRAD;
   const double depth = (double)((gradient ? p->k : p->c) / p->groups) * (double)p->kernel[0];
   const double outputs = (double)((gradient ? p->c : p->k) / p->groups);
@@ -397,7 +464,10 @@ int vox_winograd_tile(const vox_conv *p, const vox_unit *u, int64_t tile[3], dou
   const int64_t *out = gradient ? p->spatial : p->output;
   const double lines = (double)out[1] * ((double)out[2] + (double)((kernel - 1) / p->stride[2] * p->dilation[2]));
   const double taps = (double)(p->kernel[1] * p->kernel[2]);
-  const double direct = (taps * lines / (double)u->lanes + weight_time(p, u, taps, taps)) * depth * outputs;
+  vox_layout l = {.cin = (int64_t)depth / p->kernel[0], .cout = (int64_t)outputs};
+  const int rows = depth < MANY && rows_layout(p, u, p->type == VOX_F64 ? 8 : 4, &l);
+  const double terms = rows ? terms_inside(p, 1) * terms_inside(p, 2) : taps * lines;
+  const double direct = (terms / (double)u->lanes + weight_time(p, u, taps, taps)) * depth * outputs;
   *gain = direct / (least > 1 ? least : 1);
   return VOX_OK;
 }
@@ -749,13 +819,14 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
     }
     /* a column for each tap is more to copy, and more to read */
     l->dense = l->cout >= 128 && vectors[1] < vectors[0] - vectors[0] / LEAST_GAIN;
-    const int64_t block = whole_by_channels(p, l, u, taps, slots, count, halo, size);
+    l->by_rows = rows_layout(p, u, size, l);
+    const int64_t block = l->by_rows ? l->block : whole_by_channels(p, l, u, taps, slots, count, halo, size);
     if (block) {
       l->by_channels = 1;
-      l->dense = taps[2] > 1;
+      l->dense = taps[2] > 1 && !l->by_rows;
       l->block = block;
       l->panel = u->channels;
-      rows[l->dense] = count[1];
+      rows[l->dense] = l->by_rows ? l->band[1] : count[1];
     }
     l->band[1] = rows[l->dense];
     pitch = pitches[l->dense];
@@ -765,6 +836,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
     if (__builtin_mul_overflow(l->plane, l->block, &l->scratch) ||
         __builtin_add_overflow(l->scratch, width, &l->scratch))
       return VOX_OVERFLOW;
+    if (l->by_rows) l->scratch = 0;
     l->columns = vox_round_up(l->band[1] * pitch, width);
     for (int i = 0; i < 3; i++) l->bands[i] = vox_ceil_div(count[i], l->band[i]);
     if (vox_pointwise(p)) {
@@ -803,7 +875,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   const int64_t work[] = {l->cout, l->cin, t, p->algorithm == VOX_DIRECT ? l->band[1] * l->band[2] : width};
   if (product(work, 4, &terms)) return VOX_OVERFLOW;
   /* small images share an item, and with it where their pixels go */
-  if (p->algorithm == VOX_DIRECT && !l->in_place && !l->pairs && one_band(l) && terms > 0)
+  if (p->algorithm == VOX_DIRECT && !l->in_place && !l->by_rows && !l->pairs && one_band(l) && terms > 0)
     l->images = vox_max(1, vox_min(TOGETHER_TERMS / terms, p->n / vox_max(1, threads)));
   const int64_t images = vox_ceil_div(p->n, l->images);
   const int64_t visits[] = {images, p->groups, l->phases[0], l->phases[1], l->phases[2], l->bands[0], l->bands[1], l->bands[2]};
@@ -821,7 +893,7 @@ int vox_conv_layout(const vox_conv *p, const vox_unit *u, int64_t threads, vox_l
   l->sums = 0;
   const int waits = l->block < l->cin;
   if ((waits && !l->pairs && __builtin_mul_overflow(per_part, l->columns, &l->sums)) ||
-      __builtin_mul_overflow(l->block, t, &l->taps) ||
+      __builtin_mul_overflow(l->block, l->by_rows ? 3 * t : t, &l->taps) ||
       __builtin_add_overflow(l->taps, l->pairs ? VOX_TAP_WORDS * t : l->columns + 2 * l->columns / u->lanes, &l->offsets))
     return VOX_OVERFLOW;
   l->scratch = vox_round_up(l->scratch, VOX_ALIGN / size);

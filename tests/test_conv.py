@@ -269,3 +269,13 @@ def test_an_infinity_stays_in_its_windows_where_four_tiles_are_a_row(width):
     assert np.isinf(result).sum() == 9 * 9
     np.testing.assert_array_equal(np.isinf(result), np.isinf(strict))
     np.testing.assert_allclose(result, strict, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (1, 2)])
+def test_bands_of_rows_whose_sums_wait_between_blocks_of_channels(stride, padding):
+    rng = np.random.default_rng(13)
+    x = rng.integers(-4, 5, (1, 600, 8 * stride, 30 * stride + 2 - 2 * padding)).astype(np.float32)
+    w, bias = (rng.integers(-4, 5, s).astype(np.float32) for s in ((704, 600, 3, 3), 704))
+    options = {"stride": stride, "padding": padding, "backend": "native"}
+    direct, lowered = (vc.conv2d(x, w, bias, algorithm=a, **options) for a in ("direct", "im2col"))
+    np.testing.assert_array_equal(direct, lowered)

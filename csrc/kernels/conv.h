@@ -237,6 +237,72 @@ static void conv_mend(const vox_conv_job *job, const vox_phase *ph, const conv_b
   }
 }
 
+/* Offsets in the input of the terms of `channels` channels, for tiles in the middle of a row, for those that begin one and
+ * for those that end one, which leave out what is padding. */
+static void edge_offsets(const vox_phase *ph, int64_t channels, int64_t *off) {
+  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
+  const int64_t image = az->size * ay->size * ax->size, all = channels * ph->taps;
+  int64_t end = 0;
+  while (end + channels_tile(ax->count - end) < ax->count) end += channels_tile(ax->count - end);
+  for (int64_t t = 0; t < ph->taps; t++, off++) {
+    const int64_t tw = t % ax->taps, th = t / ax->taps % ay->taps, td = t / ax->taps / ay->taps;
+    int64_t at = ((td * az->offset_step * ay->size + th * ay->offset_step) * ax->size + tw * ax->offset_step), first, last;
+    vox_inside(ax->size, ax->step, vox_axis_offset(ax, tw), ax->count, &first, &last);
+    const int64_t before = first == 2 ? EDGE_FIRST_TWO : first ? EDGE_FIRST : EDGE_NONE, beyond = ax->count - last;
+    const int64_t after = beyond == 2 ? EDGE_LAST_TWO : beyond ? EDGE_LAST : EDGE_NONE;
+    for (int64_t c = 0; c < channels; c++, at += image) {
+      int64_t *to = off + c * ph->taps;
+      to[0] = at * (1 << EDGE_BITS);
+      to[all] = to[0] + (before || end ? before : after);
+      to[2 * all] = to[0] + after;
+    }
+  }
+}
+
+/* An item whose tiles are of one row each, and read it where it lies.  Terms of rows and depths that are padding are left out,
+ * and so are those of a row's first and last pixels. */
+static void rows_item(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, void *workspace) {
+  const vox_layout *l = job->l;
+  const conv_part c = conv_part_of(job, ph, it);
+  const vox_axis *az = &ph->axis[0], *ay = &ph->axis[1], *ax = &ph->axis[2];
+  const int64_t image = az->size * ay->size * ax->size, terms = l->block * ph->taps, slice = ay->taps * ax->taps;
+  const int64_t d = it->band[0], h0 = it->band[1] * l->band[1], h1 = vox_min(ay->count, h0 + l->band[1]);
+  /* of the first tap of output (d, 0, 0) */
+  const int64_t top = (d * az->step + vox_axis_offset(az, 0)) * ay->size + vox_axis_offset(ay, 0);
+  const int64_t at = top * ax->size + vox_axis_offset(ax, 0);
+  real *sums = workspace, alone[CHANNEL_T * CHANNEL_V * LANES];
+  int64_t *off = (int64_t *)(sums + l->sums), first[2], last[2];
+  finish end = c.out;
+  edge_offsets(ph, l->block, off);
+  taps_inside(az, d * az->step, &first[0], &last[0]);
+  for (int64_t c0 = 0, channels; c0 < l->cin; c0 += channels) {
+    channels = vox_min(l->block, l->cin - c0);
+    const real *x = c.x + c0 * image;
+    for (int64_t k0 = c.k_first; k0 < c.k_last; k0 += l->panel) {
+      const real *panel = l->late ? sums + l->packing : c.packed + (k0 * l->cin + c0 * l->panel) * ph->taps;
+      real *y = c.out.y + k0 * c.out.plane + d * ay->count * ax->count;
+      if (l->late) conv_pack(job->p, l, ph, c.group, k0, l->panel, c0, channels, job->weight, sums + l->packing);
+      if (c.out.bias) end.bias = c.out.bias + k0;
+      for (int64_t h = h0; h < h1; h++) {
+        taps_inside(ay, h * ay->step, &first[1], &last[1]);
+        const int whole = last[0] - first[0] == az->taps && last[1] - first[1] == ay->taps;
+        const tile_terms all = {0, channels * ph->taps, 1, 0, 1, 0};
+        const tile_terms some = {first[0] * slice + first[1] * ax->taps, (last[1] - first[1]) * ax->taps, last[0] - first[0],
+                                 slice, channels, ph->taps};
+        for (int64_t w = 0, here; w < ax->count; w += here) {
+          here = channels_tile(ax->count - w);
+          const int64_t *place = off + (w == 0 ? terms : w + here == ax->count ? 2 * terms : 0);
+          const int64_t waiting = (k0 - c.k_first) * l->columns + ((h - h0) * ax->count + w) * l->panel;
+          real *kept = l->block < l->cin ? sums + waiting : alone;
+          channel_sums(here, ax->step, 1, c0 > 0, whole ? &all : &some, panel,
+                       x + (at + h * ay->step * ax->size + w * ax->step), place, kept);
+          if (c0 + channels == l->cin) channel_finish(kept, here, y + h * ax->count + w, c.out.plane, &end);
+        }
+      }
+    }
+  }
+}
+
 /* An item whose outputs lie as their inputs do, pixel by pixel.  A last tile that is not full begins earlier, and finds some
  * sums twice: so nothing is read, or written, that is not the item's. */
 static void pointwise_item(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, void *workspace) {
@@ -271,8 +337,8 @@ static void pointwise_item(const vox_conv_job *job, const vox_phase *ph, const v
 }
 
 static void conv_item(const vox_conv_job *job, const vox_phase *ph, const vox_item *it, void *workspace) {
-  if (job->l->in_place) {
-    pointwise_item(job, ph, it, workspace);
+  if (job->l->in_place || job->l->by_rows) {
+    (job->l->in_place ? pointwise_item : rows_item)(job, ph, it, workspace);
     return;
   }
   conv_box box;

@@ -185,26 +185,56 @@ static void pixel_tiles(int64_t m, int64_t v, int accumulate, int64_t n, const r
   }
 }
 
-/* Channel-vector tile, for few pixels:  c[i][j] (+)= sum over t < n of  a[t][i] * b[off[t] + j],  i < V * LANES, j < T
+/* Terms of a sum: `count` that follow each other, from `first` on, in each of `channels` and there in each of `depths`, which
+ * begin so far apart. */
+typedef struct tile_terms {
+  int64_t first, count, depths, depth, channels, channel;
+} tile_terms;
+
+/* What the low bits of an offset say: so many of a tile's first, or last, pixels have no such term, for it is padding. */
+enum { EDGE_NONE, EDGE_FIRST, EDGE_FIRST_TWO, EDGE_LAST, EDGE_LAST_TWO, EDGE_BITS = 3 };
+
+/* sum[j] += w * x[j * S] for from <= j < to. */
+INLINE void channel_terms(const int V, const int S, const int from, const int to, const vec *weight, const real *x,
+                          vec sum[CHANNEL_T][CHANNEL_V]) {
+  UNROLL for (int j = from; j < to; j++) {
+    const vec pixel = v_set1(x[j * S]);
+    UNROLL for (int v = 0; v < V; v++) sum[j][v] = v_fma(weight[v], pixel, sum[j][v]);
+  }
+}
+
+/* Channel-vector tile, for few pixels:  c[i][j] (+)= sum over terms t of  a[t][i] * b[off[t] + j * S],  i < V * LANES, j < T
  *
- * a     n x (V * LANES) weights, packed, contiguous; the pixels are broadcast
+ * a     rows of V * LANES weights, packed, contiguous; the pixels are broadcast
+ * off   where there are edges, times 1 << EDGE_BITS, and what these say
  * sums  T rows of V * LANES elements, started from zero unless `accumulate` */
-INLINE void channel_tile(const int V, const int T, int accumulate, int64_t n, const real *a, const real *b,
-                         const int64_t *off, real *sums) {
+INLINE void channel_tile(const int V, const int T, const int S, const int edges, int accumulate, const tile_terms *terms,
+                         const real *a, const real *b, const int64_t *off, real *sums) {
   vec sum[CHANNEL_T][CHANNEL_V];
   UNROLL for (int j = 0; j < T; j++)
     UNROLL for (int v = 0; v < V; v++) sum[j][v] = v_zero();
   if (accumulate)
     UNROLL for (int j = 0; j < T; j++)
       UNROLL for (int v = 0; v < V; v++) sum[j][v] = v_load(sums + (j * V + v) * LANES);
-  for (int64_t t = 0; t < n; t++, a += V * LANES) {
-    const real *x = p_opaque(b + off[t]);
-    vec weight[CHANNEL_V];
-    UNROLL for (int v = 0; v < V; v++) prefetch_weights(a + v * LANES);
-    UNROLL for (int v = 0; v < V; v++) weight[v] = v_load(a + v * LANES);
-    UNROLL for (int j = 0; j < T; j++) {
-      vec pixel = v_set1(x[j]);
-      UNROLL for (int v = 0; v < V; v++) sum[j][v] = v_fma(weight[v], pixel, sum[j][v]);
+  for (int64_t i = 0; i < terms->channels * terms->depths; i++) {
+    const int64_t begin = terms->first + i / terms->depths * terms->channel + i % terms->depths * terms->depth;
+    const real *w = a + begin * V * LANES;
+    for (int64_t t = begin; t < begin + terms->count; t++, w += V * LANES) {
+      const int64_t edge = edges ? off[t] & ((1 << EDGE_BITS) - 1) : EDGE_NONE;
+      const real *x = p_opaque(b + (edges ? off[t] >> EDGE_BITS : off[t]));
+      vec weight[CHANNEL_V];
+      UNROLL for (int v = 0; v < V; v++) prefetch_weights(w + v * LANES);
+      UNROLL for (int v = 0; v < V; v++) weight[v] = v_load(w + v * LANES);
+      if (edge == EDGE_NONE)
+        channel_terms(V, S, 0, T, weight, x, sum);
+      else if (edge == EDGE_FIRST)
+        channel_terms(V, S, 1, T, weight, x, sum);
+      else if (edge == EDGE_LAST)
+        channel_terms(V, S, 0, T - 1, weight, x, sum);
+      else if (edge == EDGE_FIRST_TWO)
+        channel_terms(V, S, 2, T, weight, x, sum);
+      else
+        channel_terms(V, S, 0, T - 2, weight, x, sum);
     }
   }
   UNROLL for (int j = 0; j < T; j++)
@@ -230,16 +260,42 @@ NOINLINE void channel_finish(const real *sums, int64_t count, real *rows, int64_
     }
 }
 
-/* Of so many pixels, those of the next tile, so that none has so few that its sums wait for each other. */
-INLINE int64_t channels_tile(int64_t count) {
-  const int64_t each = vox_ceil_div(count, vox_ceil_div(count, CHANNEL_T));
-  return vox_min(count, vox_round_up(each, 2));
+/* Of so many pixels, those of the next tile. */
+INLINE int64_t channels_tile(int64_t count) { return vox_pixels_of_tile(count, CHANNEL_T); }
+
+/* One tile of so many pixels, `step` apart; where there are `edges` it may be 2. */
+static void channel_sums(int64_t pixels, int64_t step, int edges, int accumulate, const tile_terms *terms, const real *a,
+                         const real *b, const int64_t *off, real *sums) {
+#define TILE(T, S, edges)                                                        \
+  case (T * 2 + S - 1) * 2 + edges:                                              \
+    channel_tile(CHANNEL_V, T, S, edges, accumulate, terms, a, b, off, sums); \
+    return
+#define EACH(T)  \
+  TILE(T, 1, 0); \
+  TILE(T, 1, 1); \
+  TILE(T, 2, 1)
+  switch ((pixels * 2 + step - 1) * 2 + edges) {
+#if CHANNEL_T == 14
+    EACH(14);
+    EACH(12);
+    EACH(10);
+    EACH(8);
+#endif
+    EACH(CHANNEL_T / 2); /* the odd one */
+    EACH(6);
+    EACH(4);
+    TILE(2, 1, 0);
+    TILE(1, 1, 0);
+  }
+#undef EACH
+#undef TILE
 }
 
 /* `count` pixels.  Where `kept` is given the sums are there, or added to what is there, in the tiles' own order; where
  * `rows` is given they are finished. */
 static void channel_tiles(int64_t count, int accumulate, int64_t n, const real *a, const real *b, const int64_t *off,
                           real *kept, real *rows, int64_t pitch, const finish *end) {
+  const tile_terms terms = {0, n, 1, 0, 1, 0};
   real alone[CHANNEL_T * CHANNEL_V * LANES];
   for (int64_t j = 0, here; j < count; j += here) {
     real *sums = kept ? kept + j * CHANNEL_V * LANES : alone;
@@ -248,18 +304,7 @@ static void channel_tiles(int64_t count, int accumulate, int64_t n, const real *
       j--, here++;
     else if (here % 2 && here > 1)
       here--;
-    switch (here) {
-#if CHANNEL_T == 14
-    case 14: channel_tile(CHANNEL_V, 14, accumulate, n, a, b + j, off, sums); break;
-    case 12: channel_tile(CHANNEL_V, 12, accumulate, n, a, b + j, off, sums); break;
-    case 10: channel_tile(CHANNEL_V, 10, accumulate, n, a, b + j, off, sums); break;
-    case 8: channel_tile(CHANNEL_V, 8, accumulate, n, a, b + j, off, sums); break;
-#endif
-    case 6: channel_tile(CHANNEL_V, 6, accumulate, n, a, b + j, off, sums); break;
-    case 4: channel_tile(CHANNEL_V, 4, accumulate, n, a, b + j, off, sums); break;
-    case 2: channel_tile(CHANNEL_V, 2, accumulate, n, a, b + j, off, sums); break;
-    case 1: channel_tile(CHANNEL_V, 1, accumulate, n, a, b + j, off, sums); break;
-    }
+    channel_sums(here, 1, 0, accumulate, &terms, a, b + j, off, sums);
     if (rows) channel_finish(sums, here, rows + j, pitch, end);
   }
 }

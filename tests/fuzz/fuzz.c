@@ -159,6 +159,27 @@ static void draw_narrow(caller *c, int64_t lanes) {
   f->threads[1] = 2 + draw(c, most_threads - 1);
 }
 
+/* Output channels in the lanes of tiles of one row each, which leave out what is padding; of one block of input channels, or of
+ * several. */
+static void draw_channel_rows(caller *c, int64_t lanes) {
+  fuzz_case *f = &c->now;
+  const int64_t vector = lanes * (f->type == VOX_F64 ? 8 : 4);
+  const int several = draw(c, 5) == 0;
+  int64_t taps = 1;
+  f->n = several ? 1 : PICK(c, 1, 1, 2), f->groups = several ? 1 : PICK(c, 1, 1, 2), f->kg = 2 * lanes * (1 + draw(c, 2));
+  for (int i = 0; i < 3; i++) {
+    f->kernel[i] = i == 0 ? PICK(c, 1, 1, 2, 3) : i == 1 ? PICK(c, 1, 2, 3, 3) : PICK(c, 2, 3, 3, 4, 5);
+    f->stride[i] = 1 + draw(c, 2), f->dilation[i] = PICK(c, 1, 1, 2), taps *= f->kernel[i];
+    const int64_t reach = (f->kernel[i] - 1) * f->dilation[i];
+    f->pad[i] = draw(c, i < 2 ? 1 + reach : 1 + 2 * f->stride[i]), f->pad_after[i] = draw(c, 2) ? f->pad[i] : draw(c, 1 + reach);
+    f->output[i] = i == 0 ? 1 + draw(c, 2) : i == 1 ? 1 + draw(c, several ? 4 : 12) : PICK(c, 4, 6, 7, 8, 14, 16, 18, 30);
+    f->spatial[i] = (f->output[i] - 1) * f->stride[i] + reach + 1 - f->pad[i] - f->pad_after[i] + draw(c, f->stride[i]);
+    if (f->spatial[i] < 1) f->pad_after[i] -= 1 - f->spatial[i], f->spatial[i] = 1;
+    if (f->pad_after[i] < 0) f->spatial[i] -= f->pad_after[i], f->pad_after[i] = 0;
+  }
+  f->cg = several ? 160 * 1024 / vector / taps + 1 + draw(c, 30) : 128 / taps + draw(c, 9);
+}
+
 /* Images four tiles wide, whose rows go as they lie to Winograd's transform. */
 static void draw_rows_of_four(caller *c) {
   fuzz_case *f = &c->now;
@@ -220,6 +241,8 @@ static void draw_conv(caller *c, int64_t budget) {
   const int narrow = !depthwise && f->kind != WEIGHT_GRAD && draw(c, 60) == 0;
   if (narrow) draw_narrow(c, lanes);
   if (!depthwise && !narrow && draw(c, 50) == 0) draw_rows_of_four(c);
+  const int by_rows = !depthwise && !narrow && f->kind == CONV && draw(c, 40) == 0;
+  if (by_rows) draw_channel_rows(c, lanes);
   f->activation = f->kind == WEIGHT_GRAD ? VOX_IDENTITY : PICK(c, VOX_IDENTITY, VOX_IDENTITY, VOX_RELU, VOX_LEAKY_RELU);
   f->bias = f->kind != WEIGHT_GRAD && draw(c, 2);
   f->planted = draw(c, 2);
@@ -229,7 +252,7 @@ static void draw_conv(caller *c, int64_t budget) {
   vox_conv p = conv_of(f);
   f->algorithm = PICK(c, VOX_DIRECT, VOX_IM2COL);
   if (vox_conv_winograd_tile(&p, tile, &gain) == VOX_OK && draw(c, 3)) f->algorithm = VOX_WINOGRAD;
-  if (narrow) f->algorithm = VOX_DIRECT;
+  if (narrow || by_rows) f->algorithm = VOX_DIRECT;
   if (f->cg == 1 && (f->kind == CONV || f->kg == 1) && draw(c, 4)) f->algorithm = VOX_DEPTHWISE;
 }
 
