@@ -178,6 +178,8 @@ static void draw_channel_rows(caller *c, int64_t lanes) {
     if (f->pad_after[i] < 0) f->spatial[i] -= f->pad_after[i], f->pad_after[i] = 0;
   }
   f->cg = several ? 160 * 1024 / vector / taps + 1 + draw(c, 30) : 128 / taps + draw(c, 9);
+  const int64_t elements = f->n * f->groups * f->cg * f->spatial[0] * f->spatial[1] * f->spatial[2];
+  if (elements > MOST_PAIRS / 2) f->cg = f->cg * (MOST_PAIRS / 2) / elements;
 }
 
 /* Images four tiles wide, whose rows go as they lie to Winograd's transform. */
