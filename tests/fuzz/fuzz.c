@@ -359,7 +359,7 @@ static void draw_case(caller *c) {
   } else if (f->kind == SCATTER) {
     f->type = draw(c, draw(c, 2) ? 2 : 10);
     f->accumulate = f->type <= VOX_F64 && draw(c, 2);
-    f->n = draw(c, 4);
+    f->n = draw(c, draw(c, 3) ? 4 : 12); /* some planes, or so many that they take turns */
     /* windows two wide or one, side by side; 3x3 two apart or one and padded, in slices; or no windows at all */
     const int form = (int)draw(c, 3), apart = 1 + (int)draw(c, 2), lanes = vox_isa_lanes(vox_isa_used(), (int)(f->type % 2));
     for (int i = 0; i < 3; i++) {
