@@ -2,8 +2,8 @@
 
     python bench/threads.py [LAYER...] # on a machine where both processors are free
 
-Both take turns, the first third of which is not timed: a thread that has slept wakes on the caller's processor at times,
-and the kernel takes some time to move it.  The medians are compared.
+Both take turns, of which the first third is not timed: a thread that has slept wakes on the caller's processor at
+times, and the kernel takes a while to move it.  The medians are compared.
 """
 
 from __future__ import annotations
