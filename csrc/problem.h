@@ -38,7 +38,7 @@ typedef struct vox_layout {
   int64_t parts;           /* parts of the output channels */
   int64_t panel;           /* output channels whose weights are packed together, at most */
   int by_channels;         /* they are the lanes, and there are no fewer */
-  int by_rows;               /* and a tile is of one row, read where it lies, without the terms that are padding */
+  int by_rows;             /* and a tile is of one row, read where it lies, without the terms that are padding */
   int dense;               /* each column tap has a column of its own, whose outputs lie side by side across rows */
   int in_place;            /* kernels of one tap, whose inputs need no copy: the last band is up to twice as long */
   int64_t vectors;         /* vectors of pixels of a tile; Winograd: of the tiles of an item */

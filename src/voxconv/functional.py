@@ -199,12 +199,9 @@ def _conv(
             input.shape, weight.shape, None if bias is None else bias.shape, stride, padding, dilation, groups,
             activation, rank, backend, algorithm, precision,
         )  # fmt: skip
-        call = KNOWN.get(key)
-        if call is not None:
-            try:
-                return call(input, weight, bias)
-            except MemoryError:  # what comes next says what there is no room for
-                pass
+        known: Array | None = recall(key, input, weight, bias)
+        if known is not None:
+            return known
     function = f"conv{rank}d"
     problem, batched, x, w, b = rules.conv(
         function, rank, input, weight, bias, stride, padding, dilation, groups, activation
